@@ -1,0 +1,41 @@
+# `make` alone tells what there is. Everything works from a fresh clone: what is missing is installed, or named.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+export PYTHON
+
+IN_VENV := .venv/bin
+CONFIG ?= etc/oomguard.toml
+PYTEST_ARGS ?=
+
+.PHONY: help venv run test lint bench storms
+
+help: ## this list
+	@echo 'oomguard: make TARGET'
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+	@echo 'Variables: PYTHON, PYTEST_ARGS, CONFIG; for install: DESTDIR, prefix, sysconfdir, WHEELS (docs/install.md)'
+
+venv: ## the development environment, in .venv
+	@tools/venv.sh
+
+run: venv ## start the daemon in the foreground with etc/oomguard.toml (or CONFIG=FILE)
+	@exec $(IN_VENV)/oomguard run --config $(CONFIG)
+
+test: venv ## everything: linters, unit tests, real kernel, virtual machine (PYTEST_ARGS='-k judge' for less)
+	@tools/prepare.sh vm
+	@$(IN_VENV)/python -m pytest $(PYTEST_ARGS)
+
+lint: venv ## ruff and mypy --strict
+	@$(IN_VENV)/ruff check .
+	@$(IN_VENV)/mypy --strict
+
+bench: venv ## the same storms over oomguard and other daemons, side by side; writes docs/benchmarks.md
+	@tools/prepare.sh vm
+	@$(IN_VENV)/python -m tests.vm.bench
+
+storms: venv ## the counted campaigns of storms; writes docs/reliability.md
+	@tools/prepare.sh vm
+	@$(IN_VENV)/python -m tests.vm.campaign

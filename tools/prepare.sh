@@ -1,0 +1,51 @@
+#!/bin/bash
+# What the targets of the Makefile need from the operating system: looked for, and installed where that is possible.
+#
+#   tools/prepare.sh python   Python 3.11 or later that can make virtual environments
+#   tools/prepare.sh vm       QEMU and what builds the image of the tests' virtual machine
+#
+# As root on Debian and its children it installs what is missing. Elsewhere it names what is missing: without python
+# that is an error; without the virtual machine's tools the tests that need it are skipped, and say so.
+set -euo pipefail
+
+missing=()
+
+need() {  # need COMMAND PACKAGE: PACKAGE is missing where COMMAND is
+    command -v "$1" >/dev/null || PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null || missing+=("$2")
+}
+
+look_for_python() {
+    local python=${PYTHON:-python3}
+    if ! command -v "$python" >/dev/null; then
+        missing+=(python3 python3-venv)
+    elif ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        echo "oomguard needs Python 3.11 or later, and $python is $("$python" -V): name another one, make PYTHON=..." >&2
+        exit 3
+    elif ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then  # Debian keeps ensurepip in a package of its own
+        missing+=(python3-venv)
+    fi
+}
+
+look_for_vm() {
+    need "qemu-system-$(uname -m)" qemu-system-x86
+    need qemu-img qemu-utils
+    need mmdebstrap mmdebstrap
+    need mke2fs e2fsprogs
+}
+
+what=$1
+"look_for_$what"
+[[ ${#missing[@]} -eq 0 ]] && exit 0
+
+if [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null; then
+    echo "installing ${missing[*]} ..."
+    export DEBIAN_FRONTEND=noninteractive
+    if apt-get update -qq </dev/null && apt-get install -qq -y --no-install-recommends "${missing[@]}" </dev/null; then
+        exit 0
+    fi
+    echo "apt-get could not install ${missing[*]}" >&2
+else
+    echo "missing on this machine: ${missing[*]} (apt-get install ${missing[*]})" >&2
+fi
+[[ $what == vm ]] && { echo "going on without the virtual machine: the tests that need it are skipped" >&2; exit 0; }
+exit 3

@@ -1,0 +1,6 @@
+"""Floor 0: what is seen, what is ruled, what is done, as frozen values. No behaviour beyond arithmetic, no I/O.
+
+``facts``     what the kernel said            ``policy``    what the operator asked for, compiled (the Plan)
+``verdict``   what the judge wants done       ``incident``  what happened, turn by turn
+``codec``     any of these as plain lists and dicts, and back
+"""

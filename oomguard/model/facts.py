@@ -1,0 +1,221 @@
+"""What the kernel said, as values. A fact is never corrected, only superseded by a later one.
+
+Units are in the names: ``_bytes``, ``_ns`` (CLOCK_MONOTONIC unless said otherwise), ``_us``, ``_ticks``. ``None`` is
+"absent" or "not read this turn"; it is never an error: what is broken is an OSError at the reader.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """One line of a pressure file. Averages in percent of wall time, total in microseconds since boot."""
+
+    avg10: float
+    avg60: float
+    avg300: float
+    total_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pressure:
+    """/proc/pressure/memory or a cgroup's memory.pressure."""
+
+    some: Stall
+    full: Stall
+
+
+@dataclass(frozen=True, slots=True)
+class MemInfo:
+    """The part of /proc/meminfo that decisions need."""
+
+    total_bytes: int
+    free_bytes: int
+    available_bytes: int
+    swap_total_bytes: int
+    swap_free_bytes: int
+
+    @property
+    def used_bytes(self) -> int:
+        """What cannot be had back without killing or swapping: MemTotal less MemAvailable."""
+        return self.total_bytes - self.available_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryEvents:
+    """memory.events: how often since the cgroup was made (hierarchical)."""
+
+    low: int = 0
+    high: int = 0
+    max: int = 0
+    oom: int = 0
+    oom_kill: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryStat:
+    """The part of memory.stat that tells use from cache."""
+
+    anon_bytes: int
+    file_bytes: int  # page cache, shmem included
+    shmem_bytes: int
+    slab_reclaimable_bytes: int
+
+    @property
+    def reclaimable_bytes(self) -> int:
+        """Cache that the kernel can drop. Shared memory and tmpfs are counted as file but cannot be dropped."""
+        return max(0, self.file_bytes - self.shmem_bytes) + self.slab_reclaimable_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CgroupFacts:
+    """One cgroup, as far as this turn had to look. ``path`` is relative to the cgroup root and starts with "/"."""
+
+    path: str
+    inode: int
+    current_bytes: int
+    stat: MemoryStat | None = None  # read only when current_bytes alone could not settle it
+    swap_bytes: int = 0
+    limit_bytes: int | None = None  # effective: the smallest memory.max on the way up; None: the machine
+    limit_path: str | None = None  # whose limit that is
+    swap_limit_bytes: int | None = None  # effective memory.swap.max; None: the machine's swap
+    high_bytes: int | None = None  # memory.high as found, None: "max"
+    events: MemoryEvents | None = None
+    pressure: Pressure | None = None
+    populated: bool = True
+    oom_group: bool = False
+
+    @property
+    def unreclaimable_bytes(self) -> int:
+        """What cannot be reclaimed; without memory.stat its upper bound, memory.current."""
+        if self.stat is None:
+            return self.current_bytes
+        return max(0, self.current_bytes - self.stat.reclaimable_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessFacts:
+    """One process (thread group). (pid, start_ticks) is its identity; a pid alone is not.
+
+    ``comm`` is at most 15 bytes of anything; bytes that are not UTF-8 arrive as surrogate escapes.
+    """
+
+    pid: int
+    start_ticks: int  # field 22 of stat, clock ticks since boot
+    ppid: int
+    comm: str
+    cgroup: str
+    uid: int
+    state: str
+    anon_bytes: int
+    shmem_bytes: int
+    swap_bytes: int
+    oom_score: int = 0
+    oom_score_adj: int = 0
+    kernel_thread: bool = False
+
+    @property
+    def held_bytes(self) -> int:
+        """What its death gives back at most: anonymous and shared memory, and swap."""
+        return self.anon_bytes + self.shmem_bytes + self.swap_bytes
+
+
+Source = Literal["start", "deadline", "pressure", "events", "pidfd", "signal", "worker", "tree", "control"]
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """Why the loop is awake. ``path`` names the cgroup whose file spoke, if one did."""
+
+    source: Source
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TargetId:
+    """One guard on one cgroup. A guard with a glob has as many targets as cgroups match."""
+
+    guard: str
+    cgroup: str
+
+
+@dataclass(frozen=True, slots=True)
+class TargetSeen:
+    """A cgroup has come under a guard, or was there at the start."""
+
+    target: TargetId
+    facts: CgroupFacts | None  # None: the machine itself, on a kernel or mount without memory files at the root
+
+
+@dataclass(frozen=True, slots=True)
+class Stalled:
+    """The kernel's PSI trigger of a stall_above condition fired. ``condition`` is the condition's number in the plan."""
+
+    target: TargetId
+    condition: int
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """A close look below a target: its cgroups, and the processes of the heaviest of them.
+
+    ``depth`` "heaviest": processes only of the largest units; "whole": of all. ``took_ns`` bounds how often it may be
+    repeated.
+    """
+
+    target: TargetId
+    depth: Literal["heaviest", "whole"]
+    cgroups: tuple[CgroupFacts, ...]
+    processes: tuple[ProcessFacts, ...]
+    took_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class VictimGone:
+    """Everything that was meant by this victim's token has ended. ``at_ns`` is when we were told."""
+
+    token: int
+    at_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What became of an action, told when it is known: ``errno`` 0 is success.
+
+    ``token`` is the action's; ``what`` its class name; ``value`` what the hand measured (bytes reaped, for "Reap").
+    """
+
+    token: int
+    what: str
+    errno: int
+    took_ns: int = 0
+    value: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class KernelKill:
+    """The kernel's OOM killer struck: from memory.events of a target, or vmstat's oom_kill for the machine."""
+
+    cgroup: str
+    count: int
+    pid: int = 0
+    comm: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """All that the judge may know in this turn. ``at_ns`` (CLOCK_MONOTONIC, read once) is the only clock."""
+
+    at_ns: int
+    wakes: tuple[Wake, ...] = ()
+    host: MemInfo | None = None
+    pressure: Pressure | None = None
+    appeared: tuple[TargetSeen, ...] = ()
+    vanished: tuple[TargetId, ...] = ()
+    cgroups: tuple[CgroupFacts, ...] = ()
+    stalls: tuple[Stalled, ...] = ()
+    surveys: tuple[Survey, ...] = ()
+    gone: tuple[VictimGone, ...] = ()
+    results: tuple[Result, ...] = ()
+    kernel_kills: tuple[KernelKill, ...] = ()

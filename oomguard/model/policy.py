@@ -1,0 +1,204 @@
+"""The compiled policy: what a TOML file means, with every default filled in. Values only; judging is elsewhere."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Bytes, or a share of something the context names (0.85 is 85 %). Exactly one of the two is set."""
+
+    bytes: int | None = None
+    share: float | None = None
+
+    def of(self, total_bytes: int) -> int:
+        """In bytes, of that total."""
+        if self.bytes is not None:
+            return self.bytes
+        return int(total_bytes * (self.share or 0.0))
+
+
+@dataclass(frozen=True, slots=True)
+class AvailableBelow:
+    """MemAvailable is below this; shares are of MemTotal."""
+
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class SwapFreeBelow:
+    """SwapFree is below this; shares are of SwapTotal. Holds where there is no swap: none is left."""
+
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryAbove:
+    """Unreclaimable memory is above this; shares are of the effective limit (the machine where there is none)."""
+
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class SwapAbove:
+    """Swap in use is above this; shares are of the effective memory.swap.max (SwapTotal where there is none)."""
+
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class StallAbove:
+    """A PSI trigger of the kernel: tasks stalled for ``stall_us`` within any ``window_us``.
+
+    ``number`` is unique in the plan: senses and judge name the trigger by it.
+    """
+
+    line: Literal["some", "full"]
+    stall_us: int
+    window_us: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class PressureAbove:
+    """The kernel's running average is above this share of wall time (0.2 is 20 %)."""
+
+    line: Literal["some", "full"]
+    share: float
+    over: Literal["10s", "60s", "300s"]
+
+
+Condition = AvailableBelow | SwapFreeBelow | MemoryAbove | SwapAbove | StallAbove | PressureAbove
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """One table of a ``when`` list: all of its conditions must hold, without a break for ``lasting_ns``."""
+
+    all_of: tuple[Condition, ...]
+    lasting_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotStep:
+    """Take the evidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotifyStep:
+    """Tell the journal (and whoever listens)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NominateStep:
+    """Rank the candidates and hold the first one open."""
+
+
+@dataclass(frozen=True, slots=True)
+class KillStep:
+    """End the victim: SIGTERM first if ``grace_ns`` is not 0, SIGKILL after it."""
+
+    grace_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SetHighStep:
+    """Lease memory.high of the target's cgroup for a time. Shares are of the effective limit."""
+
+    to: Amount
+    for_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetOomScoreAdjStep:
+    """Lease oom_score_adj of the nominee for a time."""
+
+    to: int
+    for_ns: int
+
+
+Step = SnapshotStep | NotifyStep | NominateStep | KillStep | SetHighStep | SetOomScoreAdjStep
+
+
+@dataclass(frozen=True, slots=True)
+class Watermark:
+    """Any clause is enough; then the steps, in order."""
+
+    when: tuple[Clause, ...]
+    do: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A candidate matches when every pattern that is given matches. Patterns are globs (``judge.glob``).
+
+    ``unit`` is the innermost systemd unit of the cgroup; ``cgroup`` is the path from the cgroup root.
+    """
+
+    comm: str | None = None
+    unit: str | None = None
+    cgroup: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class VictimRule:
+    """Who may be a victim, and in what order."""
+
+    by: Literal["memory", "oom_score"] = "memory"
+    take: Literal["auto", "process", "subtree", "cgroup"] = "auto"
+    never: tuple[Match, ...] = ()
+    avoid: tuple[Match, ...] = ()  # only when nobody else is left
+    prefer: tuple[Match, ...] = ()  # before everybody else that holds a like amount
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """At most so many kills in any ``per_ns``."""
+
+    kills: int
+    per_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """One ``[policy.NAME]`` table."""
+
+    name: str
+    cgroup: str  # a glob over cgroup paths; "/" is the machine
+    mode: Literal["enforce", "observe"] = "enforce"
+    soft: Watermark | None = None
+    hard: Watermark | None = None
+    victim: VictimRule = VictimRule()
+    tripwire: bool = False
+    brake: bool = True
+    cooldown_ns: int = 5 * SECOND_NS
+    budget: Budget | None = None
+    origin: str = ""  # file:line
+
+
+@dataclass(frozen=True, slots=True)
+class Daemon:
+    """The ``[daemon]`` table, paths absolute."""
+
+    state_dir: str = "/var/lib/oomguard"
+    runtime_dir: str = "/run/oomguard"
+    proc: str = "/proc"
+    cgroup: str = "/sys/fs/cgroup"
+    heap_bytes: int = 4 << 20  # reserved and touched at start (core)
+    worker_heap_bytes: int = 2 << 20  # the same in each worker
+    ring_bytes: int = 2 << 20  # the flight recorder
+    incidents_max_count: int = 200
+    incidents_max_bytes: int = 512 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All that the core is told. Made by ``oomguard.policy.compile``, handed over in a sealed memfd."""
+
+    version: str
+    daemon: Daemon
+    guards: tuple[Guard, ...]
+    files: tuple[str, ...] = ()  # where it came from, in order
+    argv: tuple[str, ...] = ()  # how to compile it again (reload)

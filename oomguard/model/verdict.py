@@ -1,0 +1,179 @@
+"""What the judge wants done. An action is data: it can be described, refused, replayed.
+
+Tokens name things that outlive a turn: a victim, a lease. The judge gives them out, the hands answer by them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from .facts import TargetId
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessRef:
+    """A process by identity, with what a reader wants to see beside it."""
+
+    pid: int
+    start_ticks: int
+    comm: str
+    cgroup: str
+    held_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """Who is to die: one process, a process tree, or a whole cgroup.
+
+    ``processes`` are those that are signalled one by one, the root of the tree first; for a cgroup they are its
+    largest members, for the record only: the kill itself is one write to cgroup.kill.
+    """
+
+    token: int
+    take: Literal["process", "subtree", "cgroup"]
+    cgroup: str
+    inode: int  # of the cgroup directory, 0: unknown
+    unit: str
+    processes: tuple[ProcessRef, ...]
+    held_bytes: int
+    count: int  # processes meant
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One line of a ranking: what was weighed, and what came of it. ``why`` is for people."""
+
+    what: str  # cgroup path, or "comm[pid]"
+    cgroup: str
+    score: int
+    held_bytes: int
+    rank: int  # 1 is first; 0: excluded
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ranking:
+    """Every candidate with its reason; ``descent`` is the way from the guard's root to the victim, a line a step."""
+
+    by: str
+    take: str
+    candidates: tuple[Candidate, ...]
+    descent: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Bring a survey of this target with the next observation."""
+
+    target: TargetId
+    depth: Literal["heaviest", "whole"]
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Take the evidence and open or deepen the target's incident."""
+
+    target: TargetId
+    watermark: Literal["soft", "hard", "kernel"]
+    incident: int
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Tell people. ``message`` is a name in ``model.messages``."""
+
+    target: TargetId
+    message: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Nominate:
+    """Open and verify this victim, so that its kill is one system call."""
+
+    target: TargetId
+    victim: Victim
+    ranking: Ranking
+
+
+@dataclass(frozen=True, slots=True)
+class Dismiss:
+    """The victim of this token is not wanted any more: close what was opened."""
+
+    target: TargetId
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Signal the victim of this token, which was nominated before."""
+
+    target: TargetId
+    token: int
+    signal: Literal["TERM", "KILL"]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reap:
+    """process_mrelease on the victim's processes, by the reaper."""
+
+    target: TargetId
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """Set a kernel file for a time. Journalled before it is done, undone by ``Release``, by stop, and after a crash.
+
+    ``file`` is memory.high (``pid`` 0) or oom_score_adj (of ``pid``).
+    """
+
+    target: TargetId
+    token: int
+    file: Literal["memory.high", "oom_score_adj"]
+    cgroup: str
+    inode: int
+    pid: int
+    start_ticks: int
+    value: int
+    purpose: Literal["tripwire", "brake", "step"]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Put back what the lease of this token found."""
+
+    target: TargetId
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Mute:
+    """Do not listen to the target's memory.events until then: cache explains them, or nothing can come of them."""
+
+    target: TargetId
+    until_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """The engagement is over: finish the incident. ``outcome`` is for people."""
+
+    target: TargetId
+    incident: int
+    outcome: str
+
+
+Action = Look | Snapshot | Notify | Nominate | Dismiss | Kill | Reap | Lease | Release | Mute | Close
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a hand did at once. ``held``: observe mode, nothing was touched. ``at_ns``: after the system call."""
+
+    what: str
+    token: int
+    errno: int
+    at_ns: int
+    held: bool = False

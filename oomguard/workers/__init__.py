@@ -1,0 +1,6 @@
+"""Floor 2: preforked hands. They obey, never decide.
+
+``ring``     the shared-memory flight recorder       ``pool``    prefork, mailboxes, heartbeats
+``reaper``   writes and reaping that may block        ``scribe``  evidence to disk
+``herald``   what people are told
+"""

@@ -1,0 +1,280 @@
+"""One QEMU process: its monitor (QMP) and the agent in its guest. Knows nothing of oomguard."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+# QEMU 7.2's emulation now and then returns from cmpxchg16b with wrong flags, which panics the guest in SLUB.
+# Without cx16 the kernel does not use it.
+CPU = "max,-cx16"
+ACCEL = "tcg,thread=multi"
+CMDLINE = (
+    "root=/dev/vda rw console=ttyS0 quiet loglevel=1 psi=1 panic=-1 mitigations=off "
+    "systemd.show_status=0 rd.systemd.show_status=0 random.trust_cpu=on"
+)
+PORT = "org.oomguard.probe"
+PIECE = 512 << 10  # bytes of a file per message: what the agent holds is locked in the guest's memory
+
+
+class GuestError(RuntimeError):
+    """The machine, or a command in it, did not do what it must."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command in the guest came to. `rc` is its exit code, or "timeout"."""
+
+    rc: int | str
+    out: str
+    err: str
+    pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    memory: str = "1G"
+    cpus: int = 2
+    append: str = ""  # more kernel command line
+
+    @property
+    def slug(self) -> str:
+        return f"{self.memory}-{self.cpus}"
+
+
+class Lines:
+    """JSON objects, one a line, over a unix socket."""
+
+    def __init__(self, path: Path, alive: Any) -> None:
+        self._socket = self._connect(path, alive)
+        self._buffer = b""
+
+    @staticmethod
+    def _connect(path: Path, alive: Any) -> socket.socket:
+        while True:
+            alive()
+            link = socket.socket(socket.AF_UNIX)
+            try:
+                link.connect(str(path))
+                return link
+            except OSError:
+                link.close()
+                time.sleep(0.02)
+
+    def send(self, message: dict[str, Any]) -> None:
+        self._socket.settimeout(60)
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self, deadline: float) -> dict[str, Any]:
+        while True:
+            while b"\n" not in self._buffer:
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    raise TimeoutError("the guest does not answer")
+                self._socket.settimeout(left)
+                data = self._socket.recv(1 << 20)
+                if not data:
+                    raise GuestError("the guest hung up")
+                self._buffer += data
+            line, self._buffer = self._buffer.split(b"\n", 1)
+            try:
+                message = json.loads(line)
+            except ValueError:  # the tail of what the agent said before the state was saved
+                continue
+            if isinstance(message, dict):
+                return message
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+class Qemu:
+    def __init__(self, cache: Path, hardware: Hardware, boot_timeout_s: float = 300) -> None:
+        self.cache, self.hardware, self.boot_timeout_s = cache, hardware, boot_timeout_s
+        self.up_after_s = 0.0
+        self._process: subprocess.Popen[bytes] | None = None
+        self._tmp: Path | None = None
+        self._agent: Lines | None = None
+        self._monitor: Lines | None = None
+        self._serial = 0
+
+    # -- life
+
+    def launch(self, disk: Path, memory: Path | None, *, keep_writes: bool = False) -> None:
+        """Starts the machine: restored from the file `memory`, or booted."""
+        self._tmp = Path(tempfile.mkdtemp(prefix="oomguard-vm-"))
+        started = time.monotonic()
+        self._deadline = started + self.boot_timeout_s
+        with open(self._tmp / "qemu.err", "wb") as errors:
+            self._process = subprocess.Popen(
+                self._command(disk, memory, keep_writes),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "TMPDIR": str(self._tmp)},
+            )
+        self._agent = Lines(self._tmp / "agent", self._check_alive)
+        self._monitor = Lines(self._tmp / "qmp", self._check_alive)
+        self._monitor.receive(self._deadline)  # the greeting
+        self.qmp("qmp_capabilities")
+        if memory:
+            self._restore()
+        self._wait_for_agent()
+        self.up_after_s = time.monotonic() - started
+
+    def _command(self, disk: Path, memory: Path | None, keep_writes: bool) -> list[str]:
+        form = "qcow2" if disk.suffix == ".qcow2" else "raw"
+        snapshot = "off" if keep_writes else "on"
+        return [
+            # The machine must not outlive the test that started it, however that ends.
+            *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-M", "q35", "-accel", ACCEL, "-cpu", CPU),
+            *("-m", self.hardware.memory, "-smp", str(self.hardware.cpus)),
+            *("-nodefaults", "-display", "none", "-no-reboot", "-nic", "none"),
+            *("-kernel", f"{self.cache}/vmlinuz", "-initrd", f"{self.cache}/initrd"),
+            *("-append", f"{CMDLINE} {self.hardware.append}"),
+            *("-drive", f"file={disk},if=virtio,id=disk0,format={form},snapshot={snapshot},cache=unsafe"),
+            *("-serial", f"file:{self._tmp}/console.log"),
+            *("-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,path={self._tmp}/agent,server=on,wait=off"),
+            *("-device", f"virtserialport,chardev=agent,name={PORT}"),
+            *("-qmp", f"unix:{self._tmp}/qmp,server=on,wait=off"),
+            *(("-incoming", f"exec:cat {memory}") if memory else ()),
+        ]
+
+    def _restore(self) -> None:
+        while self.qmp("query-status")["status"] == "inmigrate":
+            self._check_alive()
+            time.sleep(0.02)
+        self.qmp("cont")
+
+    def _wait_for_agent(self) -> None:
+        while True:
+            self._check_alive()
+            try:
+                self.call({"op": "ping", "realtime": time.time()}, timeout=3)
+                return
+            except TimeoutError:
+                continue
+
+    def _check_alive(self) -> None:
+        assert self._process is not None
+        assert self._tmp is not None
+        if self._process.poll() is not None:
+            raise GuestError("qemu ended: " + (self._tmp / "qemu.err").read_text())
+        if time.monotonic() > self._deadline:
+            raise GuestError("the guest did not come up; its console ends with:\n" + self.console()[-2000:])
+
+    def save(self, memory: Path) -> None:
+        """Stops the machine and writes its memory to a file; the disk is as it was at this moment."""
+        self.qmp("stop")
+        self.qmp("migrate-set-parameters", **{"max-bandwidth": 8 << 30})
+        self.qmp("migrate", uri=f"exec:cat > {memory}.tmp")
+        while (status := self.qmp("query-migrate").get("status")) not in ("completed", "failed", "cancelled"):
+            time.sleep(0.1)
+        self.stop()
+        if status != "completed":
+            raise GuestError(f"saving the machine: {status}")
+        Path(f"{memory}.tmp").rename(memory)
+
+    def stop(self, keep_files: bool = False) -> None:
+        if self._process and self._process.poll() is None:
+            try:
+                self.qmp("quit")
+                self._process.wait(10)
+            except (GuestError, TimeoutError, OSError, subprocess.TimeoutExpired):
+                self._process.kill()
+                self._process.wait()
+        for link in (self._agent, self._monitor):
+            if link:
+                link.close()
+        if self._tmp and keep_files:
+            print(f"# kept for a look: {self._tmp}", file=sys.stderr)
+        elif self._tmp:
+            shutil.rmtree(self._tmp, ignore_errors=True)
+        self._process = self._tmp = self._agent = self._monitor = None
+
+    # -- the monitor
+
+    def qmp(self, command: str, **arguments: Any) -> Any:
+        assert self._monitor
+        self._monitor.send({"execute": command, "arguments": arguments})
+        while True:
+            reply = self._monitor.receive(time.monotonic() + 120)
+            if "return" in reply:
+                return reply["return"]
+            if "error" in reply:
+                raise GuestError(f"QMP {command}: {reply['error']}")
+
+    def throttle_disk(self, bytes_per_s: int = 150_000_000, ios_per_s: int = 5000) -> None:
+        """A modest SSD. The saved boot is restored from a disk without bounds, which no storm should see."""
+        none = {"bps_rd": 0, "bps_wr": 0, "iops_rd": 0, "iops_wr": 0}
+        self.qmp("block_set_io_throttle", device="disk0", bps=bytes_per_s, iops=ios_per_s, **none)
+
+    def console(self) -> str:
+        assert self._tmp
+        return (self._tmp / "console.log").read_text("utf-8", "replace")
+
+    # -- the agent
+
+    def call(self, request: dict[str, Any], timeout: float = 60) -> dict[str, Any]:
+        assert self._agent
+        self._serial += 1
+        self._agent.send(request | {"id": self._serial})
+        deadline = time.monotonic() + timeout
+        while (reply := self._agent.receive(deadline)).get("id") != self._serial:
+            pass
+        return reply
+
+    def run(self, cmd: str | list[str], timeout: float = 60, check: bool = False) -> Result:
+        """Runs a shell command (or an argument vector) in the guest, to its end."""
+        reply = self.call({"op": "run", "cmd": cmd, "timeout": timeout}, timeout + 30)
+        result = Result(reply.get("rc", -1), reply.get("out", ""), reply.get("err", ""))
+        if check and result.rc != 0:
+            raise GuestError(f"{cmd!r} in the guest: {result.rc}\n{result.out[-6000:]}\n{result.err[-6000:]}")
+        return result
+
+    def check(self, cmd: str | list[str], timeout: float = 60) -> str:
+        """The output of a command in the guest that must succeed."""
+        return self.run(cmd, timeout, check=True).out
+
+    def spawn(self, cmd: str | list[str]) -> int:
+        return int(self.call({"op": "run", "cmd": cmd, "detach": True})["pid"])
+
+    def put(self, path: str, data: bytes | str, mode: int = 0o644) -> None:
+        data = data.encode() if isinstance(data, str) else data
+        for offset in range(0, max(len(data), 1), PIECE):
+            piece = base64.b64encode(data[offset : offset + PIECE]).decode()
+            reply = self.call({"op": "put", "path": path, "data": piece, "offset": offset, "mode": mode})
+            if reply["rc"] != 0:
+                raise GuestError(f"writing {path} in the guest: {reply}")
+
+    def get(self, path: str) -> bytes:
+        data = b""
+        while True:
+            reply = self.call({"op": "get", "path": path, "offset": len(data), "size": PIECE})
+            if reply["rc"] != 0:
+                raise FileNotFoundError(f"{path} in the guest: {reply['err']}")
+            piece = base64.b64decode(reply["data"])
+            data += piece
+            if len(piece) < PIECE:
+                return data
+
+    def wait_for(self, cmd: str, timeout: float, every: float = 0.25) -> bool:
+        """Asks the guest until the command succeeds; False if it never did."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            try:
+                if self.run(cmd, timeout=20).rc == 0:
+                    return True
+            except TimeoutError:  # a starving guest
+                pass
+            time.sleep(every)
+        return False

@@ -4,14 +4,24 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
-PYTHON ?= python3
+# Where things go. All of them may be given on the command line; DESTDIR is for packagers.
+prefix ?= /usr/local
+sysconfdir ?= /etc
+DESTDIR ?=
+# Pythons for which `make wheels` gathers, and where; extras: report, metrics, notify.
+PYTHONS ?= $(shell python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])') 3.13
+WHEELS ?=
+EXTRAS ?=
+export prefix sysconfdir DESTDIR PYTHONS WHEELS EXTRAS
+ifdef PYTHON
 export PYTHON
+endif
 
 IN_VENV := .venv/bin
 CONFIG ?= etc/oomguard.toml
 PYTEST_ARGS ?=
 
-.PHONY: help venv run test lint bench storms
+.PHONY: help venv run test lint wheels install uninstall bench storms
 
 help: ## this list
 	@echo 'oomguard: make TARGET'
@@ -31,6 +41,15 @@ test: venv ## everything: linters, unit tests, real kernel, virtual machine (PYT
 lint: venv ## ruff and mypy --strict
 	@$(IN_VENV)/ruff check .
 	@$(IN_VENV)/mypy --strict
+
+wheels: venv ## gather in ./wheels what `make install` needs on a machine without network
+	@tools/wheels.sh
+
+install: ## into prefix=/usr/local, as a service that is neither enabled nor started
+	@tools/install.sh
+
+uninstall: ## all but edited configuration and incidents
+	@tools/uninstall.sh
 
 bench: venv ## the same storms over oomguard and other daemons, side by side; writes docs/benchmarks.md
 	@tools/prepare.sh vm

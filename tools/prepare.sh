@@ -1,8 +1,9 @@
 #!/bin/bash
 # What the targets of the Makefile need from the operating system: looked for, and installed where that is possible.
 #
-#   tools/prepare.sh python   Python 3.11 or later that can make virtual environments
-#   tools/prepare.sh vm       QEMU and what builds the image of the tests' virtual machine
+#   tools/prepare.sh python        Python 3.11 or later that can make virtual environments with pip
+#   tools/prepare.sh bare_python   Python 3.11 or later; pip comes from a wheel
+#   tools/prepare.sh vm            QEMU and what builds the image of the tests' virtual machine
 #
 # As root on Debian and its children it installs what is missing. Elsewhere it names what is missing: without python
 # that is an error; without the virtual machine's tools the tests that need it are skipped, and say so.
@@ -14,16 +15,20 @@ need() {  # need COMMAND PACKAGE: PACKAGE is missing where COMMAND is
     command -v "$1" >/dev/null || PATH=$PATH:/usr/sbin:/sbin command -v "$1" >/dev/null || missing+=("$2")
 }
 
-look_for_python() {
+look_for_bare_python() {
     local python=${PYTHON:-python3}
     if ! command -v "$python" >/dev/null; then
-        missing+=(python3 python3-venv)
+        missing+=(python3)
     elif ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
         echo "oomguard needs Python 3.11 or later, and $python is $("$python" -V): name another one, make PYTHON=..." >&2
         exit 3
-    elif ! "$python" -c 'import venv, ensurepip' 2>/dev/null; then  # Debian keeps ensurepip in a package of its own
-        missing+=(python3-venv)
     fi
+}
+
+look_for_python() {
+    look_for_bare_python
+    # Debian keeps ensurepip in a package of its own.
+    "${PYTHON:-python3}" -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
 }
 
 look_for_vm() {

@@ -1,0 +1,47 @@
+#!/bin/bash
+# make uninstall: removes what make install put there, and says what it left: edited configuration, incidents, the group.
+#
+# From the environment: prefix, sysconfdir, DESTDIR, as they were given to make install.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+source tools/places.sh
+
+say() { echo "oomguard: $*"; }
+left=()
+
+# Without its unit a running service could not undo what it has lent out: it is for its administrator to stop it.
+refuse_while_in_use() {
+    [[ -z $DESTDIR && -d /run/systemd/system ]] || return 0
+    if systemctl --quiet is-active oomguard.service || systemctl --quiet is-enabled oomguard.service 2>/dev/null; then
+        say "still running or enabled. First:  systemctl disable --now oomguard.service" >&2
+        exit 1
+    fi
+}
+
+remove_configuration() {
+    local there=$DESTDIR$confdir/oomguard.toml
+    if cmp -s "$there" "$DESTDIR$sharedir/oomguard.toml"; then rm -f "$there"; fi
+    rm -f "$there.new"
+    rmdir --ignore-fail-on-non-empty "$DESTDIR$confdir/conf.d" "$DESTDIR$confdir" 2>/dev/null || true
+    if [[ -e $DESTDIR$confdir ]]; then left+=("$confdir (edited)"); fi
+}
+
+remove_files() {
+    rm -f "$DESTDIR$unitdir/oomguard.service" "$DESTDIR$sysusersdir/oomguard.conf" "$DESTDIR$catalogdir/oomguard.catalog"
+    if [[ $(readlink "$DESTDIR$bindir/oomguard") == "$libdir/venv/bin/oomguard" ]]; then rm -f "$DESTDIR$bindir/oomguard"; fi
+    rm -rf "$DESTDIR$libdir" "$DESTDIR$docdir" "$DESTDIR$sharedir"
+}
+
+tell_system() {
+    if command -v journalctl >/dev/null; then journalctl --update-catalog; fi
+    if [[ -d /run/systemd/system ]]; then systemctl daemon-reload; fi
+    if [[ -d $statedir ]]; then left+=("$statedir (incidents)"); fi
+    if getent group oomguard >/dev/null; then left+=("the group oomguard"); fi
+}
+
+[[ -n $DESTDIR || $EUID -eq 0 ]] || { say "make uninstall needs root" >&2; exit 3; }
+refuse_while_in_use
+remove_configuration
+remove_files
+[[ -n $DESTDIR ]] || tell_system
+say "removed.${left:+ Left, since it is yours:}$(printf ' %s;' "${left[@]}")"

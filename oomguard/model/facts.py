@@ -150,7 +150,7 @@ class TargetSeen:
 
 @dataclass(frozen=True, slots=True)
 class Stalled:
-    """The kernel's PSI trigger of a stall_above condition fired. ``condition`` is the condition's number in the plan."""
+    """The kernel's PSI trigger of a stall_above condition fired; ``condition`` is its number in the plan."""
 
     target: TargetId
     condition: int

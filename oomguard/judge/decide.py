@@ -1,0 +1,660 @@
+"""The judge: ``decide(plan, state, seen) -> (state, actions)``. The same fold serves the daemon and replay.
+
+A turn goes: facts into memory (what came, went, answered), then every target of which there is news is judged:
+conditions, phase, what to do in that phase, when to look again. Nothing here knows a clock but ``seen.at_ns``.
+"""
+
+from collections.abc import Iterable
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Final
+
+from ..model.facts import CgroupFacts, Observation, Survey, TargetId
+from ..model.policy import (
+    AvailableBelow,
+    Guard,
+    KillStep,
+    MemoryAbove,
+    NominateStep,
+    NotifyStep,
+    Plan,
+    SetHighStep,
+    SetOomScoreAdjStep,
+    SnapshotStep,
+    StallAbove,
+    Watermark,
+)
+from ..model.verdict import (
+    Action,
+    Close,
+    Dismiss,
+    Kill,
+    Lease,
+    Look,
+    Mute,
+    Nominate,
+    Notify,
+    Ranking,
+    Reap,
+    Release,
+    Snapshot,
+    Victim,
+)
+from . import escalate, pace
+from .detect import TABLE, Event, Sight, any_holds, crossed, describe, mib, since
+from .rank import Bounds, is_corridor, is_inside, rank
+from .state import Held, State, TargetState
+
+MS: Final = 1_000_000
+SECOND: Final = 1000 * MS
+
+CLEAR_FOR_NS: Final = SECOND  # clearly over for so long, before a phase is left for calm
+SOFT_QUIET_NS: Final = 60 * SECOND  # a service that hovers at its soft watermark makes one incident a minute at most
+SETTLE_NS: Final = 300 * MS  # after a death, before "twice as bad as hard" may cut the cooldown short
+STALE_NS: Final = SECOND  # an older nomination is made anew before anybody is killed
+REFRESH_NS: Final = 100 * MS  # shortest time between two surveys while armed
+REFRESH_SHARE: Final = 8  # surveys take at most one eighth of the time
+TELL_AGAIN_NS: Final = 30 * SECOND  # "nobody may be taken" and "budget spent" are said again after that
+AFTER_NS: Final = SECOND  # nobody was there to take: look again for one after that
+ESRCH: Final = 3
+
+# The tripwire lies this much under the hard watermark: the kernel charges in batches of 64 pages per CPU, so that
+# memory.current runs ahead of use by that; and what crosses the tripwire must still reach the watermark, throttled.
+TRIPWIRE_SHARE: Final = 128  # one 128th of the limit
+TRIPWIRE_MIN: Final = 1 << 20
+MUTE_NS: Final = (100 * MS, SECOND)
+BRAKE_SLACK: Final = 16 << 20  # left to the nominee at least, lest a brake on an old number stops it at once
+BRAKE_STEP: Final = 4 << 20  # a brake is moved only for more than this
+PAGE: Final = 4096
+
+_MACHINE: Final = "/"
+
+
+def begin(ours: Iterable[int], own_cgroup: str) -> State:
+    """The state before the first observation: our own pids, and our cgroup ("" where others live in it too)."""
+    return State(ours=frozenset(ours), own_cgroup=own_cgroup)
+
+
+def decide(plan: Plan, state: State, seen: Observation) -> tuple[State, tuple[Action, ...]]:
+    """One turn. Pure: the same plan, state and observation give the same state and actions."""
+    desk = _Desk(plan, state, seen)
+    desk.remember()
+    desk.judge()
+    return desk.close()
+
+
+def deadline(state: State) -> int:
+    """The earliest ``look_ns`` of all targets (CLOCK_MONOTONIC), ``pace.NEVER`` if there is none."""
+    return min((target.look_ns for target in state.targets.values()), default=pace.NEVER)
+
+
+class _Desk:
+    """The working table of one turn; nothing of it outlives the turn."""
+
+    def __init__(self, plan: Plan, state: State, seen: Observation) -> None:
+        self.guards = {guard.name: guard for guard in plan.guards}
+        self.seen = seen
+        self.at = seen.at_ns
+        self.before = state
+        self.targets = dict(state.targets)
+        self.host = seen.host or state.host
+        self.pressure = seen.pressure or state.pressure
+        self.stuck = state.stuck
+        self.token = state.next_token
+        self.incident = state.next_incident
+        self.counters = state.counters
+        self.actions: list[Action] = []
+        self.fresh: set[TargetId] = set()
+        self.news: set[TargetId] = set()
+
+    def close(self) -> tuple[State, tuple[Action, ...]]:
+        state = replace(
+            self.before,
+            targets=MappingProxyType(self.targets),
+            stuck=self.stuck,
+            host=self.host,
+            pressure=self.pressure,
+            next_token=self.token,
+            next_incident=self.incident,
+            counters=self.counters,
+        )
+        return state, tuple(self.actions)
+
+    # -- facts into memory ---------------------------------------------------------------------------------------
+
+    def remember(self) -> None:
+        seen = self.seen
+        for target in seen.vanished:
+            self._vanish(target)
+        for new in seen.appeared:
+            self.targets[new.target] = TargetState(new.target, entered_ns=self.at, facts=new.facts, look_ns=self.at)
+            self.fresh.add(new.target)
+            self._tripwire(self.targets[new.target])
+        by_path = {facts.path: facts for facts in seen.cgroups}
+        for target in tuple(self.targets):
+            if target.cgroup == _MACHINE:
+                if seen.host is not None:
+                    self.fresh.add(target)
+            elif target.cgroup in by_path:
+                self._renew(target, by_path[target.cgroup])
+        for stall in seen.stalls:
+            if stall.target in self.targets:
+                self._stall(stall.target, stall.condition)
+        self.news |= {survey.target for survey in seen.surveys}
+        for kill in seen.kernel_kills:
+            self._kernel_killed(kill.cgroup, kill.count, kill.comm, kill.pid)
+
+    def _vanish(self, target: TargetId) -> None:
+        old = self.targets.pop(target, None)
+        if old is None:
+            return
+        for lease in old.leases:
+            self.actions.append(Release(target, lease.token))
+        if old.nominee is not None:
+            self.actions.append(Dismiss(target, old.nominee.token))
+        if old.incident:
+            self.actions.append(Close(target, old.incident, "the cgroup is gone"))
+
+    def _renew(self, target: TargetId, facts: CgroupFacts) -> None:
+        old = self.targets[target]
+        moved = old.facts is not None and old.facts.limit_bytes != facts.limit_bytes
+        self.targets[target] = replace(old, facts=facts)
+        self.fresh.add(target)
+        if moved:
+            self._tripwire(self.targets[target])
+
+    def _stall(self, target: TargetId, number: int) -> None:
+        old = self.targets[target]
+        window = next(
+            (stall.window_us * 1000 for stall in _stalls(self.guards[target.guard]) if stall.number == number), 0
+        )
+        others = tuple(stall for stall in old.stalls if stall[0] != number and stall[1] > self.at)
+        self.targets[target] = replace(old, stalls=(*others, (number, self.at + window)))
+        self.news.add(target)
+
+    def _kernel_killed(self, cgroup: str, count: int, comm: str, pid: int) -> None:
+        self.counters = replace(self.counters, kernel_oom_kills=self.counters.kernel_oom_kills + count)
+        covering = [t for t in self.targets if is_inside(cgroup, t.cgroup)]
+        if not covering:
+            return
+        target = max(covering, key=lambda t: len(t.cgroup))
+        who = f"{comm}[{pid}]" if comm else f"{count} process(es)"
+        number, state = self.targets[target].incident, self.targets[target]
+        text = f"the kernel's OOM killer ended {who} in {cgroup}"
+        number = number or self._open(state)
+        self.actions.append(Snapshot(target, "kernel", number, text))
+        self.actions.append(Notify(target, "KERNEL_KILLED", text))
+        if state.phase == "calm":
+            self.actions.append(Close(target, number, "no watermark of this guard was crossed before"))
+            self.targets[target] = replace(self.targets[target], incident=0)
+        self.news.add(target)
+
+    # -- judgement -----------------------------------------------------------------------------------------------
+
+    def judge(self) -> None:
+        due = [t for t in self.targets if t in self.fresh or t in self.news or self.targets[t].pursuit is not None]
+        due += [r for r in self._answered() if r not in due]
+        for target in sorted(due, key=lambda t: (-len(t.cgroup), t)):  # the innermost guard first
+            if self.host is not None and (target.cgroup == _MACHINE or self.targets[target].facts is not None):
+                self._judge(self.guards[target.guard], self.targets[target])
+
+    def _answered(self) -> list[TargetId]:
+        tokens = {result.token for result in self.seen.results}
+        return [t for t, s in self.targets.items() if s.nominee is not None and s.nominee.token in tokens]
+
+    def _sight(self, state: TargetState) -> Sight:
+        assert self.host is not None
+        pressure = self.pressure if state.facts is None else state.facts.pressure
+        return Sight(self.at, self.host, state.facts, pressure, state.stalls)
+
+    def _judge(self, guard: Guard, state: TargetState) -> None:
+        sight = self._sight(state)
+        state = self._measure(guard, state, sight)
+        soft = crossed(guard.soft, state.soft_since, self.at)
+        hard = crossed(guard.hard, state.hard_since, self.at)
+        state = self._expire(self._lost_nominee(state))
+        survey = next((s for s in self.seen.surveys if s.target == state.id), None)
+        if survey is not None:
+            state = replace(state, asked="", survey_ns=self.at, survey_took_ns=survey.took_ns)
+            state = self._nominate(guard, state, survey, sight)
+        if state.phase == "draining":
+            state = self._drain(guard, state, sight)
+        state = self._move(guard, state, sight, soft, hard)
+        if state.phase == "firing":
+            state = self._fire(guard, state, sight, survey)
+        if state.phase == "armed":
+            state = self._refresh(guard, state)
+        state = self._mute(guard, state, sight)
+        self.targets[state.id] = replace(state, look_ns=self.at + pace.next_look(guard, state, sight, _tripped(state)))
+
+    def _measure(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
+        if state.id not in self.fresh:
+            return state
+        over = any_holds(guard.soft, sight, "clear") or any_holds(guard.hard, sight, "clear")
+        return replace(
+            state,
+            soft_since=since(guard.soft, sight, state.soft_since),
+            hard_since=since(guard.hard, sight, state.hard_since),
+            clear_since_ns=0 if over else state.clear_since_ns or self.at,
+            falling=sight.used_bytes > state.used_bytes,
+            used_bytes=sight.used_bytes,
+        )
+
+    def _move(self, guard: Guard, state: TargetState, sight: Sight, soft: int | None, hard: int | None) -> TargetState:
+        clear = bool(state.clear_since_ns) and self.at - state.clear_since_ns >= CLEAR_FOR_NS
+        match state.phase:
+            case "calm" | "armed":
+                if hard is not None:
+                    return self._enter_hard(guard, state, sight, hard)
+                if state.phase == "armed" and clear:
+                    return self._calm(state)
+                if state.phase == "calm" and soft is not None:
+                    return self._arm(guard, state, sight, soft)
+            case "firing":
+                if clear:
+                    return self._calm(state)
+            case "cooling":
+                if clear:
+                    return self._calm(state)
+                if hard is not None and self._may_again(guard, state, sight):
+                    return self._enter_hard(guard, state, sight, hard)
+                if hard is None and self.at >= state.again_ns:
+                    return self._to(state, "cooled")
+            case "draining":
+                pass
+        return state
+
+    def _to(self, state: TargetState, event: Event) -> TargetState:
+        return replace(state, phase=TABLE[state.phase, event], entered_ns=self.at)
+
+    def _may_again(self, guard: Guard, state: TargetState, sight: Sight) -> bool:
+        if guard.mode == "observe":
+            return False  # the world did not follow our verdict: one verdict an engagement
+        if self.at >= state.again_ns:
+            return True
+        settled = self.at - state.entered_ns >= SETTLE_NS
+        return settled and bool(state.kills) and any_holds(guard.hard, sight, "deep")
+
+    # -- phases --------------------------------------------------------------------------------------------------
+
+    def _open(self, state: TargetState) -> int:
+        number, self.incident = self.incident, self.incident + 1
+        self.targets[state.id] = replace(self.targets.get(state.id, state), incident=number)
+        return number
+
+    def _why(self, watermark: Watermark, clause: int, sight: Sight) -> str:
+        return ", ".join(describe(condition, sight) for condition in watermark.when[clause].all_of)
+
+    def _snapshot(self, state: TargetState, why: str, hard: bool) -> TargetState:
+        number = state.incident or self._open(state)
+        self.counters = replace(self.counters, snapshots=self.counters.snapshots + 1)
+        self.actions.append(Snapshot(state.id, "hard" if hard else "soft", number, why))
+        return replace(state, incident=number, last_soft_ns=self.at)
+
+    def _tell(self, state: TargetState, message: str, text: str) -> None:
+        self.actions.append(Notify(state.id, message, text))
+
+    def _arm(self, guard: Guard, state: TargetState, sight: Sight, clause: int) -> TargetState:
+        assert guard.soft is not None
+        state = self._to(state, "soft")
+        quiet = bool(state.last_soft_ns) and self.at - state.last_soft_ns < SOFT_QUIET_NS
+        why = self._why(guard.soft, clause, sight)
+        for step in guard.soft.do:
+            match step:
+                case SnapshotStep():
+                    state = state if quiet else self._snapshot(state, why, hard=False)
+                case NotifyStep():
+                    if not quiet:
+                        self._tell(state, "SOFT", why)
+                case NominateStep():
+                    state = self._look(state, "heaviest")
+                case KillStep():
+                    return self._enter_hard(guard, state, sight, clause, guard.soft)
+                case SetHighStep() | SetOomScoreAdjStep():
+                    state = self._set(guard, state, sight, step)
+        return state
+
+    def _enter_hard(
+        self, guard: Guard, state: TargetState, sight: Sight, clause: int, watermark: Watermark | None = None
+    ) -> TargetState:
+        watermark = watermark or guard.hard
+        assert watermark is not None
+        state = replace(self._to(state, "hard"), told_ns=0)
+        why = self._why(watermark, clause, sight)
+        kill = next((step for step in watermark.do if isinstance(step, KillStep)), None)
+        if not state.hard_told:
+            state = replace(self._snapshot(state, why, hard=True), hard_told=True)
+            if any(isinstance(step, NotifyStep) for step in watermark.do) or kill is not None:
+                self._tell(state, "HARD", why)
+        for step in watermark.do:
+            if isinstance(step, SetHighStep | SetOomScoreAdjStep):
+                state = self._set(guard, state, sight, step)
+        if kill is None:
+            return replace(self._to(state, "spent"), again_ns=self.at + guard.cooldown_ns)
+        return replace(state, grace_ns=kill.grace_ns)
+
+    def _calm(self, state: TargetState) -> TargetState:
+        state = self._dismiss(self._to(state, "clear"))
+        for lease in state.leases:
+            if lease.purpose != "tripwire":
+                self.actions.append(Release(state.id, lease.token))
+        if state.incident:
+            killed = "the victim is gone, " if state.kills and state.hard_told else ""
+            self.actions.append(Close(state.id, state.incident, f"{killed}memory is clearly over both watermarks"))
+            if state.hard_told:
+                self._tell(state, "CALM", "calm again")
+        trip = tuple(lease for lease in state.leases if lease.purpose == "tripwire")
+        return replace(state, leases=trip, incident=0, hard_told=False, asked="", pursuit=None)
+
+    def _dismiss(self, state: TargetState) -> TargetState:
+        if state.nominee is not None:
+            self.actions.append(Dismiss(state.id, state.nominee.token))
+        return replace(state, nominee=None, ranking=None, reserve=())
+
+    # -- nominees ------------------------------------------------------------------------------------------------
+
+    def _look(self, state: TargetState, depth: str) -> TargetState:
+        if depth == "heaviest":
+            self.actions.append(Look(state.id, "heaviest"))
+            return replace(state, asked="heaviest")
+        self.actions.append(Look(state.id, "whole"))
+        return replace(state, asked="whole")
+
+    def _refresh(self, guard: Guard, state: TargetState) -> TargetState:
+        """Survey again while armed, at a bounded share of the time."""
+        wants = guard.soft is not None and any(isinstance(step, NominateStep) for step in guard.soft.do)
+        every = max(REFRESH_NS, REFRESH_SHARE * state.survey_took_ns)
+        if not wants or state.asked or self.at - state.survey_ns < every:
+            return state
+        return self._look(state, "heaviest")
+
+    def _nominate(self, guard: Guard, state: TargetState, survey: Survey, sight: Sight) -> TargetState:
+        victims, ranking = rank(guard.victim, survey, Bounds(self.before.ours, self.stuck, self.before.own_cgroup))
+        if state.phase == "draining":
+            return state
+        if not victims:
+            state = replace(self._dismiss(state), ranking=ranking)
+            return self._look(state, "whole") if survey.depth == "heaviest" else state
+        best = victims[0]
+        if state.nominee is None or _identity(state.nominee) != _identity(best):
+            state = self._dismiss(state)
+            best = replace(best, token=self.token)
+            self.token += 1
+            self.actions.append(Nominate(state.id, best, ranking))
+        else:
+            best = replace(best, token=state.nominee.token)
+        state = replace(state, nominee=best, ranking=ranking, reserve=victims[1:])
+        return self._brake(guard, state, survey, sight)
+
+    def _lost_nominee(self, state: TargetState) -> TargetState:
+        """A nominee that could not be opened is none: the next survey names another."""
+        if state.nominee is None or state.phase == "draining":
+            return state
+        token = state.nominee.token
+        failed = any(r.token == token and r.errno and r.what == "Nominate" for r in self.seen.results)
+        ended = any(gone.token == token for gone in self.seen.gone)
+        return replace(self._dismiss(state), survey_ns=0) if failed or ended else state
+
+    # -- the kill ------------------------------------------------------------------------------------------------
+
+    def _fire(self, guard: Guard, state: TargetState, sight: Sight, survey: Survey | None) -> TargetState:
+        if state.asked:
+            return state
+        if self._other_pursuit(state):
+            return state
+        if not self._within_budget(guard, state):
+            return self._spent(guard, state, "BUDGET_SPENT", "the kill budget is spent, nobody is killed")
+        if state.nominee is None and survey is not None:
+            return self._spent(guard, state, "NO_VICTIM", _nobody(state.ranking))
+        if state.nominee is None or self.at - state.survey_ns > STALE_NS:
+            return self._look(state, "heaviest")
+        return self._signal(guard, state, sight)
+
+    def _other_pursuit(self, state: TargetState) -> bool:
+        """Whether a victim below this target, or above it, was signalled by another guard and is not gone yet."""
+        return any(
+            other.pursuit is not None
+            and other.id != state.id
+            and (is_inside(other.pursuit.victim.cgroup, state.id.cgroup) or is_inside(state.id.cgroup, other.id.cgroup))
+            for other in self.targets.values()
+        )
+
+    def _within_budget(self, guard: Guard, state: TargetState) -> bool:
+        if guard.budget is None:
+            return True
+        recent = [at for at in state.kills if self.at - at < guard.budget.per_ns]
+        return len(recent) < guard.budget.kills
+
+    def _spent(self, guard: Guard, state: TargetState, message: str, text: str) -> TargetState:
+        if not state.told_ns or self.at - state.told_ns >= TELL_AGAIN_NS:
+            self._tell(state, message, text)
+            state = replace(state, told_ns=self.at)
+        return replace(self._to(state, "spent"), again_ns=self.at + max(AFTER_NS, guard.cooldown_ns))
+
+    def _signal(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
+        victim = state.nominee
+        assert victim is not None
+        grace = 0 if any_holds(guard.hard, sight, "deep") else state.grace_ns
+        text = f"{_who(victim)} holding {mib(victim.held_bytes)}"
+        self.actions.append(Kill(state.id, victim.token, "TERM" if grace else "KILL", text))
+        if not grace:
+            self.actions.append(Reap(state.id, victim.token))
+        if guard.mode == "observe":
+            self._tell(state, "KILLED", f"would have killed {text} (observe mode)")
+            return replace(self._to(state, "spent"), again_ns=pace.NEVER)
+        self._tell(state, "KILLED", f"killed {text}")
+        self.counters = replace(self.counters, kills=self.counters.kills + 1)
+        kept = () if guard.budget is None else state.kills[-(guard.budget.kills + 1) :]
+        return replace(
+            self._to(state, "fired"),
+            pursuit=escalate.begin(victim, grace, self.at),
+            kills=(*kept, self.at),
+            again_ns=self.at + guard.cooldown_ns,
+        )
+
+    def _drain(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
+        pursuit = state.pursuit
+        assert pursuit is not None
+        turn = self._turn(guard, pursuit, sight)
+        if turn is None:
+            return state
+        after = escalate.advance(pursuit, turn, self.at)
+        if after.stage == "gone":
+            return self._gone(guard, state, after)
+        if after.stage == "stuck":
+            return self._stuck(state, after, turn)
+        if after.stage == "kill" and pursuit.stage == "term":
+            token = pursuit.victim.token
+            why = "did not end in its grace" if turn == "late" else "no time for its grace: twice as bad by now"
+            self.actions.append(Kill(state.id, token, "KILL", why))
+            self.actions.append(Reap(state.id, token))
+        return replace(state, pursuit=after)
+
+    def _turn(self, guard: Guard, pursuit: escalate.Pursuit, sight: Sight) -> escalate.Turn | None:
+        token = pursuit.victim.token
+        if any(gone.token == token for gone in self.seen.gone):
+            return "gone"
+        for result in self.seen.results:
+            if result.token == token and result.errno and result.what in ("Kill", "Nominate"):
+                return "gone" if result.errno == ESRCH else "failed"
+        if self.at >= pursuit.until_ns:
+            return "late"
+        if pursuit.stage == "term" and any_holds(guard.hard, sight, "deep"):
+            return "deeper"
+        return None
+
+    def _gone(self, guard: Guard, state: TargetState, pursuit: escalate.Pursuit) -> TargetState:
+        took = (self.at - pursuit.since_ns) // MS
+        self._tell(state, "VICTIM_GONE", f"{_who(pursuit.victim)} is gone, {took} ms after the signal")
+        state = self._dismiss(replace(self._to(state, "gone"), pursuit=None))
+        return self._release(state, "brake")
+
+    def _stuck(self, state: TargetState, pursuit: escalate.Pursuit, turn: escalate.Turn) -> TargetState:
+        how = "could not be signalled" if turn == "failed" else "did not end in time and is left alone"
+        self._tell(state, "VICTIM_STUCK", f"{_who(pursuit.victim)} {how}; the next one is taken")
+        self.stuck |= frozenset((p.pid, p.start_ticks) for p in pursuit.victim.processes)
+        state = self._dismiss(replace(self._to(state, "stuck"), pursuit=None))
+        return self._release(state, "brake")
+
+    # -- leases --------------------------------------------------------------------------------------------------
+
+    def _tripwire(self, state: TargetState) -> None:
+        """memory.high just under the hard watermark, as long as the guard lives and the cgroup has a limit."""
+        guard, facts = self.guards[state.id.guard], state.facts
+        state = self._release(state, "tripwire")
+        self.targets[state.id] = state
+        if not guard.tripwire or guard.mode == "observe" or facts is None or facts.limit_bytes is None:
+            return
+        line = _hard_line(guard, facts.limit_bytes)
+        if line is None:
+            return
+        value = (line - max(TRIPWIRE_MIN, facts.limit_bytes // TRIPWIRE_SHARE)) // PAGE * PAGE
+        if value <= 0 or (facts.high_bytes is not None and facts.high_bytes <= value):
+            return  # the owner's own memory.high is lower: it is a tripwire already
+        lease = Held(self.token, "tripwire", facts.path, facts.inode, 0, value)
+        self._lease(state.id, lease, 0)
+        self.targets[state.id] = replace(state, leases=(*state.leases, lease))
+
+    def _brake(self, guard: Guard, state: TargetState, survey: Survey, sight: Sight) -> TargetState:
+        """memory.high of the nominee's cgroup: what it has and what is left to the hard watermark."""
+        victim = state.nominee
+        line = _available_line(guard, sight)
+        if victim is None or line is None or not guard.brake or guard.mode == "observe" or sight.facts is not None:
+            return state
+        facts = next((f for f in survey.cgroups if f.path == victim.cgroup), None)
+        held = next((lease for lease in state.leases if lease.purpose == "brake"), None)
+        if held is not None and held.cgroup != victim.cgroup:
+            state, held = self._release(state, "brake"), None
+        if facts is None or is_corridor(facts.path) or not facts.inode or facts.path == self.before.own_cgroup:
+            return state
+        left = max(BRAKE_SLACK, sight.host.available_bytes - line)
+        value = (facts.current_bytes + left) // PAGE * PAGE
+        if facts.high_bytes is not None and held is None and facts.high_bytes <= value:
+            return state  # its owner brakes it already
+        if held is not None and abs(held.value - value) < BRAKE_STEP:
+            return state
+        lease = Held(held.token if held else self.token, "brake", facts.path, facts.inode, 0, value)
+        self._lease(state.id, lease, 0)
+        others = tuple(other for other in state.leases if other.purpose != "brake")
+        return replace(state, leases=(*others, lease))
+
+    def _set(
+        self, guard: Guard, state: TargetState, sight: Sight, step: SetHighStep | SetOomScoreAdjStep
+    ) -> TargetState:
+        if guard.mode == "observe":
+            return state
+        if isinstance(step, SetHighStep):
+            if state.facts is None or not state.facts.inode:
+                return state
+            value = step.to.of(sight.limit_bytes) // PAGE * PAGE
+            token = self._step_token(state, state.facts.path, 0)
+            lease = Held(token, "step", state.facts.path, state.facts.inode, 0, value, self.at + step.for_ns)
+            self._lease(state.id, lease, 0)
+        else:
+            victim = state.nominee
+            if victim is None or not victim.processes:
+                return state
+            root = victim.processes[0]
+            token = self._step_token(state, root.cgroup, root.pid)
+            lease = Held(token, "step", root.cgroup, 0, root.pid, step.to, self.at + step.for_ns)
+            self._lease(state.id, lease, root.start_ticks)
+        others = tuple(other for other in state.leases if other.token != lease.token)
+        return replace(state, leases=(*others, lease))
+
+    def _step_token(self, state: TargetState, cgroup: str, pid: int) -> int:
+        """A lease that is out already is prolonged under its own token."""
+        same = (x.token for x in state.leases if x.purpose == "step" and (x.cgroup, x.pid) == (cgroup, pid))
+        return next(same, self.token)
+
+    def _lease(self, target: TargetId, lease: Held, start_ticks: int) -> None:
+        self.token = max(self.token, lease.token + 1)
+        self.actions.append(
+            Lease(
+                target,
+                lease.token,
+                "oom_score_adj" if lease.pid else "memory.high",
+                lease.cgroup,
+                lease.inode,
+                lease.pid,
+                start_ticks,
+                lease.value,
+                lease.purpose,
+            )
+        )
+
+    def _release(self, state: TargetState, purpose: str) -> TargetState:
+        for lease in state.leases:
+            if lease.purpose == purpose:
+                self.actions.append(Release(state.id, lease.token))
+        return replace(state, leases=tuple(lease for lease in state.leases if lease.purpose != purpose))
+
+    def _expire(self, state: TargetState) -> TargetState:
+        over = [lease for lease in state.leases if lease.until_ns and lease.until_ns <= self.at]
+        for lease in over:
+            self.actions.append(Release(state.id, lease.token))
+        return replace(state, leases=tuple(x for x in state.leases if x not in over)) if over else state
+
+    def _mute(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
+        """Events that cache explains are not listened to for as long as the distance to the watermark allows."""
+        facts = state.facts
+        if facts is None or facts.stat is None or not any(w.source == "events" for w in self.seen.wakes):
+            return state
+        if state.phase not in ("calm", "armed") or state.id not in self.fresh:
+            return state
+        to_hard = pace.time_to(guard.hard, state.hard_since, sight, _tripped(state))
+        if to_hard < MUTE_NS[0]:
+            return state
+        until = self.at + min(to_hard, MUTE_NS[1])
+        self.actions.append(Mute(state.id, until))
+        return replace(state, muted_ns=until)
+
+
+# -- small parts -------------------------------------------------------------------------------------------------
+
+
+def _stalls(guard: Guard) -> Iterable[StallAbove]:
+    for watermark in (guard.soft, guard.hard):
+        for clause in watermark.when if watermark is not None else ():
+            yield from (condition for condition in clause.all_of if isinstance(condition, StallAbove))
+
+
+def _hard_line(guard: Guard, limit_bytes: int) -> int | None:
+    """The lowest memory_above of the hard watermark, in bytes."""
+    clauses = guard.hard.when if guard.hard is not None else ()
+    lines = [c.amount.of(limit_bytes) for clause in clauses for c in clause.all_of if isinstance(c, MemoryAbove)]
+    return min(lines, default=None)
+
+
+def _available_line(guard: Guard, sight: Sight) -> int | None:
+    """The highest available_below of the hard watermark, in bytes; of one clause, the lowest counts."""
+    lines = []
+    for clause in guard.hard.when if guard.hard is not None else ():
+        below = [c.amount.of(sight.host.total_bytes) for c in clause.all_of if isinstance(c, AvailableBelow)]
+        if below:
+            lines.append(min(below))
+    return max(lines, default=None)
+
+
+def _tripped(state: TargetState) -> bool:
+    return any(lease.purpose == "tripwire" for lease in state.leases)
+
+
+def _identity(victim: Victim) -> tuple[object, ...]:
+    if victim.take == "cgroup":
+        return ("cgroup", victim.cgroup, victim.inode)
+    return (victim.take, victim.cgroup, frozenset((p.pid, p.start_ticks) for p in victim.processes))
+
+
+def _who(victim: Victim) -> str:
+    if victim.take == "cgroup" or not victim.processes:
+        return f"{victim.cgroup} ({victim.count} processes)"
+    root = victim.processes[0]
+    more = f" and {victim.count - 1} below it" if victim.count > 1 else ""
+    return f"{root.comm}[{root.pid}]{more}"
+
+
+def _nobody(ranking: Ranking | None) -> str:
+    if ranking is None or not ranking.candidates:
+        return "nobody holds memory that killing would free"
+    first = ranking.candidates[0]
+    return f"nobody may be killed; the largest, {first.what} with {mib(first.held_bytes)}: {first.why}"

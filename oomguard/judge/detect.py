@@ -1,0 +1,188 @@
+"""Conditions, and the phases of a guard. Everything that affects the phase of a guard lives in ``TABLE``.
+
+CALM      neither watermark holds
+ARMED     soft holds: a victim is nominated and held open, the brake is on
+FIRING    hard holds: a victim is being chosen or is about to be signalled
+DRAINING  a victim was signalled and is not gone yet
+COOLING   it is gone (or there was none to take): memory settles before anything else is ended
+"""
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from ..model.facts import CgroupFacts, MemInfo, Pressure
+from ..model.policy import (
+    Amount,
+    AvailableBelow,
+    Clause,
+    Condition,
+    MemoryAbove,
+    PressureAbove,
+    StallAbove,
+    SwapAbove,
+    SwapFreeBelow,
+    Watermark,
+)
+
+Phase = Literal["calm", "armed", "firing", "draining", "cooling"]
+Event = Literal["soft", "hard", "clear", "fired", "gone", "stuck", "spent", "cooled"]
+
+TABLE: Final[dict[tuple[Phase, Event], Phase]] = {
+    ("calm", "soft"): "armed",
+    ("calm", "hard"): "firing",
+    ("armed", "hard"): "firing",
+    ("armed", "clear"): "calm",
+    ("firing", "fired"): "draining",  # a signal was sent
+    ("firing", "spent"): "cooling",  # nobody may be taken, or only observing
+    ("firing", "clear"): "calm",
+    ("draining", "gone"): "cooling",
+    ("draining", "stuck"): "firing",  # the next one; the stuck one is not asked again
+    ("cooling", "hard"): "firing",
+    ("cooling", "cooled"): "armed",
+    ("cooling", "clear"): "calm",
+}
+
+# How much better than the watermark things must be before a phase is left, and how much worse before a grace is cut.
+CLEAR_SHARE: Final = 0.02  # of the total (machine or limit): 2 %, about the noise of a busy machine in one second
+CLEAR_PRESSURE: Final = 0.8  # of the threshold
+
+Margin = Literal["at", "clear", "deep"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What is known of one target in one turn. ``facts`` None: the target is the machine itself."""
+
+    at_ns: int
+    host: MemInfo
+    facts: CgroupFacts | None
+    pressure: Pressure | None
+    stalls: tuple[tuple[int, int], ...] = ()  # (number of the condition, holds until, ns)
+
+    @property
+    def limit_bytes(self) -> int:
+        """The effective limit: the smallest memory.max on the way up, else the machine."""
+        if self.facts is not None and self.facts.limit_bytes is not None:
+            return min(self.facts.limit_bytes, self.host.total_bytes)
+        return self.host.total_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        """Unreclaimable memory of the target: cache is not use."""
+        return self.host.used_bytes if self.facts is None else self.facts.unreclaimable_bytes
+
+    @property
+    def swap_limit_bytes(self) -> int:
+        """The effective memory.swap.max, else all swap."""
+        if self.facts is not None and self.facts.swap_limit_bytes is not None:
+            return min(self.facts.swap_limit_bytes, self.host.swap_total_bytes)
+        return self.host.swap_total_bytes
+
+    @property
+    def swap_bytes(self) -> int:
+        """Swap in use by the target."""
+        if self.facts is None:
+            return self.host.swap_total_bytes - self.host.swap_free_bytes
+        return self.facts.swap_bytes
+
+
+def holds(condition: Condition, sight: Sight, margin: Margin = "at") -> bool:
+    """Whether the condition holds. With margin "clear": is not clearly over yet; with "deep": is twice as bad."""
+    match condition:
+        case AvailableBelow(amount):
+            return sight.host.available_bytes < _below(amount, sight.host.total_bytes, margin)
+        case SwapFreeBelow(amount):
+            if sight.host.swap_total_bytes == 0:
+                return True  # no swap: none is left
+            return sight.host.swap_free_bytes < _below(amount, sight.host.swap_total_bytes, margin)
+        case MemoryAbove(amount):
+            return sight.used_bytes > _above(amount, sight.limit_bytes, margin)
+        case SwapAbove(amount):
+            total = sight.swap_limit_bytes
+            return total > 0 and sight.swap_bytes > _above(amount, total, margin)
+        case StallAbove():
+            return any(number == condition.number and until > sight.at_ns for number, until in sight.stalls)
+        case PressureAbove():
+            return _pressure(condition, sight.pressure) > condition.share * (CLEAR_PRESSURE if margin == "clear" else 1)
+
+
+def _below(amount: Amount, total: int, margin: Margin) -> int:
+    line = amount.of(total)
+    if margin == "clear":
+        return line + min(line, int(total * CLEAR_SHARE))
+    return line // 2 if margin == "deep" else line
+
+
+def _above(amount: Amount, total: int, margin: Margin) -> int:
+    line = amount.of(total)
+    if margin == "clear":
+        return line - min(line // 8, int(total * CLEAR_SHARE))
+    return line + max(0, total - line) // 2 if margin == "deep" else line
+
+
+def _pressure(condition: PressureAbove, pressure: Pressure | None) -> float:
+    if pressure is None:
+        return 0.0
+    line = pressure.some if condition.line == "some" else pressure.full
+    percent = line.avg10 if condition.over == "10s" else line.avg60 if condition.over == "60s" else line.avg300
+    return percent / 100
+
+
+def clause_holds(clause: Clause, sight: Sight, margin: Margin = "at") -> bool:
+    """All conditions of one table, regardless of how long."""
+    return all(holds(condition, sight, margin) for condition in clause.all_of)
+
+
+def since(watermark: Watermark | None, sight: Sight, before: tuple[int, ...]) -> tuple[int, ...]:
+    """Per clause: since when it holds without a break (ns), 0 where it does not."""
+    if watermark is None:
+        return ()
+    return tuple(
+        (before[i] if i < len(before) and before[i] else sight.at_ns) if clause_holds(clause, sight) else 0
+        for i, clause in enumerate(watermark.when)
+    )
+
+
+def crossed(watermark: Watermark | None, began: tuple[int, ...], at_ns: int) -> int | None:
+    """The number of the first clause that has lasted long enough, None if none has."""
+    if watermark is None:
+        return None
+    for i, clause in enumerate(watermark.when):
+        if began[i] and at_ns - began[i] >= clause.lasting_ns:
+            return i
+    return None
+
+
+def any_holds(watermark: Watermark | None, sight: Sight, margin: Margin) -> bool:
+    """Whether any clause holds with this margin, however short."""
+    return watermark is not None and any(clause_holds(clause, sight, margin) for clause in watermark.when)
+
+
+def describe(condition: Condition, sight: Sight) -> str:
+    """The condition with today's numbers, for people: "available 47 MiB below 48 MiB (5 % of 961 MiB)"."""
+    match condition:
+        case AvailableBelow(amount):
+            return _compare("available", sight.host.available_bytes, "below", amount, sight.host.total_bytes)
+        case SwapFreeBelow(amount):
+            if sight.host.swap_total_bytes == 0:
+                return "no swap"
+            return _compare("free swap", sight.host.swap_free_bytes, "below", amount, sight.host.swap_total_bytes)
+        case MemoryAbove(amount):
+            return _compare("memory", sight.used_bytes, "above", amount, sight.limit_bytes)
+        case SwapAbove(amount):
+            return _compare("swap", sight.swap_bytes, "above", amount, sight.swap_limit_bytes)
+        case StallAbove():
+            return f"{condition.line} stall over {condition.stall_us // 1000} ms in {condition.window_us // 1000} ms"
+        case PressureAbove():
+            now = _pressure(condition, sight.pressure) * 100
+            return f"{condition.line} pressure {now:.1f} % above {condition.share * 100:g} % over {condition.over}"
+
+
+def _compare(what: str, now: int, word: str, amount: Amount, total: int) -> str:
+    share = "" if amount.share is None else f" ({amount.share * 100:g} % of {mib(total)})"
+    return f"{what} {mib(now)} {word} {mib(amount.of(total))}{share}"
+
+
+def mib(size: int) -> str:
+    """Bytes for people, in MiB or GiB."""
+    return f"{size / (1 << 30):.1f} GiB" if size >= 10 << 30 else f"{size / (1 << 20):.1f} MiB"

@@ -1,0 +1,88 @@
+"""When to look again: the time that the fastest plausible leak needs to the next watermark, never longer."""
+
+from typing import Final
+
+from ..model.policy import (
+    AvailableBelow,
+    Clause,
+    Condition,
+    Guard,
+    MemoryAbove,
+    PressureAbove,
+    StallAbove,
+    SwapAbove,
+    SwapFreeBelow,
+    Watermark,
+)
+from .detect import Sight, holds
+from .state import TargetState
+
+MIB: Final = 1 << 20
+# Bytes per second. The first two are what rfjakob/earlyoom measured as the fastest that memory and swap can fill.
+FILL: Final = 6000 * MIB
+SWAP_FILL: Final = 800 * MIB
+# Behind a tripwire the kernel itself stops the fastest, at the very page. What is left to deadlines is to see the
+# soft watermark in time for a look around, and cache turning into memory while the tripwire's event is muted.
+TRIPPED_FILL: Final = 200 * MIB
+
+NEVER: Final = 1 << 62
+MS: Final = 1_000_000
+SECOND: Final = 1000 * MS
+AVERAGES_NS: Final = 2 * SECOND  # the kernel renews its pressure averages every 2 s (psi.c, PSI_FREQ)
+
+CALM_NS: Final = (100 * MS, 5 * SECOND)
+TRIPPED_NS: Final = (250 * MS, 10 * SECOND)
+ARMED_NS: Final = (5 * MS, 250 * MS)
+STEADY_NS: Final = 20 * MS  # shortest look while armed, but nothing is falling
+DRAINING_NS: Final = 20 * MS
+
+
+def next_look(guard: Guard, target: TargetState, sight: Sight, tripped: bool) -> int:
+    """Nanoseconds from ``sight.at_ns`` until this target must be looked at again."""
+    if target.asked:
+        return 0
+    if target.phase == "draining":
+        return DRAINING_NS
+    to_hard = time_to(guard.hard, target.hard_since, sight, tripped)
+    if target.phase == "calm":
+        low, high = TRIPPED_NS if tripped else CALM_NS
+        return min(max(low, min(to_hard, time_to(guard.soft, target.soft_since, sight, tripped))), high)
+    low, high = ARMED_NS
+    return min(max(low if target.falling else STEADY_NS, to_hard), high)
+
+
+def time_to(watermark: Watermark | None, since: tuple[int, ...], sight: Sight, tripped: bool) -> int:
+    """The shortest time in which the watermark could be crossed; NEVER where only a kernel event can tell."""
+    if watermark is None:
+        return NEVER
+    began = since or (0,) * len(watermark.when)
+    return min(_clause(clause, began[i], sight, tripped) for i, clause in enumerate(watermark.when))
+
+
+def _clause(clause: Clause, began_ns: int, sight: Sight, tripped: bool) -> int:
+    if began_ns:
+        return max(0, clause.lasting_ns - (sight.at_ns - began_ns))
+    return max(_condition(condition, sight, tripped) for condition in clause.all_of)
+
+
+def _condition(condition: Condition, sight: Sight, tripped: bool) -> int:
+    if holds(condition, sight):
+        return 0
+    fill = TRIPPED_FILL if tripped else FILL
+    match condition:
+        case AvailableBelow(amount):
+            return _fill(sight.host.available_bytes - amount.of(sight.host.total_bytes), fill)
+        case SwapFreeBelow(amount):
+            return _fill(sight.host.swap_free_bytes - amount.of(sight.host.swap_total_bytes), SWAP_FILL)
+        case MemoryAbove(amount):
+            return _fill(amount.of(sight.limit_bytes) - sight.used_bytes, fill)
+        case SwapAbove(amount):
+            return _fill(amount.of(sight.swap_limit_bytes) - sight.swap_bytes, SWAP_FILL)
+        case StallAbove():
+            return NEVER
+        case PressureAbove():
+            return AVERAGES_NS if sight.pressure is not None else NEVER
+
+
+def _fill(room_bytes: int, rate: int) -> int:
+    return max(0, room_bytes) * SECOND // rate

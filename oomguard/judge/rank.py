@@ -1,0 +1,369 @@
+"""Who may be a victim, in what order, and why: for every candidate, chosen or not.
+
+Candidates are weighed by aggregate first: all that lives in one unit (service, scope, container) together, so that
+150 small workers cannot hide behind one larger innocent. Then the way goes down inside the heaviest: to a child
+cgroup, a process tree, a process, as long as one of them holds most of it. What is taken is the smallest thing that
+holds most.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from ..model.facts import CgroupFacts, ProcessFacts, Survey
+from ..model.policy import Match, VictimRule
+from ..model.verdict import Candidate, ProcessRef, Ranking, Victim
+from .detect import mib
+from .glob import matches
+
+# "avoid" and "prefer" weigh, they do not decide: whoever holds that many times more is taken all the same. A bonus
+# that decided would end a 5 MB bystander for a 5 GB leak (rfjakob/earlyoom issues 103, 261, 344).
+WEIGHT: Final = 4
+WORTHLESS_BYTES: Final = 1 << 20  # ending something that holds less than this helps nobody
+LISTED: Final = 12  # candidates that a ranking names, of those that may be taken and of those that may not
+MEMBERS: Final = 256  # processes that a victim names
+
+_UNITS: Final = (".service", ".scope")
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Whom the daemon itself puts out of question. ``ours``: our own pids; ``stuck``: tried before, did not end."""
+
+    ours: frozenset[int] = frozenset()
+    stuck: frozenset[tuple[int, int]] = frozenset()  # (pid, start_ticks)
+    own_cgroup: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Unit:
+    """One thing that is weighed as a whole: a unit's cgroup, or a process tree where there is no such cgroup."""
+
+    path: str
+    weight: int
+    held: int
+    members: tuple[ProcessFacts, ...]  # those that may die
+    spared: int  # members that may not: then the cgroup cannot be taken whole
+    why: str
+    whole_cgroup: bool  # a cgroup of its own, not just a part of the root or a slice
+
+
+def unit_path(path: str) -> str:
+    """The cgroup of the innermost service or scope on the way, else the cgroup itself."""
+    parts = path.split("/")
+    for end in range(len(parts), 0, -1):
+        if parts[end - 1].endswith(_UNITS):
+            return "/".join(parts[:end])
+    return path
+
+
+def is_corridor(path: str) -> bool:
+    """A cgroup that only holds others together: the root and slices. Never a victim of its own accord."""
+    return path == "/" or path.endswith(".slice")
+
+
+def unit_name(path: str) -> str:
+    """The last part of the unit's path: "web-1.service"."""
+    return unit_path(path).rpartition("/")[2]
+
+
+def spare(match: Match, comm: str | None, cgroup: str) -> bool:
+    """Whether the match describes this process, or (comm None) this cgroup as a whole."""
+    if match.comm is not None and (comm is None or not matches(match.comm, comm)):
+        return False
+    if match.unit is not None and not matches(match.unit, unit_name(cgroup)):
+        return False
+    return match.cgroup is None or matches(match.cgroup, cgroup)
+
+
+def _first(rules: Iterable[Match], comm: str | None, cgroup: str) -> Match | None:
+    return next((match for match in rules if spare(match, comm, cgroup)), None)
+
+
+def _say(match: Match) -> str:
+    given = (("comm", match.comm), ("unit", match.unit), ("cgroup", match.cgroup))
+    return ", ".join(f'{name} = "{value}"' for name, value in given if value is not None)
+
+
+def refusal(process: ProcessFacts, rule: VictimRule, bounds: Bounds) -> str:
+    """Why this process may never be taken; empty if it may."""
+    if process.pid == 1:
+        return "pid 1"
+    if process.kernel_thread:
+        return "kernel thread"
+    if process.pid in bounds.ours or process.ppid in bounds.ours:
+        return "oomguard itself"
+    if process.oom_score_adj <= -1000:
+        return "oom_score_adj -1000"
+    if (process.pid, process.start_ticks) in bounds.stuck:
+        return "was signalled before and did not end"
+    if match := _first(rule.never, process.comm, process.cgroup):
+        return f"never: {_say(match)}"
+    return ""
+
+
+def rank(rule: VictimRule, survey: Survey, bounds: Bounds) -> tuple[tuple[Victim, ...], Ranking]:
+    """The victims in order, best first (tokens 0: the judge gives them), and the reasons for everybody."""
+    refused: list[Candidate] = []
+    alive: list[ProcessFacts] = []
+    spared: dict[str, int] = {}
+    for process in survey.processes:
+        why = refusal(process, rule, bounds)
+        if why:
+            home = unit_path(process.cgroup)
+            spared[home] = spared.get(home, 0) + 1
+            if not process.kernel_thread:
+                refused.append(_candidate_process(process, 0, 0, why))
+        else:
+            alive.append(process)
+    if rule.by == "oom_score" or rule.take in ("process", "subtree"):
+        victims, listed, descent = _by_process(rule, survey, alive)
+    else:
+        victims, listed, descent = _by_unit(rule, survey, alive, spared)
+    refused.sort(key=lambda candidate: -candidate.held_bytes)
+    return tuple(victims), Ranking(rule.by, rule.take, tuple(listed[:LISTED] + refused[:LISTED]), tuple(descent))
+
+
+# -- process by process ------------------------------------------------------------------------------------------
+
+
+def _by_process(
+    rule: VictimRule, survey: Survey, alive: list[ProcessFacts]
+) -> tuple[list[Victim], list[Candidate], list[str]]:
+    def weigh(process: ProcessFacts) -> int:
+        base = process.oom_score if rule.by == "oom_score" else process.held_bytes
+        return _weighed(base, rule, process.comm, process.cgroup)[0]
+
+    order = sorted(alive, key=lambda p: (-weigh(p), p.start_ticks, p.pid))
+    order = [process for process in order if process.held_bytes >= WORTHLESS_BYTES]
+    listed = [_candidate_process(p, weigh(p), i, rule.by.replace("_", " ")) for i, p in enumerate(order[:LISTED], 1)]
+    below = _children(alive)
+    inodes = {facts.path: facts.inode for facts in survey.cgroups}
+    victims = []
+    for process in order[:4]:
+        members = _tree(process, below) if rule.take == "subtree" else (process,)
+        take: Literal["process", "subtree"] = "subtree" if len(members) > 1 else "process"
+        victims.append(_victim(take, process.cgroup, inodes.get(process.cgroup, 0), members))
+    return victims, listed, [f"{rule.by}: process by process"]
+
+
+# -- unit by unit, then down -------------------------------------------------------------------------------------
+
+
+def _by_unit(
+    rule: VictimRule, survey: Survey, alive: list[ProcessFacts], spared: dict[str, int]
+) -> tuple[list[Victim], list[Candidate], list[str]]:
+    facts = {cgroup.path: cgroup for cgroup in survey.cgroups}
+    units = sorted(_units(rule, survey.target.cgroup, facts, alive, spared), key=lambda u: (-u.weight, u.path))
+    able = [unit for unit in units if unit.weight >= 0 and unit.members and unit.held >= WORTHLESS_BYTES]
+    listed = [
+        Candidate(unit.path, unit.path, unit.weight, unit.held, i, f"{len(unit.members)} processes{unit.why}")
+        for i, unit in enumerate(able[:LISTED], 1)
+    ]
+    listed += [Candidate(unit.path, unit.path, 0, unit.held, 0, unit.why) for unit in units if unit.weight < 0]
+    victims: list[Victim] = []
+    descent: list[str] = []
+    for unit in able[:4]:
+        victim, way = _descend(rule, survey.target.cgroup, unit, facts)
+        victims.append(victim)
+        if not descent:
+            descent = way
+    return victims, listed, descent
+
+
+def _units(
+    rule: VictimRule, root: str, facts: dict[str, CgroupFacts], alive: list[ProcessFacts], spared: dict[str, int]
+) -> Iterable[_Unit]:
+    homes: dict[str, list[ProcessFacts]] = {}
+    for process in alive:
+        homes.setdefault(_home(process.cgroup, root), []).append(process)
+    for path, members in homes.items():
+        if is_corridor(path):
+            yield from _trees_of_corridor(rule, path, members)
+            continue
+        known = facts.get(path)
+        held = sum(p.held_bytes for p in members)
+        if known is not None:
+            held = max(known.unreclaimable_bytes + known.swap_bytes, held if known.stat is None else 0)
+        never = _first(rule.never, None, path)
+        weight, why = _weighed(held, rule, None, path)
+        if never is not None:
+            weight, why = -1, f"never: {_say(never)}"
+        yield _Unit(path, weight, held, tuple(members), spared.get(path, 0), why, True)
+
+
+def _home(cgroup: str, root: str) -> str:
+    """The unit's cgroup, but never above the guard's own root."""
+    path = unit_path(cgroup)
+    return path if root in ("/", path) or path.startswith(root + "/") else root
+
+
+def _trees_of_corridor(rule: VictimRule, path: str, members: list[ProcessFacts]) -> Iterable[_Unit]:
+    """Processes straight in the root or in a slice have no unit: every tree of them stands for itself."""
+    below = _children(members)
+    pids = {process.pid for process in members}
+    for top in members:
+        if top.ppid in pids:
+            continue
+        tree = _tree(top, below)
+        held = sum(p.held_bytes for p in tree)
+        weight, why = _weighed(held, rule, top.comm, path)
+        yield _Unit(path, weight, held, tree, 1, f", tree of {top.comm}[{top.pid}]{why}", False)
+
+
+def _weighed(base: int, rule: VictimRule, comm: str | None, cgroup: str) -> tuple[int, str]:
+    if match := _first(rule.avoid, comm, cgroup):
+        return base // WEIGHT, f", weighed 1/{WEIGHT}: avoid {_say(match)}"
+    if match := _first(rule.prefer, comm, cgroup):
+        return base * WEIGHT, f", weighed {WEIGHT} times: prefer {_say(match)}"
+    return base, ""
+
+
+def _descend(rule: VictimRule, root: str, unit: _Unit, facts: dict[str, CgroupFacts]) -> tuple[Victim, list[str]]:
+    way = [f"{unit.path}: {mib(unit.held)}, the heaviest{unit.why}"]
+    group = _oom_group(unit.path, root, facts)
+    if group is not None and unit.spared == 0:
+        way.append(f"{group}: memory.oom.group, taken whole")
+        return _victim("cgroup", group, _inode(group, facts), unit.members, unit.held), way
+    path, members = unit.path, unit.members
+    if rule.take == "cgroup":
+        if unit.whole_cgroup and unit.spared == 0:
+            return _victim("cgroup", path, _inode(path, facts), members, unit.held), way
+        way.append("holds processes that must live, or is a slice: its other processes are taken one by one")
+        return _victim("subtree", path, _inode(path, facts), members), way
+    path, members = _down_cgroups(path, members, way)
+    chosen = _down_trees(members, way)
+    if chosen is None or len(chosen) == len(members) > 1:
+        inner = path if is_inside(path, unit.path) else unit.path
+        if unit.whole_cgroup and unit.spared == 0:
+            way.append(f"{inner}: no single process holds most of it, taken whole")
+            return _victim("cgroup", inner, _inode(inner, facts), members), way
+        way.append("no single process holds most of it; processes that must live stay")
+        return _victim("subtree", inner, _inode(inner, facts), members), way
+    take: Literal["process", "subtree"] = "subtree" if len(chosen) > 1 else "process"
+    home = chosen[0].cgroup
+    return _victim(take, home, _inode(home, facts), chosen), way
+
+
+def _down_cgroups(path: str, members: tuple[ProcessFacts, ...], way: list[str]) -> tuple[str, tuple[ProcessFacts, ...]]:
+    """Into the child cgroup that holds most, as long as one does."""
+    while True:
+        shares: dict[str, int] = {}
+        for process in members:
+            if process.cgroup != path and is_inside(process.cgroup, path):
+                child = _child(path, process.cgroup)
+                shares[child] = shares.get(child, 0) + process.held_bytes
+        total = sum(p.held_bytes for p in members)
+        best = max(shares, key=lambda child: (shares[child], child), default="")
+        if not best or shares[best] * 2 <= total:
+            return path, members
+        path, members = best, tuple(p for p in members if is_inside(p.cgroup, best))
+        way.append(f"{path}: {mib(shares[best])} of {mib(total)}, most of it")
+
+
+def _down_trees(members: tuple[ProcessFacts, ...], way: list[str]) -> tuple[ProcessFacts, ...] | None:
+    """The smallest process tree that holds most of what the members hold; None if none does."""
+    below = _children(members)
+    pids = {p.pid for p in members}
+    sums = _sums(members, below)
+    total = sum(p.held_bytes for p in members)
+    level = [p for p in members if p.ppid not in pids]
+    found: ProcessFacts | None = None
+    while level:
+        top = max(level, key=lambda p: (sums[p.pid], -p.start_ticks, p.pid))
+        if sums[top.pid] * 2 <= total:
+            break
+        found = top
+        if top.held_bytes * 2 > total:
+            way.append(f"{top.comm}[{top.pid}]: {mib(top.held_bytes)} of {mib(total)}, most of it by itself")
+            return (top,)
+        way.append(f"{top.comm}[{top.pid}] and below: {mib(sums[top.pid])} of {mib(total)}")
+        level = below.get(top.pid, [])
+    return None if found is None else _tree(found, below)
+
+
+# -- small parts -------------------------------------------------------------------------------------------------
+
+
+def is_inside(path: str, root: str) -> bool:
+    """Whether path is root or below it."""
+    return root in ("/", path) or path.startswith(root + "/")
+
+
+def _child(path: str, below: str) -> str:
+    start = 1 if path == "/" else len(path) + 1
+    end = below.find("/", start)
+    return below if end < 0 else below[:end]
+
+
+def _children(members: Iterable[ProcessFacts]) -> dict[int, list[ProcessFacts]]:
+    below: dict[int, list[ProcessFacts]] = {}
+    for process in members:
+        below.setdefault(process.ppid, []).append(process)
+    return below
+
+
+def _walk(top: ProcessFacts, below: dict[int, list[ProcessFacts]], visit: Callable[[ProcessFacts], None]) -> None:
+    seen: set[int] = set()  # /proc is read process by process: pids may be reused meanwhile, and make a loop
+    stack = [top]
+    while stack:
+        process = stack.pop()
+        if process.pid in seen:
+            continue
+        seen.add(process.pid)
+        visit(process)
+        stack.extend(reversed(below.get(process.pid, [])))
+
+
+def _tree(top: ProcessFacts, below: dict[int, list[ProcessFacts]]) -> tuple[ProcessFacts, ...]:
+    """The process and all below it, itself first."""
+    found: list[ProcessFacts] = []
+    _walk(top, below, found.append)
+    return tuple(found)
+
+
+def _sums(members: tuple[ProcessFacts, ...], below: dict[int, list[ProcessFacts]]) -> dict[int, int]:
+    """Held bytes of every process with all below it, each process looked at once."""
+    order: list[ProcessFacts] = []
+    pids = {p.pid for p in members}
+    for process in members:
+        if process.ppid not in pids:
+            _walk(process, below, order.append)
+    sums = {p.pid: p.held_bytes for p in members}
+    for process in reversed(order):
+        if process.ppid in sums and process.ppid != process.pid:
+            sums[process.ppid] += sums[process.pid]
+    return sums
+
+
+def _oom_group(path: str, root: str, facts: dict[str, CgroupFacts]) -> str | None:
+    """The outermost cgroup with memory.oom.group from the guard's root down to the unit: the kernel's own rule."""
+    found = None
+    while is_inside(path, root) and path not in ("", "/"):
+        known = facts.get(path)
+        if known is not None and known.oom_group:
+            found = path
+        path = path.rpartition("/")[0]
+    return found
+
+
+def _inode(path: str, facts: dict[str, CgroupFacts]) -> int:
+    known = facts.get(path)
+    return 0 if known is None else known.inode
+
+
+def _candidate_process(process: ProcessFacts, score: int, order: int, why: str) -> Candidate:
+    return Candidate(f"{process.comm}[{process.pid}]", process.cgroup, score, process.held_bytes, order, why)
+
+
+def _victim(
+    take: Literal["process", "subtree", "cgroup"],
+    cgroup: str,
+    inode: int,
+    members: tuple[ProcessFacts, ...],
+    held: int | None = None,
+) -> Victim:
+    order = members if take != "cgroup" else tuple(sorted(members, key=lambda p: (-p.held_bytes, p.pid)))
+    refs = tuple(ProcessRef(p.pid, p.start_ticks, p.comm, p.cgroup, p.held_bytes) for p in order[:MEMBERS])
+    total = sum(p.held_bytes for p in members) if held is None else held
+    return Victim(0, take, cgroup, inode, unit_name(cgroup), refs, total, len(members))

@@ -1,0 +1,81 @@
+"""What the judge remembers from turn to turn. Frozen; ``decide`` makes the next one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Literal
+
+from ..model.facts import CgroupFacts, MemInfo, Pressure, TargetId
+from ..model.verdict import Ranking, Victim
+from .detect import Phase
+from .escalate import Pursuit
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A lease that is out: what was set, where, for what, and until when (0: until it is released)."""
+
+    token: int
+    purpose: Literal["tripwire", "brake", "step"]
+    cgroup: str
+    inode: int
+    pid: int
+    value: int
+    until_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TargetState:
+    """One guard on one cgroup."""
+
+    id: TargetId
+    phase: Phase = "calm"
+    entered_ns: int = 0  # when the phase was entered
+    facts: CgroupFacts | None = None  # the last seen; None: the machine, or not seen yet
+    soft_since: tuple[int, ...] = ()  # per clause: holds since, 0 does not
+    hard_since: tuple[int, ...] = ()
+    clear_since_ns: int = 0  # clearly over both watermarks since then, 0: is not
+    stalls: tuple[tuple[int, int], ...] = ()  # (number of a stall_above condition, holds until)
+    falling: bool = False  # less headroom than at the look before
+    used_bytes: int = 0
+    look_ns: int = 0  # the next deadline
+    muted_ns: int = 0
+    incident: int = 0  # number of the open one, 0: none
+    hard_told: bool = False  # this engagement's hard watermark is in the incident
+    last_soft_ns: int = 0  # when the last soft snapshot was taken
+    asked: Literal["", "heaviest", "whole"] = ""  # the survey that is to come
+    survey_ns: int = 0
+    survey_took_ns: int = 0
+    nominee: Victim | None = None
+    ranking: Ranking | None = None
+    reserve: tuple[Victim, ...] = ()
+    pursuit: Pursuit | None = None
+    grace_ns: int = 0
+    again_ns: int = 0  # nothing else is ended before that
+    told_ns: int = 0  # when "nobody may be taken" or "budget spent" was last said
+    leases: tuple[Held, ...] = ()
+    kills: tuple[int, ...] = ()  # when, as far as a budget reaches back
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Since the start, for status."""
+
+    snapshots: int = 0
+    kills: int = 0
+    kernel_oom_kills: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Everything. ``ours`` are the daemon's own pids, ``own_cgroup`` where it lives."""
+
+    ours: frozenset[int] = frozenset()
+    own_cgroup: str = ""
+    targets: Mapping[TargetId, TargetState] = field(default_factory=lambda: MappingProxyType({}))
+    stuck: frozenset[tuple[int, int]] = frozenset()
+    host: MemInfo | None = None
+    pressure: Pressure | None = None
+    next_token: int = 1
+    next_incident: int = 1
+    counters: Counters = Counters()

@@ -1,0 +1,46 @@
+"""How anything reaches people: escaped on a terminal, as JSON for programs, and with one of five exit codes."""
+
+import json
+import sys
+from typing import NoReturn
+
+import typer
+
+from ..policy.faults import PolicyError, printable
+
+FINE = 0
+FOUND = 1  # found something, or did not find what was asked for
+WRONG_USE = 2  # a wrong option, or a wrong policy file
+NOT_PERMITTED = 3
+KERNEL_CANNOT = 4
+
+__all__ = ["FINE", "FOUND", "KERNEL_CANNOT", "NOT_PERMITTED", "WRONG_USE", "printable"]
+
+
+def line(text: str = "") -> None:
+    """One line on standard output. Whatever is in the text, it stays one line and moves no cursor."""
+    sys.stdout.write(printable(text) + "\n")
+
+
+def aside(text: str) -> None:
+    """One line on standard error."""
+    sys.stderr.write(printable(text) + "\n")
+
+
+def as_json(value: object) -> None:
+    """One JSON document on standard output; ASCII, so that no terminal and no pipe can stumble over a name."""
+    sys.stdout.write(json.dumps(value, indent=2) + "\n")
+
+
+def fail(code: int, text: str) -> NoReturn:
+    """The end of a command that could not do what it was asked for."""
+    aside(f"oomguard: {text}")
+    raise typer.Exit(code)
+
+
+def faults(error: PolicyError) -> NoReturn:
+    """Every fault of a wrong policy, on standard error, and the exit code for it."""
+    for fault in error.faults:
+        sys.stderr.write(f"{fault}\n")
+    number = len(error.faults)
+    fail(WRONG_USE, f"the policy has {number} fault{'s' * (number != 1)}")

@@ -1,0 +1,35 @@
+"""The policy language: TOML in, a ``Plan`` out, or every fault of it at once. The only home of pydantic and tomli.
+
+``files``    which files, may they be trusted, what do they say    ``units``    "85%", "512MiB", "150ms"
+``locate``   on which line a key stands                            ``schema``   what may be written (pydantic)
+``compile``  merge, check, fill in                                 ``doubts``   what will not work on this machine
+
+Short-lived: ``oomguard run`` compiles, hands the plan over and becomes the core, which knows nothing of this.
+The heavy imports happen in the functions, so that a command that only wants a path starts at once.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ..model.policy import Plan
+from .faults import Fault, PolicyError
+
+__all__ = ["Fault", "PolicyError", "load", "warnings"]
+
+
+def load(paths: Sequence[Path] | None = None, *, observe: bool = False) -> Plan:
+    """The plan that these files mean, later ones over earlier ones; without paths the system's own files.
+
+    ``observe``: every guard decides, records and reports, and touches nothing. Raises ``PolicyError``.
+    """
+    from . import compile as compiler
+    from . import files
+
+    return compiler.plan(files.find(files.DEFAULT) if paths is None else tuple(paths), observe=observe)
+
+
+def warnings(plan: Plan, matches: Callable[[str, str], bool]) -> list[Fault]:
+    """What in a right plan is dangerous, or can never happen on this machine. ``matches`` is the judge's glob."""
+    from . import doubts
+
+    return doubts.of(plan, matches)

@@ -1,0 +1,304 @@
+"""Policy files to a ``Plan``: read all, lay later files over earlier ones, check, fill in, number the triggers.
+
+Nothing here stops at the first fault. A table that is wrong in one key is checked again without that key, so that a
+slip in ``victim`` does not hide swapped watermarks.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from .. import __version__
+from ..model import policy as model
+from . import compare, files, schema
+from .faults import Fault, PolicyError, Wrong
+from .files import Source
+from .locate import Key
+
+_T = TypeVar("_T", bound=schema.Table)
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # it becomes part of an incident's directory name
+
+
+def plan(paths: Sequence[Path], *, observe: bool = False) -> model.Plan:
+    """Raises ``PolicyError`` with every fault of every file."""
+    read = [files.read(path) for path in paths]
+    faults = [fault for fault in read if isinstance(fault, Fault)]
+    merged = _merge([source for source in read if isinstance(source, Source)], faults)
+    daemon = _daemon(merged, faults)
+    numbers = count()
+    guards = [_guard(table, numbers, faults) for table in merged.guards.values()]
+    if not guards and not faults:
+        faults.append(Fault(str(paths[-1]), 1, "policy", "no policy is in force: nothing would be guarded"))
+    if faults:
+        order = {str(path): index for index, path in enumerate(paths)}
+        raise PolicyError(sorted(set(faults), key=lambda fault: (order.get(fault.file, 0), fault)))
+    return model.Plan(
+        version=__version__,
+        daemon=daemon,
+        guards=tuple(replace(guard, mode="observe") if observe else guard for guard in guards),
+        files=tuple(map(str, paths)),
+    )
+
+
+@dataclass(slots=True)
+class _Merged:
+    """One table as all files together say it. ``said_by`` remembers the file of each of its keys."""
+
+    key: Key
+    home: Source | None = None
+    table: dict[str, Any] = field(default_factory=dict)
+    said_by: dict[str, Source] = field(default_factory=dict)
+
+    def lay_over(self, source: Source, table: dict[str, Any]) -> None:
+        self.home = self.home or source
+        self.table |= table
+        self.said_by |= dict.fromkeys(table, source)
+
+    def fault(self, way: Key, message: str, hint: str = "") -> Fault:
+        """A fault of what stands this way below the table."""
+        source = self.said_by.get(str(way[0]), self.home) if way else self.home
+        if source is None:
+            raise AssertionError("a table that nobody wrote has no faults")
+        return source.fault(self.key + way, message, hint)
+
+
+@dataclass(slots=True)
+class _Whole:
+    daemon: _Merged = field(default_factory=lambda: _Merged(("daemon",)))
+    guards: dict[str, _Merged] = field(default_factory=dict)
+
+
+def _merge(sources: Iterable[Source], faults: list[Fault]) -> _Whole:
+    whole = _Whole()
+    for source in sources:
+        for key, value in source.table.items():
+            if key not in ("daemon", "policy"):
+                faults.append(source.fault((key,), f"unknown table {key!r}", _top_level_hint(key)))
+            elif not isinstance(value, dict):
+                faults.append(source.fault((key,), "must be a table", f"[{key}{'.NAME' * (key == 'policy')}]"))
+            elif key == "daemon":
+                whole.daemon.lay_over(source, value)
+            else:
+                _merge_guards(whole, source, value, faults)
+    whole.guards = {name: guard for name, guard in whole.guards.items() if guard.table.get("disabled") is not True}
+    return whole
+
+
+def _top_level_hint(key: str) -> str:
+    if key in schema.GuardTable.model_fields:
+        return f"{key} belongs into a table [policy.NAME]"
+    if key in schema.DaemonTable.model_fields:
+        return f"{key} belongs into the table [daemon]"
+    return schema.nearest(key, ("policy", "daemon"))
+
+
+def _merge_guards(whole: _Whole, source: Source, tables: dict[str, Any], faults: list[Fault]) -> None:
+    for name, table in tables.items():
+        key: Key = ("policy", name)
+        if not _NAME.fullmatch(name):
+            faults.append(source.fault(key, f"{name!r} is not a name for a policy", "letters, digits, - and _"))
+        elif not isinstance(table, dict):
+            hint = "[policy.NAME] comes first" if name in schema.GuardTable.model_fields else f"[policy.{name}]"
+            faults.append(source.fault(key, "must be a table", hint))
+        elif name not in whole.guards and table.keys() == {"disabled"}:
+            hint = schema.nearest(name, whole.guards)
+            faults.append(source.fault(key, f"there is no policy {name} before this to disable", hint))
+        else:
+            whole.guards.setdefault(name, _Merged(key)).lay_over(source, table)
+
+
+def _checked(form: type[_T], merged: _Merged, faults: list[Fault]) -> tuple[_T, set[str]]:
+    """The table in its form, and the keys that had to be left out because they are wrong."""
+    try:
+        return form.model_validate(merged.table), set()
+    except ValidationError as error:
+        details = error.errors(include_url=False)
+    faults += [_fault(form, merged, detail) for detail in details]
+    wrong = {str(detail["loc"][0]) for detail in details if detail["loc"]}
+    rest = {key: value for key, value in merged.table.items() if key not in wrong}
+    return form.model_validate(rest), wrong
+
+
+def _fault(form: type[schema.Table], merged: _Merged, detail: ErrorDetails) -> Fault:
+    way = detail["loc"]
+    wrong = _wrong(form, way, detail)
+    return merged.fault(way, wrong.message, wrong.hint)
+
+
+def _wrong(form: type[schema.Table], way: Key, detail: ErrorDetails) -> Wrong:
+    """pydantic's finding in our words."""
+    context = detail.get("ctx", {})
+    cause = context.get("error")
+    if isinstance(cause, Wrong):
+        return cause
+    given = _shown(detail["input"])
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        return schema.unknown(_what_stands_at(way), str(way[-1]), schema.keys_at(form, way[:-1]))
+    if kind == "literal_error":
+        known = re.findall(r"'([^']*)'", str(context.get("expected", "")))
+        if isinstance(detail["input"], str):
+            return schema.unknown("value", detail["input"], known)
+        return Wrong(f"{given} is not one of {', '.join(known)}", "in quotes")
+    if kind == "model_type":
+        return Wrong(f"{given} is not a table", _table_hint(way))
+    if kind in _PLAIN:
+        message, hint = _PLAIN[kind]
+        return Wrong(message.format(given=given, key=way[-1]), hint)
+    text = detail["msg"]
+    return Wrong(f"{given}: {text[:1].lower()}{text[1:]}")
+
+
+_PLAIN = {
+    "missing": ("{key} is missing", ""),
+    "list_type": ("{given} is not a list", "put it in [ ]"),
+    "bool_type": ("{given} is neither true nor false", "without quotes"),
+    "int_type": ("{given} is not a whole number", "without quotes"),
+    "too_short": ("the list is empty", ""),
+}
+
+
+def _what_stands_at(way: Key) -> str:
+    in_list = len(way) > 1 and isinstance(way[-2], int)
+    return "condition" if in_list and "when" in way else "action" if in_list and "do" in way else "key"
+
+
+def _table_hint(way: Key) -> str:
+    hints = {
+        "never": '{ comm = "NAME" }, { unit = "NAME.service" } or { cgroup = "/PATH" }',
+        "when": '{ available_below = "5%" }',
+        "stall_above": '{ some = "150ms", within = "1s" }',
+        "pressure_above": '{ full = "20%", over = "10s" }',
+        "kill": '"kill" alone, or { kill = { grace = "2s" } }',
+        "set_high": '{ set_high = { to = "90%", for = "30s" } }',
+        "budget": '{ kills = 3, per = "5m" }',
+    }
+    hints |= {"avoid": hints["never"], "prefer": hints["never"]}
+    return next((f"as in {hints[part]}" for part in reversed(way) if isinstance(part, str) and part in hints), "")
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value)
+    return text if len(text) <= 64 else text[:64] + "..."
+
+
+def _daemon(merged: _Whole, faults: list[Fault]) -> model.Daemon:
+    table, _ = _checked(schema.DaemonTable, merged.daemon, faults)
+    return model.Daemon(
+        state_dir=table.state_dir,
+        runtime_dir=table.runtime_dir,
+        heap_bytes=table.heap,
+        worker_heap_bytes=table.worker_heap,
+        ring_bytes=table.ring,
+        incidents_max_count=table.incidents.max_count,
+        incidents_max_bytes=table.incidents.max_bytes,
+    )
+
+
+def _guard(merged: _Merged, numbers: Iterator[int], faults: list[Fault]) -> model.Guard:
+    table, left_out = _checked(schema.GuardTable, merged, faults)
+    home = merged.fault((), "")
+    guard = model.Guard(
+        name=str(merged.key[-1]),
+        cgroup=table.cgroup or "",
+        mode=table.mode,
+        soft=_watermark(table.soft, numbers),
+        hard=_watermark(table.hard, numbers),
+        victim=_victim(table.victim),
+        tripwire=table.tripwire,
+        brake=table.brake,
+        cooldown_ns=table.cooldown,
+        budget=model.Budget(table.budget.kills, table.budget.per) if table.budget else None,
+        origin=f"{home.file}:{home.line}",
+    )
+    faults += [merged.fault(way, message, hint) for way, message, hint in _contradictions(guard, left_out)]
+    return guard
+
+
+def _contradictions(guard: model.Guard, left_out: set[str]) -> Iterator[tuple[Key, str, str]]:
+    """What no single table can know. ``left_out`` keys were wrong: nothing is said about what they would have been."""
+    if not guard.cgroup and "cgroup" not in left_out:
+        yield ("cgroup",), "cgroup is missing", 'cgroup = "/" is the whole machine'
+    if not (guard.soft or guard.hard or left_out & {"soft", "hard"}):
+        yield (), "neither soft nor hard: this policy would do nothing", f"add [policy.{guard.name}.hard]"
+    if guard.tripwire and guard.cgroup == "/":
+        yield ("tripwire",), "the root cgroup has no memory.high to set", "brake does this for the whole machine"
+    if guard.tripwire and "hard" not in left_out and not _limits_memory(guard.hard):
+        yield ("tripwire",), "there is no memory_above in hard to lay a tripwire under", ""
+    for name, watermark in (("soft", guard.soft), ("hard", guard.hard)):
+        yield from _wrong_steps(name, watermark, guard)
+    if guard.soft and guard.hard:
+        for index, clause in enumerate(guard.hard.when):
+            if (sooner := compare.reached_before(clause, guard.soft.when)) is not None:
+                yield (
+                    ("hard", "when", index),
+                    f"is reached before soft.when[{sooner}], which should come first",
+                    "the numbers of soft and hard seem to be swapped",
+                )
+
+
+def _limits_memory(watermark: model.Watermark | None) -> bool:
+    return watermark is not None and any(
+        isinstance(condition, model.MemoryAbove) for clause in watermark.when for condition in clause.all_of
+    )
+
+
+def _wrong_steps(name: str, watermark: model.Watermark | None, guard: model.Guard) -> Iterator[tuple[Key, str, str]]:
+    seen: set[type] = set()
+    for index, step in enumerate(watermark.do if watermark else ()):
+        if type(step) in seen:
+            yield (name, "do", index), "this action stands twice in the list", ""
+        if isinstance(step, model.SetHighStep) and guard.cgroup == "/":
+            yield (name, "do", index), "the root cgroup has no memory.high to set", "name a cgroup below it"
+        seen.add(type(step))
+
+
+def _watermark(table: schema.WatermarkTable | None, numbers: Iterator[int]) -> model.Watermark | None:
+    if table is None:
+        return None
+    return model.Watermark(
+        when=tuple(model.Clause(tuple(_conditions(clause, numbers)), clause.lasting) for clause in table.when),
+        do=tuple(_step(step) for step in table.do),
+    )
+
+
+def _conditions(table: schema.ClauseTable, numbers: Iterator[int]) -> Iterator[model.Condition]:
+    yield from map(model.AvailableBelow, table.available_below)
+    yield from map(model.SwapFreeBelow, table.swap_free_below)
+    yield from map(model.MemoryAbove, table.memory_above)
+    yield from map(model.SwapAbove, table.swap_above)
+    if stall := table.stall_above:
+        yield model.StallAbove(stall.line, stall.stall_ns // 1000, stall.within // 1000, next(numbers))
+    if pressure := table.pressure_above:
+        yield model.PressureAbove(pressure.line, pressure.share, pressure.over)
+
+
+def _step(table: schema.StepTable) -> model.Step:
+    if table.kill:
+        return model.KillStep(table.kill.grace)
+    if table.set_high:
+        return model.SetHighStep(table.set_high.to, table.set_high.for_)
+    if table.set_oom_score_adj:
+        return model.SetOomScoreAdjStep(table.set_oom_score_adj.to, table.set_oom_score_adj.for_)
+    if table.nominate:
+        return model.NominateStep()
+    return model.NotifyStep() if table.notify else model.SnapshotStep()
+
+
+def _victim(table: schema.VictimTable) -> model.VictimRule:
+    def matches(tables: Iterable[schema.MatchTable]) -> tuple[model.Match, ...]:
+        return tuple(model.Match(table.comm, table.unit, table.cgroup) for table in tables)
+
+    return model.VictimRule(table.by, table.take, matches(table.never), matches(table.avoid), matches(table.prefer))

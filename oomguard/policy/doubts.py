@@ -1,0 +1,154 @@
+"""What in a right plan is dangerous, or can never happen on this machine: warnings, never faults.
+
+A machine may get swap tomorrow and a cgroup may appear in a minute, so nothing here keeps a plan from running.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ..model import policy as model
+from .faults import Fault
+
+Matches = Callable[[str, str], bool]
+
+
+def of(plan: model.Plan, matches: Matches) -> list[Fault]:
+    """All doubts, guard by guard. Reads /proc and the cgroup tree where the plan says they are."""
+    machine = Machine(Path(plan.daemon.proc), Path(plan.daemon.cgroup))
+    return [
+        _warning(guard, key, message, hint)
+        for guard in plan.guards
+        for doubts in (_dangers(guard), _limits(guard, machine, matches), _never_fires(guard, machine))
+        for key, message, hint in doubts
+    ]
+
+
+class Machine:
+    """The few facts of this machine that decide whether a condition can ever hold."""
+
+    def __init__(self, proc: Path, cgroup: Path) -> None:
+        self.cgroup = cgroup
+        self.has_swap = _swap_total_kib(proc / "meminfo") != 0
+        self.has_pressure = _opens(proc / "pressure/memory")  # psi=0 on the kernel command line: there, but EOPNOTSUPP
+        self.has_cgroup2 = (cgroup / "cgroup.controllers").exists()
+
+    def cgroups(self) -> Iterator[str]:
+        """Every cgroup there is now, from the cgroup root."""
+        for directory, names, _ in os.walk(self.cgroup):
+            names.sort()
+            path = directory.removeprefix(str(self.cgroup))
+            yield path or "/"
+
+    def limit_on_the_way(self, path: str) -> bool:
+        """Whether this cgroup or one above it has a memory.max."""
+        here = Path(path.lstrip("/"))
+        return any(_number_in(self.cgroup / way / "memory.max") for way in (here, *here.parents))
+
+
+def _swap_total_kib(meminfo: Path) -> int | None:
+    try:
+        lines = meminfo.read_text("ascii", "replace").splitlines()
+    except OSError:
+        return None
+    # SwapTotal:       2097148 kB
+    fields = [line.split() for line in lines if line.startswith("SwapTotal:")]
+    return int(fields[0][1]) if fields and len(fields[0]) > 1 and fields[0][1].isdigit() else None
+
+
+def _opens(path: Path) -> bool:
+    try:
+        path.read_bytes()
+    except OSError:
+        return False
+    return True
+
+
+def _number_in(path: Path) -> bool:
+    try:
+        return path.read_text("ascii").strip().isdigit()
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def _warning(guard: model.Guard, key: str, message: str, hint: str) -> Fault:
+    file, _, line = guard.origin.rpartition(":")
+    name = f"policy.{guard.name}"
+    return Fault(file, int(line), f"{name}.{key}" if key else name, message, hint)
+
+
+_Doubts = Iterator[tuple[str, str, str]]
+
+
+def _watermarks(guard: model.Guard) -> Iterator[tuple[str, model.Watermark]]:
+    if guard.soft:
+        yield "soft", guard.soft
+    if guard.hard:
+        yield "hard", guard.hard
+
+
+def _kills(watermark: model.Watermark | None) -> bool:
+    return watermark is not None and any(isinstance(step, model.KillStep) for step in watermark.do)
+
+
+def _dangers(guard: model.Guard) -> _Doubts:
+    if _kills(guard.soft):
+        yield (
+            "soft.do",
+            "kills at the soft watermark already",
+            "kill at hard, and snapshot, notify and nominate at soft",
+        )
+    if guard.cgroup == "/" and not guard.victim.never and (_kills(guard.soft) or _kills(guard.hard)):
+        hint = 'begin with never = [{ unit = "ssh*.service" }, { unit = "systemd-*.service" }]'
+        yield "victim.never", "any process of the machine may be killed, the one you log in by too", hint
+    if guard.hard and not guard.soft:
+        yield "soft", "no soft watermark: there is no warning, and the victim is looked for at the last moment", ""
+
+
+def _limits(guard: model.Guard, machine: Machine, matches: Matches) -> _Doubts:
+    """What the guard's cgroups are now: none at all, or without the limit that its shares are of."""
+    if guard.cgroup == "/":
+        return
+    if not machine.has_cgroup2:
+        yield "cgroup", "there is no cgroup v2 here: this guard has nothing to watch", ""
+        return
+    found = [path for path in machine.cgroups() if matches(guard.cgroup, path)]
+    if not found:
+        yield "cgroup", f"{guard.cgroup} matches no cgroup now", "see systemd-cgls, or ls -R /sys/fs/cgroup"
+        return
+    unlimited = [path for path in found if not machine.limit_on_the_way(path)]
+    if unlimited and _uses_shares_of_limit(guard):
+        what = unlimited[0] if len(unlimited) == 1 else f"{unlimited[0]} and {len(unlimited) - 1} more"
+        yield "cgroup", f"{what} has no memory.max: shares are of the machine's memory", "set MemoryMax=, or use sizes"
+
+
+def _uses_shares_of_limit(guard: model.Guard) -> bool:
+    return any(
+        isinstance(condition, model.MemoryAbove) and condition.amount.share is not None
+        for _, watermark in _watermarks(guard)
+        for clause in watermark.when
+        for condition in clause.all_of
+    )
+
+
+def _never_fires(guard: model.Guard, machine: Machine) -> _Doubts:
+    for name, watermark in _watermarks(guard):
+        dead = 0
+        for index, clause in enumerate(watermark.when):
+            reasons = {reason for condition in clause.all_of if (reason := _impossible(condition, machine))}
+            dead += bool(reasons)
+            for reason in sorted(reasons):
+                yield f"{name}.when[{index}]", f"can never hold on this machine: {reason}", ""
+        if dead == len(watermark.when):
+            yield name, "can never be reached on this machine", "none of its conditions can hold"
+
+
+def _impossible(condition: model.Condition, machine: Machine) -> str:
+    """Why this cannot hold here, or nothing. swap_free_below holds without swap: then none is free."""
+    match condition:
+        case model.SwapAbove() if not machine.has_swap:
+            return "it has no swap"
+        case model.StallAbove() | model.PressureAbove() if not machine.has_pressure:
+            return "its kernel reports no pressure (CONFIG_PSI, or psi=1 on the kernel command line)"
+        case _:
+            return ""

@@ -1,0 +1,358 @@
+"""What may be written in a policy file: one pydantic model for each table, strict, and nothing else accepted.
+
+The models check form only, each table by itself. What tables mean to each other is ``compile``'s. Words that the
+language has but this version has not are listed here too, so that they are refused by name, never ignored.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
+
+from ..model.policy import Amount
+from . import units
+from .faults import Wrong
+
+SECOND_NS = 10**9
+DAY_NS = 86400 * SECOND_NS
+
+LATER_CONDITIONS = frozenset(
+    {"growth_above", "exhausts_within", "events_above", "refaults_above", "zram_above", "pressure_rising"}
+)
+LATER_STEPS = frozenset({"tell", "reclaim", "set_max", "set_swap_max", "freeze", "thaw", "run", "restart_unit"})
+LATER_WORDS = (
+    LATER_CONDITIONS
+    | LATER_STEPS
+    | {"growth", "swap", "pressure", "oldest", "newest"}  # victim.by
+    | {"process_group", "session", "unit"}  # victim.take
+)
+
+_LONGEST_WORD = 64  # of a mistaken key, for the comparison with the right ones
+COMM_BYTES = 15  # TASK_COMM_LEN less its NUL: the kernel keeps no more of a name
+UNIT_TYPES = ("service", "scope", "slice", "socket", "mount", "swap")
+
+
+class Table(BaseModel):
+    """Every table: exact types, no unknown keys, fixed once read."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+def _between(low_ns: int, high_ns: int) -> Callable[[object], int]:
+    def check(value: object) -> int:
+        nanoseconds = units.duration(value)
+        if not low_ns <= nanoseconds <= high_ns:
+            low, high = units.shown_duration(low_ns), units.shown_duration(high_ns)
+            raise Wrong(f"{value!r} is out of range", f"from {low if low_ns else '0s'} to {high}")
+        return nanoseconds
+
+    return check
+
+
+def _size_between(low: int, high: int) -> Callable[[object], int]:
+    def check(value: object) -> int:
+        number = units.size(value)
+        if not low <= number <= high:
+            shown = [units.shown_amount(Amount(bytes=bound)) for bound in (low, high)]
+            raise Wrong(f"{value!r} is out of range", f"from {shown[0]} to {shown[1]}")
+        return number
+
+    return check
+
+
+def _amounts(value: object) -> tuple[Amount, ...]:
+    """One amount, or a list of them that must all hold: available_below = ["5%", "2GiB"] is the smaller of the two."""
+    if not isinstance(value, list):
+        return (units.amount(value),)
+    if not 1 <= len(value) <= 4:
+        raise Wrong("a list of amounts has one to four items", units.AMOUNT_HINT)
+    return tuple(units.amount(item) for item in value)
+
+
+def _glob(value: object) -> str:
+    if not isinstance(value, str):
+        raise Wrong(f"{value!r} is not text", 'patterns are text: "sshd*"')
+    if not value:
+        raise Wrong("an empty pattern matches nothing", 'write "*" for everything')
+    if len(value) > 4096:
+        raise Wrong("the pattern is longer than any path", "")
+    if "\0" in value:
+        raise Wrong("no name holds a NUL", "")
+    if re.search(r"[\[\]{}]", value):
+        raise Wrong(
+            f"{value!r}: sets and alternatives are not in this version",
+            "patterns know * (all but /), ** (all) and ? (one character); write one table for each alternative",
+        )
+    if "***" in value:
+        raise Wrong(f"{value!r} has three stars in a row", "* is all but /, ** is all")
+    return value
+
+
+def _comm_glob(value: object) -> str:
+    pattern = _glob(value)
+    if len(pattern.replace("*", "").encode("utf-8", "surrogateescape")) > COMM_BYTES:
+        cut = pattern.encode("utf-8", "surrogateescape")[:COMM_BYTES].decode("utf-8", "ignore")
+        hint = f'did you mean "{cut}"?' if "*" not in pattern else ""
+        raise Wrong(f"{value!r} never matches: the kernel keeps {COMM_BYTES} bytes of a name", hint)
+    return pattern
+
+
+def _unit_glob(value: object) -> str:
+    pattern = _glob(value)
+    if "/" in pattern:
+        raise Wrong(f"{value!r} never matches: unit names hold no /", "to match a path, use cgroup =")
+    if not pattern.endswith(("*", "?", *(f".{kind}" for kind in UNIT_TYPES))):
+        raise Wrong(f"{value!r} never matches: a unit name ends in its type", f'did you mean "{pattern}.service"?')
+    return pattern
+
+
+def _cgroup_glob(value: object) -> str:
+    pattern = _glob(value)
+    if not pattern.startswith("/"):
+        hint = f'did you mean "{pattern.removeprefix("/sys/fs/cgroup")}"?' if pattern.startswith("/sys") else ""
+        raise Wrong(f"{value!r} does not start with /", hint or f'did you mean "/{pattern}"?')
+    if pattern.startswith("/sys/fs/cgroup"):
+        rest = pattern.removeprefix("/sys/fs/cgroup") or "/"
+        raise Wrong(f"{value!r}: cgroups are named from the cgroup root", f'did you mean "{rest}"?')
+    if pattern != "/" and (pattern.endswith("/") or {"", ".", ".."} & set(pattern[1:].split("/"))):
+        raise Wrong(f"{value!r} is not a plain path", "no empty parts, no . or .., no / at the end")
+    return pattern
+
+
+def _path(value: object) -> str:
+    if not isinstance(value, str) or not value.startswith("/") or "\0" in value or "/.." in value:
+        raise Wrong(f"{value!r} is not an absolute path", 'as in "/var/lib/oomguard"')
+    return value.rstrip("/") or "/"
+
+
+AmountField = Annotated[Amount, PlainValidator(units.amount)]
+AmountsField = Annotated[tuple[Amount, ...], PlainValidator(_amounts)]
+ShareField = Annotated[float | None, PlainValidator(units.share)]
+DurationField = Annotated[int, PlainValidator(_between(0, DAY_NS))]
+LeaseField = Annotated[int, PlainValidator(_between(SECOND_NS // 10, DAY_NS))]
+StallField = Annotated[int | None, PlainValidator(_between(10**6, 10 * SECOND_NS))]
+# Linux, kernel/sched/psi.c: WINDOW_MIN_US 500000, WINDOW_MAX_US 10000000; outside of them EINVAL.
+WindowField = Annotated[int, PlainValidator(_between(SECOND_NS // 2, 10 * SECOND_NS))]
+CommField = Annotated[str | None, PlainValidator(_comm_glob)]
+UnitField = Annotated[str | None, PlainValidator(_unit_glob)]
+CgroupField = Annotated[str | None, PlainValidator(_cgroup_glob)]
+PathField = Annotated[str, PlainValidator(_path)]
+
+
+def _only_one(table: str, **given: object) -> str:
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) != 1:
+        raise Wrong(f"{table} needs exactly one of {' and '.join(given)}", "to have both, write two tables")
+    return names[0]
+
+
+class StallTable(Table):
+    """``stall_above``: a trigger of the kernel."""
+
+    some: StallField = None
+    full: StallField = None
+    within: WindowField = SECOND_NS
+
+    @property
+    def line(self) -> Literal["some", "full"]:
+        return "some" if self.some is not None else "full"
+
+    @property
+    def stall_ns(self) -> int:
+        return self.some if self.some is not None else self.full or 0
+
+    @model_validator(mode="after")
+    def _check(self) -> "StallTable":
+        _only_one("stall_above", some=self.some, full=self.full)
+        if self.stall_ns >= self.within:
+            window = units.shown_duration(self.within)
+            raise Wrong(f"the stall is not shorter than its window of {window}", '{ some = "150ms", within = "1s" }')
+        return self
+
+
+class PressureTable(Table):
+    """``pressure_above``: the kernel's running average."""
+
+    some: ShareField = None
+    full: ShareField = None
+    over: Literal["10s", "60s", "300s"] = "10s"
+
+    @property
+    def line(self) -> Literal["some", "full"]:
+        return "some" if self.some is not None else "full"
+
+    @property
+    def share(self) -> float:
+        return self.some if self.some is not None else self.full or 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> "PressureTable":
+        _only_one("pressure_above", some=self.some, full=self.full)
+        return self
+
+
+class ClauseTable(Table):
+    """One table of ``when``: all of its conditions hold."""
+
+    available_below: AmountsField = ()
+    swap_free_below: AmountsField = ()
+    memory_above: AmountsField = ()
+    swap_above: AmountsField = ()
+    stall_above: StallTable | None = None
+    pressure_above: PressureTable | None = None
+    lasting: DurationField = 0
+
+    @model_validator(mode="after")
+    def _check(self) -> "ClauseTable":
+        if not self.model_fields_set - {"lasting"}:
+            names = ", ".join(name for name in type(self).model_fields if name != "lasting")
+            raise Wrong("there is no condition here", f"conditions are {names}")
+        return self
+
+
+class Nothing(Table):
+    """``snapshot = {}``: a step without options."""
+
+
+class KillTable(Table):
+    grace: DurationField = 0
+
+
+class SetHighTable(Table):
+    to: AmountField
+    for_: LeaseField = Field(alias="for")
+
+
+class SetOomScoreAdjTable(Table):
+    to: int = Field(ge=0, le=1000)
+    for_: LeaseField = Field(alias="for")
+
+
+class StepTable(Table):
+    """One step of ``do``: exactly one of the keys. A step without options may be written as its name alone."""
+
+    snapshot: Nothing | None = None
+    notify: Nothing | None = None
+    nominate: Nothing | None = None
+    kill: KillTable | None = None
+    set_high: SetHighTable | None = None
+    set_oom_score_adj: SetOomScoreAdjTable | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "StepTable":
+        if len(self.model_fields_set) != 1:
+            raise Wrong("a step is exactly one action", f"actions are {', '.join(type(self).model_fields)}")
+        return self
+
+
+def _step(value: object) -> object:
+    """A name alone becomes a table, so that pydantic sees one form only."""
+    if not isinstance(value, str):
+        return value
+    if value not in StepTable.model_fields:
+        raise unknown("action", value, StepTable.model_fields)
+    return {value: {}}
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> Wrong:
+    """The refusal of a word, with the nearest one that would have been right."""
+    known = list(known)
+    if name in LATER_WORDS:
+        return Wrong(f"{name} is not in this version", f"there are {', '.join(known)}" if known else "")
+    return Wrong(f"unknown {what} {name!r}", nearest(name, known))
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A hint for a word that is not among the known ones."""
+    import difflib
+
+    known = list(known)
+    close = difflib.get_close_matches(name[:_LONGEST_WORD], known, n=1)
+    if close:
+        return f"did you mean {close[0]}?"
+    return f"there are {', '.join(known)}" if known else ""
+
+
+class WatermarkTable(Table):
+    when: list[ClauseTable] = Field(min_length=1, max_length=32)
+    do: list[Annotated[StepTable, BeforeValidator(_step)]] = Field(min_length=1, max_length=16)
+
+
+class MatchTable(Table):
+    comm: CommField = None
+    unit: UnitField = None
+    cgroup: CgroupField = None
+
+    @model_validator(mode="after")
+    def _check(self) -> "MatchTable":
+        if not self.model_fields_set:
+            raise Wrong("an empty table would match everybody", "name a comm, a unit or a cgroup")
+        return self
+
+
+_Matches = Annotated[list[MatchTable], Field(max_length=512)]
+
+
+class VictimTable(Table):
+    by: Literal["memory", "oom_score"] = "memory"
+    take: Literal["auto", "process", "subtree", "cgroup"] = "auto"
+    never: _Matches = []
+    avoid: _Matches = []
+    prefer: _Matches = []
+
+
+class BudgetTable(Table):
+    kills: int = Field(ge=1, le=10_000)
+    per: LeaseField
+
+
+class GuardTable(Table):
+    """``[policy.NAME]``. That cgroup and a watermark are there is checked later, when files are merged."""
+
+    cgroup: CgroupField = None
+    mode: Literal["enforce", "observe"] = "enforce"
+    soft: WatermarkTable | None = None
+    hard: WatermarkTable | None = None
+    victim: VictimTable = VictimTable()
+    tripwire: bool = False
+    brake: bool = True
+    cooldown: DurationField = 5 * SECOND_NS
+    budget: BudgetTable | None = None
+    disabled: bool = False
+
+
+class IncidentsTable(Table):
+    max_count: int = Field(default=200, ge=1, le=1_000_000)
+    max_bytes: Annotated[int, PlainValidator(_size_between(1 << 20, 1 << 50))] = 512 << 20
+
+
+class DaemonTable(Table):
+    """``[daemon]``. The smallest heaps are what a core and a worker need to stand at all."""
+
+    state_dir: PathField = "/var/lib/oomguard"
+    runtime_dir: PathField = "/run/oomguard"
+    heap: Annotated[int, PlainValidator(_size_between(1 << 20, 1 << 30))] = 4 << 20
+    worker_heap: Annotated[int, PlainValidator(_size_between(1 << 20, 1 << 30))] = 2 << 20
+    ring: Annotated[int, PlainValidator(_size_between(256 << 10, 256 << 20))] = 2 << 20
+    incidents: IncidentsTable = IncidentsTable()
+
+
+def keys_at(table: type[Table], way: Iterable[str | int]) -> list[str]:
+    """The keys that may stand in the table that this way leads to; none if it leads to no table."""
+    for part in way:
+        if isinstance(part, int):
+            continue
+        fields = {field.alias or name: field.annotation for name, field in table.model_fields.items()}
+        inner = _table_in(fields.get(part))
+        if inner is None:
+            return []
+        table = inner
+    return [field.alias or name for name, field in table.model_fields.items()]
+
+
+def _table_in(annotation: Any) -> type[Table] | None:
+    """The table that a field holds: itself, optional, or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, Table):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _table_in(part))), None)

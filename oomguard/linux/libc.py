@@ -1,0 +1,153 @@
+"""The calls that Python's os module lacks. ctypes lives here alone; nothing here decides anything.
+
+Every wrapper raises OSError with errno and what was called. glibc is assumed (mallopt and malloc_trim are its own).
+"""
+
+import ctypes
+import os
+from collections.abc import Iterable
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+_libc.mlockall.argtypes = (ctypes.c_int,)
+_libc.munlockall.argtypes = ()
+_libc.mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
+_libc.malloc_trim.argtypes = (ctypes.c_size_t,)
+_libc.malloc.argtypes = (ctypes.c_size_t,)
+_libc.malloc.restype = ctypes.c_void_p
+_libc.free.argtypes = (ctypes.c_void_p,)
+_libc.free.restype = None
+_libc.memset.argtypes = (ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t)
+_libc.memset.restype = ctypes.c_void_p
+_libc.syscall.argtypes = (ctypes.c_long, ctypes.c_int, ctypes.c_uint)
+_libc.syscall.restype = ctypes.c_long
+_libc.signalfd.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
+_libc.inotify_init1.argtypes = (ctypes.c_int,)
+_libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
+_libc.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
+_libc.prctl.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
+
+# <bits/mman.h>, the same on every architecture that Debian calls a release architecture
+MCL_CURRENT = 1
+MCL_FUTURE = 2
+MCL_ONFAULT = 4
+
+# <malloc.h>
+M_TRIM_THRESHOLD = -1
+M_TOP_PAD = -2
+M_MMAP_THRESHOLD = -3
+M_MMAP_MAX = -4
+M_ARENA_MAX = -8
+
+# New system calls have one number everywhere since 5.x (only alpha differs): arch/*/syscall.tbl
+_SYS_PROCESS_MRELEASE = 448
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_NAME = 15
+_SFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC  # SFD_* and IN_* are defined as these
+_SIGSET_WORDS = 16  # glibc's sigset_t: 1024 bits
+
+
+def oserror(what: str) -> OSError:
+    """The error of the call that has just failed, with ``what`` in the place of the file name."""
+    number = ctypes.get_errno()
+    return OSError(number, os.strerror(number), what)
+
+
+def mlockall(flags: int) -> None:
+    """Lock pages (MCL_*). EPERM or ENOMEM: RLIMIT_MEMLOCK without CAP_IPC_LOCK; EINVAL: a kernel without ONFAULT."""
+    if _libc.mlockall(flags) != 0:
+        raise oserror("mlockall")
+
+
+def munlockall() -> None:
+    """Unlock all pages of this process."""
+    if _libc.munlockall() != 0:
+        raise oserror("munlockall")
+
+
+def mallopt(param: int, value: int) -> None:
+    """Tune malloc (M_*). glibc gives no errno: EINVAL is ours."""
+    if _libc.mallopt(param, value) != 1:
+        ctypes.set_errno(22)
+        raise oserror(f"mallopt({param}, {value})")
+
+
+def malloc_trim(pad_bytes: int = 0) -> bool:
+    """Give the free top of the heap back; whether anything was."""
+    return bool(_libc.malloc_trim(pad_bytes) == 1)
+
+
+def malloc(size_bytes: int) -> int:
+    """The address of fresh memory; MemoryError if there is none."""
+    address = _libc.malloc(size_bytes)
+    if not address:
+        raise MemoryError(size_bytes)
+    return int(address)
+
+
+def free(address: int) -> None:
+    """What ``malloc`` gave."""
+    _libc.free(address)
+
+
+def memset(address: int, byte: int, size_bytes: int) -> None:
+    """Fill memory: the way to touch it."""
+    _libc.memset(address, byte, size_bytes)
+
+
+def process_mrelease(pidfd: int) -> None:
+    """Free the memory of a dying process from here (Linux kernel commit 884a7e5964e0, in v5.15).
+
+    ESRCH: it is gone; EINVAL: it is not dying yet, or shares its memory with one that is not; EAGAIN: try again (its
+    memory is being taken down by itself, or mmap_lock was busy); ENOSYS: an older kernel.
+    """
+    if _libc.syscall(_SYS_PROCESS_MRELEASE, pidfd, 0) != 0:
+        raise oserror("process_mrelease")
+
+
+def signalfd(mask: Iterable[int]) -> int:
+    """A non-blocking signalfd for these signals, which the caller has blocked."""
+    words = (ctypes.c_ulong * _SIGSET_WORDS)()
+    bits = 8 * ctypes.sizeof(ctypes.c_ulong)
+    for number in mask:
+        words[(number - 1) // bits] |= 1 << (number - 1) % bits
+    fd = int(_libc.signalfd(-1, ctypes.addressof(words), _SFD_FLAGS))
+    if fd < 0:
+        raise oserror("signalfd")
+    return fd
+
+
+def inotify_init() -> int:
+    """A non-blocking inotify descriptor. EMFILE: fs.inotify.max_user_instances."""
+    fd = int(_libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC))
+    if fd < 0:
+        raise oserror("inotify_init1")
+    return fd
+
+
+def inotify_add_watch(fd: int, path: bytes, mask: int) -> int:
+    """The watch descriptor; the same one for the same inode. ENOSPC: fs.inotify.max_user_watches."""
+    watch = int(_libc.inotify_add_watch(fd, path, mask))
+    if watch < 0:
+        raise oserror(os.fsdecode(path))
+    return watch
+
+
+def inotify_rm_watch(fd: int, watch: int) -> None:
+    """End a watch. EINVAL: it ended by itself, with its directory."""
+    if _libc.inotify_rm_watch(fd, watch) != 0:
+        raise oserror("inotify_rm_watch")
+
+
+def prctl_set_pdeathsig(signal: int) -> None:
+    """Be sent this signal when the *thread* that forked us ends. Compare getppid() afterwards: it may have, already."""
+    if _libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0) != 0:
+        raise oserror("PR_SET_PDEATHSIG")
+
+
+def prctl_set_name(name: bytes) -> None:
+    """This thread's comm, cut to 15 bytes by the kernel."""
+    buffer = ctypes.create_string_buffer(name)
+    if _libc.prctl(_PR_SET_NAME, ctypes.addressof(buffer), 0, 0, 0) != 0:
+        raise oserror("PR_SET_NAME")

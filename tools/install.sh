@@ -54,6 +54,7 @@ make_environment() {
 }
 
 install_package() {
+    rm -rf build  # of an earlier build from source: it would bring deleted files back
     # --no-compile: the byte code is made below, at once and only where it is needed.
     # An installed script of pip's would name the directory of now, DESTDIR included: ours is written below instead.
     "${pip[@]}" install "$@" --no-compile --no-warn-script-location "$source${EXTRAS:+[$EXTRAS]}" </dev/null

@@ -44,4 +44,9 @@ refuse_while_in_use
 remove_configuration
 remove_files
 [[ -n $DESTDIR ]] || tell_system
-say "removed.${left:+ Left, since it is yours:}$(printf ' %s;' "${left[@]}")"
+if [[ ${#left[@]} -eq 0 ]]; then
+    say "removed"
+else
+    printf -v list ', %s' "${left[@]}"
+    say "removed. Left, since it is yours: ${list:2}"
+fi

@@ -1,0 +1,174 @@
+"""What is shipped beside the code: wheel, installation, messages and their catalog, and that every part is in step."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import oomguard
+from oomguard.model.messages import FIELDS, MESSAGE_IDS
+
+ROOT = Path(__file__).resolve().parent.parent
+CATALOG = ROOT / "systemd" / "oomguard.catalog"
+
+
+def catalog() -> dict[str, str]:
+    """Each id of the catalog with its whole entry, header and text."""
+    _, *entries = re.split(r"^-- ([0-9a-f]{32})\n", CATALOG.read_text(), flags=re.MULTILINE)
+    return dict(zip(entries[::2], entries[1::2], strict=True))
+
+
+# -- messages ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_message_is_in_the_catalog_and_nothing_else_is_in_the_same_order() -> None:
+    assert list(catalog()) == list(MESSAGE_IDS.values())
+
+
+def test_ids_are_128_bits_and_unlike() -> None:
+    assert all(re.fullmatch("[0-9a-f]{32}", message_id) for message_id in MESSAGE_IDS.values())
+    assert len(set(MESSAGE_IDS.values())) == len(MESSAGE_IDS)
+
+
+def test_the_table_cannot_be_changed() -> None:
+    with pytest.raises(TypeError):
+        MESSAGE_IDS["STARTED"] = "0" * 32  # type: ignore[index]
+
+
+@pytest.mark.parametrize(("name", "entry"), list(zip(MESSAGE_IDS, catalog().values(), strict=True)))
+def test_an_entry_explains_itself(name: str, entry: str) -> None:
+    header, _, text = entry.partition("\n\n")
+    assert re.search("^Subject: .{10,90}$", header, re.MULTILINE), f"{name} has no subject, or one that is too long"
+    assert "Defined-By: oomguard" in header
+    assert len(text.split()) > 15, f"{name} is not explained"
+    assert all(len(line) < 80 for line in text.splitlines()), f"{name} does not fit a terminal"
+    unknown = set(re.findall("@([A-Z_]+)@", entry)) - set(FIELDS)
+    assert not unknown, f"{name} shows fields that no entry carries"
+
+
+@pytest.mark.skipif(shutil.which("journalctl") is None, reason="journalctl is not installed")
+def test_the_journal_reads_the_catalog(tmp_path: Path) -> None:
+    for place in ("usr/lib/systemd/catalog", "var/lib/systemd/catalog"):
+        (tmp_path / place).mkdir(parents=True)
+    shutil.copy(CATALOG, tmp_path / "usr/lib/systemd/catalog")
+    subprocess.run(["journalctl", f"--root={tmp_path}", "--update-catalog"], check=True, capture_output=True)
+    shown = subprocess.run(
+        ["journalctl", f"--root={tmp_path}", "--list-catalog"], check=True, capture_output=True, text=True
+    ).stdout
+    assert all(f"{message_id} oomguard: " in shown for message_id in MESSAGE_IDS.values())
+
+
+# -- project file -----------------------------------------------------------------------------------------------------
+
+
+def test_the_core_needs_no_dependency_of_the_project() -> None:
+    """Whatever is a dependency has a home above the waterline (the table of test_house)."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {re.split("[<>=]", name)[0] for name in project["dependencies"]} == {
+        "pydantic", "psutil", "tomli", "typer", "rich",
+    }  # fmt: skip
+    assert project["requires-python"] == ">=3.11"
+    assert project["scripts"] == {"oomguard": "oomguard.cli.main:main"}
+
+
+def test_the_changelog_speaks_of_this_version() -> None:
+    assert f"\n## {oomguard.__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+# -- installation -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wheels for this Python, gathered in ./wheels once and kept there."""
+    here = ".".join(map(str, sys.version_info[:2]))
+    gathered = ROOT / "wheels"
+    target = gathered if gathered.is_dir() else tmp_path_factory.mktemp("wheels")
+    versions = {"3.13", here}
+    done = subprocess.run(
+        ["make", "wheels", f"WHEELS={target}", f"PYTHONS={' '.join(versions)}"],
+        cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return target
+
+
+def make(*argv: str) -> str:
+    """What a target of the Makefile says; it must not fail. Without network where this machine lets us take it away."""
+    offline = ["unshare", "--net"] if can_unshare() else []
+    done = subprocess.run(
+        [*offline, "make", *argv], cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def can_unshare() -> bool:
+    return subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode == 0
+
+
+def files(root: Path) -> set[str]:
+    return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_symlink() or path.is_file()}
+
+
+def places(wheels: Path, destdir: Path) -> list[str]:
+    return [f"DESTDIR={destdir}", f"WHEELS={wheels}", f"PYTHON={sys.executable}"]
+
+
+def test_the_wheel_holds_every_module(wheels: Path) -> None:
+    (wheel,) = wheels.glob("oomguard-*.whl")
+    with zipfile.ZipFile(wheel) as opened:
+        packed = set(opened.namelist())
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "oomguard").rglob("*.py")}
+    assert modules <= packed
+    assert "oomguard/py.typed" in packed
+
+
+def test_install_and_uninstall_without_network(wheels: Path, tmp_path: Path) -> None:
+    """The story of an administrator: install, edit, upgrade, uninstall. What was edited stays, the rest goes."""
+    where = places(wheels, tmp_path)
+    make("install", *where)
+
+    library = tmp_path / "usr/local/lib/oomguard/venv"
+    configuration = tmp_path / "etc/oomguard/oomguard.toml"
+    assert (tmp_path / "usr/local/bin/oomguard").readlink() == Path("/usr/local/lib/oomguard/venv/bin/oomguard")
+    assert (library / "bin/oomguard").read_text().startswith("#!/usr/local/lib/oomguard/venv/bin/python -IB\n")
+    assert {path.name for path in (library / "bin").iterdir() if not path.name.startswith("python")} == {"oomguard"}
+    assert configuration.read_bytes() == (ROOT / "etc/oomguard.toml").read_bytes()
+    assert (tmp_path / "etc/oomguard/conf.d").is_dir()
+    assert {"system/oomguard.service", "catalog/oomguard.catalog"} <= files(tmp_path / "usr/local/lib/systemd")
+    assert (tmp_path / "usr/local/lib/sysusers.d/oomguard.conf").is_file()
+
+    ours = {path.relative_to(library) for path in library.rglob("site-packages/oomguard/**/*.py")}
+    compiled = {path.relative_to(library) for path in library.rglob("site-packages/oomguard/**/*.pyc")}
+    assert len(ours) == len(compiled) > 0, "all byte code is made at installation: nothing is written at run time"
+    assert not [path for path in library.rglob("*.pyc") if str(tmp_path).encode() in path.read_bytes()]
+
+    said = subprocess.run(
+        [library / "bin/python", "-IB", library / "bin/oomguard", "--help"], capture_output=True, text=True, check=False
+    )
+    assert (said.returncode, said.stderr) == (0, "")
+    assert "incidents" in said.stdout
+
+    configuration.write_text("# edited\n")
+    assert "was edited and stays" in make("install", *where)
+    assert configuration.read_text() == "# edited\n"
+    assert configuration.with_suffix(".toml.new").read_bytes() == (ROOT / "etc/oomguard.toml").read_bytes()
+
+    assert "/etc/oomguard (edited)" in make("uninstall", *where)
+    assert files(tmp_path) == {"etc/oomguard/oomguard.toml"}
+
+
+def test_uninstall_leaves_nothing_of_an_untouched_installation(wheels: Path, tmp_path: Path) -> None:
+    where = [*places(wheels, tmp_path), "prefix=/opt/oomguard"]
+    make("install", *where)
+    unit = (tmp_path / "etc/systemd/system/oomguard.service").read_text()
+    assert "ExecStart=/opt/oomguard/bin/oomguard run --config /etc/oomguard/oomguard.toml\n" in unit
+    assert "/usr/local" not in unit
+    make("uninstall", *where)
+    assert files(tmp_path) == set()

@@ -79,7 +79,7 @@ def tree() -> dict[str, tuple[int, bytes]]:
     """The project's files as the guest gets them: path -> (mode, content).
 
     From the working tree: what git tracks and what it would; or from a commit, OOMGUARD_VM_REF. Not the tests
-    and not the prose, so that changing those does not install everything anew.
+    and what they write, so that changing those does not install everything anew.
     """
     if ref := os.environ.get("OOMGUARD_VM_REF"):
         files = committed_files(ref)
@@ -89,7 +89,7 @@ def tree() -> dict[str, tuple[int, bytes]]:
 
 
 def belongs(path: str) -> bool:
-    return not path.startswith(("tests/", ".ci/")) and (not path.endswith((".md", ".json")) or path == "README.md")
+    return not path.startswith(("tests/", ".ci/", "docs/benchmarks", "docs/reliability"))
 
 
 def working_files() -> dict[str, tuple[int, bytes]]:
@@ -111,7 +111,7 @@ def git(*arguments: str) -> bytes:
 def wheels() -> dict[str, tuple[int, bytes]]:
     """What `make install` needs in a guest without network, gathered on the host."""
     print("# gathering wheels", file=sys.stderr, flush=True)
-    command = ["make", "-s", "-C", str(ROOT), "wheels", f"PYTHONS={GUEST_PYTHON}"]
+    command = ["make", "-s", "-C", str(ROOT), "wheels"]
     done = subprocess.run(command, check=False, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if done.returncode:
         raise GuestError(f"{' '.join(command)}: {done.returncode}\n{done.stdout[-4000:]}")
@@ -271,8 +271,12 @@ def probes_key() -> str:
 
 
 def local_tree(path: Path) -> dict[str, tuple[int, bytes]]:
-    files = [file for file in path.rglob("*") if file.is_file() and "__pycache__" not in file.parts]
+    files = [file for file in path.rglob("*") if file.is_file() and not skipped(file.relative_to(path))]
     return {str(file.relative_to(path)): (file.stat().st_mode & 0o777, file.read_bytes()) for file in files}
+
+
+def skipped(path: Path) -> bool:
+    return any(part.startswith(".") or part == "__pycache__" for part in path.parts)
 
 
 def arguments() -> argparse.Namespace:

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Everything that a guard may have changed, of every cgroup and process, as JSON.
 
-{"cgroups": {path: {file: value}}, "processes": {pid: [comm, start time, oom_score_adj]}}
+{"cgroups": {path: {file: value}}, "processes": {pid: [comm, start time, oom_score_adj, cgroup]}}
 """
 
 import json
@@ -36,7 +36,7 @@ def process_marks():
         stat, adj = text_of(f"/proc/{pid}/stat"), text_of(f"/proc/{pid}/oom_score_adj").strip()
         if stat and adj:
             name, fields = stat[stat.index("(") + 1 : stat.rindex(")")], stat[stat.rindex(")") + 2 :].split()
-            marks[pid] = [name, int(fields[19]), int(adj)]
+            marks[pid] = [name, int(fields[19]), int(adj), text_of(f"/proc/{pid}/cgroup").strip().rpartition(":")[2]]
     return marks
 
 

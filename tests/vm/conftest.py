@@ -1,0 +1,81 @@
+"""Fixtures of the VM tests.
+
+A computer that cannot run the machines must not look as if it had: every test here fails with the reason, unless
+OOMGUARD_NO_VM=1 says that this is meant, and the last lines of the run say so either way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from .machine import Machine, missing
+from .storms import UNIT, journal
+
+HERE = Path(__file__).resolve().parent
+UNWANTED = os.environ.get("OOMGUARD_NO_VM") == "1"
+MACHINE = pytest.StashKey[Machine]()
+not_run: list[str] = []
+
+
+def why_not() -> str | None:
+    return "OOMGUARD_NO_VM=1" if UNWANTED else missing()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "vm: runs in the virtual machine (QEMU, no KVM needed)")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if HERE in item.path.parents and {"installed_vm", "bare_vm"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.vm)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not_run:
+        terminalreporter.section("no virtual machine", sep="!", red=True, bold=True)
+        terminalreporter.line(f"VM tests not run ({len(not_run)}): {why_not()}", red=True, bold=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Iterator[None]:
+    """A failed test shows what the daemon had to say: the machine is gone afterwards."""
+    report = yield
+    vm = item.stash.get(MACHINE, None)
+    if report.failed and call.when == "call" and vm is not None:
+        try:
+            report.sections.append((f"journal of {UNIT}", journal(vm, UNIT)))
+            report.sections.append(("oomguard status", vm.run("oomguard status --json", timeout=30).out))
+        except (RuntimeError, OSError) as error:
+            report.sections.append(("the machine", f"does not answer any more: {error}"))
+    return report
+
+
+@pytest.fixture
+def able(request: pytest.FixtureRequest) -> None:
+    """Fails, or skips where that is meant, on a computer that cannot run the machines."""
+    why = why_not()
+    if why:
+        not_run.append(request.node.nodeid)
+        (pytest.skip if UNWANTED else pytest.fail)(
+            f"VM tests not run: {why}", **({} if UNWANTED else {"pytrace": False})
+        )
+
+
+@pytest.fixture
+def installed_vm(able: None, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """1 GiB, 2 CPUs; oomguard installed by `make install`, enabled and running with the shipped policy."""
+    with Machine(getattr(request, "param", "1G")) as vm:
+        request.node.stash[MACHINE] = vm
+        yield vm
+
+
+@pytest.fixture
+def bare_vm(able: None) -> Iterator[Machine]:
+    """Debian as it boots."""
+    with Machine(installed=False) as vm:
+        yield vm

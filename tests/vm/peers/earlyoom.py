@@ -1,0 +1,9 @@
+from typing import ClassVar
+
+from .base import Peer
+
+
+class This(Peer):
+    unit = "earlyoom.service"
+    files: ClassVar = {"/etc/default/earlyoom": "earlyoom.default"}
+    describe = "Debian's unit, EARLYOOM_ARGS=-m 10 -s 10 -r 0 -p"

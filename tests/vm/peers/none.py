@@ -1,0 +1,5 @@
+from .base import Peer
+
+
+class This(Peer):
+    describe = "no daemon: the kernel's OOM killer alone"

@@ -1,0 +1,202 @@
+"""Storms as data, and how a machine is put through one.
+
+A storm is a service of work.slice that misbehaves, beside bystanders that do not. The witness (guest/watcher.py)
+sees every signal, exit and OOM kill through the kernel's own tracepoints; nothing here is taken from the daemon's
+word, except the incidents, which are kept beside the facts so that a test can compare them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from array import array
+from dataclasses import dataclass
+from typing import Any
+
+from .evidence import Evidence, StormResult
+from .machine import PYTHON, Machine
+from .qemu import GuestError
+
+MIB = 1 << 20
+UNIT = "oomguard.service"
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A workload: a transient service of work.slice that runs one of the guest's programs."""
+
+    name: str
+    command: str
+    properties: tuple[str, ...] = ()
+
+    @property
+    def cgroup(self) -> str:
+        return f"work.slice/{self.name}.service"
+
+    def start(self, vm: Machine) -> None:
+        # OOMPolicy=continue: systemd must not finish off what the kernel's OOM killer, or we, have only wounded.
+        properties = " ".join(f"-p {entry}" for entry in ("OOMPolicy=continue", "LimitCORE=0", *self.properties))
+        vm.check(
+            f"systemd-run -q --collect --unit={self.name} --slice=work.slice {properties} {PYTHON}{self.command}",
+            timeout=90,
+        )
+
+    def stop(self, vm: Machine) -> None:
+        vm.run(f"systemctl kill -s KILL {self.name}.service; systemctl stop {self.name}.service", timeout=60)
+
+    def pid(self, vm: Machine) -> int:
+        return int(vm.check(f"systemctl show -P MainPID {self.name}.service"))
+
+
+@dataclass(frozen=True, slots=True)
+class Storm:
+    name: str
+    title: str
+    culprit: Service
+    bystanders: tuple[Service, ...] = ()
+    memory: str = "1G"
+    before: str = ""  # shell, before anything else starts
+    policy: str = ""  # for /etc/oomguard/conf.d: what oomguard needs to know beside the shipped policy
+    limit_bytes: int | None = None  # the culprit's memory.max: then that is the line, not the machine's memory
+    settle_s: float = 1.5  # for the bystanders to be up
+    timeout_s: float = 30
+    linger_s: float = 1
+    track: bool = False  # many processes that come and go: note them while it lasts
+
+    def crossed(self, row: list[int], total_kb: int) -> bool:
+        """The reference line: 10 % of the machine's memory available, or 90 % of the limit used."""
+        if self.limit_bytes:
+            return row[6] >= 0.90 * self.limit_bytes
+        return row[1] < 0.10 * total_kb
+
+
+CANARY = Service("canary", "canary.py")
+INNOCENT = Service("innocent", "hog.py --size 150 --log /run/probe/innocent.ring")
+LIMIT = 256 * MIB
+LIMITED_GUARD = """\
+[policy.limited]
+cgroup = "/work.slice/limited.service"
+tripwire = true
+[policy.limited.soft]
+when = [{ memory_above = "80%" }]
+do = ["snapshot", "notify", "nominate"]
+[policy.limited.hard]
+when = [{ memory_above = "90%" }]
+do = ["kill"]
+"""
+ZRAM = (
+    "modprobe zram num_devices=1 && echo lz4 > /sys/block/zram0/comp_algorithm && echo 512M > /sys/block/zram0/disksize"
+    " && mkswap -q /dev/zram0 && swapon -p 100 /dev/zram0"
+)
+SWAP_FILE = "fallocate -l 512M /swapfile && chmod 600 /swapfile && mkswap -q /swapfile && swapon /swapfile"
+
+
+def leak(name: str, title: str, arguments: str, **more: Any) -> Storm:
+    return Storm(name, title, Service("hog", f"hog.py {arguments}"), **more)
+
+
+def limited(name: str, title: str, arguments: str, **more: Any) -> Storm:
+    culprit = Service("limited", f"hog.py {arguments}", ("MemoryMax=256M",))
+    return Storm(name, title, culprit, policy=LIMITED_GUARD, limit_bytes=LIMIT, **more)
+
+
+THRASH = "--rate 40 --size 3072 --compress 50 --thrash 2"
+
+STORMS: dict[str, Storm] = {
+    storm.name: storm
+    for storm in (
+        leak("leak-100", "leak of 100 MB/s, 1 GiB, no swap, no limit", "--rate 100 --size 3072"),
+        leak("leak-flat", "leak as fast as the machine goes, 1 GiB, no swap, no limit", "--size 3072", timeout_s=20),
+        leak(
+            "leak-zram",
+            "leak of 40 MB/s that reads back twice as much at random, 1 GiB, 512 MiB of zram",
+            THRASH,
+            before=ZRAM,
+            timeout_s=90,
+        ),
+        leak(
+            "leak-swapfile",
+            "leak of 40 MB/s that reads back twice as much at random, 1 GiB, 512 MiB of swap file",
+            THRASH,
+            before=SWAP_FILE,
+            timeout_s=90,
+        ),
+        limited("limited-20", "leak of 20 MB/s under MemoryMax=256M", "--rate 20 --size 1024", timeout_s=40),
+        limited("limited-50", "leak of 50 MB/s under MemoryMax=256M", "--rate 50 --size 1024"),
+        limited("limited-200", "leak of 200 MB/s under MemoryMax=256M", "--rate 200 --size 1024"),
+        limited("limited-flat", "leak as fast as the machine goes under MemoryMax=256M", "--size 1024"),
+        Storm(
+            "workers",
+            "250 processes of 4 MB in one service, an innocent process of 150 MB in another, 1 GiB, no swap",
+            Service("workers", "many.py --n 250 --mb 4 --gap 20"),
+            bystanders=(INNOCENT,),
+            settle_s=3,
+            track=True,
+        ),
+    )
+}
+
+
+def run_storm(vm: Machine, storm: Storm, unit: str | None = UNIT) -> StormResult:
+    """Puts the machine through the storm. `unit` is the daemon on duty, already running (None: nobody)."""
+    started = time.monotonic()
+    prepare(vm, storm, unit)
+    vm.throttle_disk()
+    track = "--track" if storm.track else ""
+    vm.spawn(
+        f"{PYTHON}watcher.py --cgroup {storm.culprit.cgroup} --timeout {storm.timeout_s} "
+        f"--linger {storm.linger_s} {track}"
+    )
+    if not vm.wait_for("test -e /run/probe/ready", 30):
+        raise GuestError("the witness did not start")
+    storm.culprit.start(vm)
+    if not vm.wait_for("test -e /run/probe/watch.json", storm.timeout_s + 90, every=0.5):
+        raise GuestError("the witness did not come back")
+    evidence = Evidence(storm, json.loads(vm.get("/run/probe/watch.json")))
+    evidence.canary = ring(vm, "canary.ring")
+    evidence.growth = ring(vm, "hog.ring")
+    return evidence.result(
+        incidents=incidents(vm) if unit == UNIT else (),
+        journal=journal(vm, unit) if unit else "",
+        kernel_log=vm.run("dmesg | grep -E 'Killed process|oom-kill:|Out of memory' | tail -20").out,
+        wall_s=round(time.monotonic() - started, 1),
+    )
+
+
+def prepare(vm: Machine, storm: Storm, unit: str | None) -> None:
+    if storm.before:
+        vm.check(storm.before)
+    if unit == UNIT and storm.policy:
+        add_policy(vm, storm.name, storm.policy)
+    for service in (CANARY, *storm.bystanders):
+        service.start(vm)
+    time.sleep(storm.settle_s)
+
+
+def add_policy(vm: Machine, name: str, text: str) -> None:
+    """Drops a file into conf.d and has the daemon take it."""
+    vm.put(f"/etc/oomguard/conf.d/50-{name}.toml", text)
+    vm.check("systemctl reload oomguard.service", timeout=60)
+
+
+def incidents(vm: Machine, kind: str = "hard", timeout: float = 20) -> tuple[dict[str, Any], ...]:
+    """The incidents as `oomguard incidents list` tells them, newest first; waits for one of that kind."""
+    deadline = time.monotonic() + timeout
+    while True:
+        found = json.loads(vm.check("oomguard incidents list --json"))
+        if any(incident["kind"] == kind for incident in found) or time.monotonic() > deadline:
+            return tuple(found)
+        time.sleep(1)
+
+
+def journal(vm: Machine, unit: str, lines: int = 200) -> str:
+    return vm.run(f"journalctl -q --no-pager -o short-monotonic -u {unit} | tail -{lines}").out
+
+
+def ring(vm: Machine, name: str) -> list[list[int]]:
+    """Pairs of int64 as guest/probelib.py's Ring wrote them; none when nobody wrote."""
+    try:
+        cells = array("q", vm.get(f"/run/probe/{name}"))
+    except FileNotFoundError:
+        return []
+    return [cells[1 + 2 * i : 3 + 2 * i].tolist() for i in range(cells[0])]

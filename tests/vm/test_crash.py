@@ -1,0 +1,26 @@
+"""SIGKILL of the daemon at any moment of an engagement: nothing that it changed outlives it."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from .machine import Machine
+from .trials import CrashPlan, crash
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["machine", "limited"])
+def test_nothing_outlives_the_daemon(installed_vm: Machine, limited: bool) -> None:
+    """One fixed moment at which the guard is certainly armed, and one at random."""
+    moments = (6.0, random.uniform(1.5, 6.0))
+    plans = [
+        CrashPlan(limited, moment, whole_service=bool(i), leak_goes_first=bool(i)) for i, moment in enumerate(moments)
+    ]
+    for plan in plans:
+        result = crash(installed_vm, plan)
+        print(result)
+        assert result.restarted_after_s is not None, result
+        assert result.left_behind == (), result
+        if plan.after_s == moments[0]:
+            assert result.leases_at_death, "the guard was not armed: this trial showed nothing"

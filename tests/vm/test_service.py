@@ -1,0 +1,101 @@
+"""What an administrator relies on: status, reload, the journal, stop, uninstall."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .machine import SOURCE, Machine
+from .storms import LIMITED_GUARD, UNIT, Service, add_policy
+from .trials import differences, hovering_leak, marks
+
+
+def status(vm: Machine) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(vm.check("oomguard status --json"))
+    return found
+
+
+def test_the_service_is_up_and_says_how_it_is(installed_vm: Machine) -> None:
+    vm = installed_vm
+    assert vm.check(f"systemctl is-active {UNIT}").strip() == "active"
+    told = status(vm)
+    assert told["pid"] == int(vm.check(f"systemctl show -P MainPID {UNIT}"))
+    assert vm.check("oomguard --version").split()[-1] == told["version"]
+    for policy in told["policies"]:
+        assert {"name", "cgroup", "mode", "phase", "targets"} <= policy.keys()
+    (host,) = [policy for policy in told["policies"] if policy["cgroup"] == "/"]
+    assert host["mode"] == "enforce"
+    assert {"pss_kib", "locked_kib", "minor_faults", "major_faults"} <= told["memory"].keys()
+    assert told["memory"]["locked_kib"] > 0
+    assert told["memory"]["major_faults"] == 0
+    assert told["counters"] == {"snapshots": 0, "kills": 0, "kernel_oom_kills": 0} | told["counters"]
+    assert told["degraded"] == []  # everything that a guard can want is here: cgroup v2, PSI, root
+
+
+def test_the_daemon_is_locked_and_the_last_to_die(installed_vm: Machine) -> None:
+    vm = installed_vm
+    pid = status(vm)["pid"]
+    assert vm.check(f"cat /proc/{pid}/oom_score_adj").strip() == "-1000"
+    assert vm.check(f"chrt -p {pid}").count("SCHED_RR") == 1
+    locked = int(vm.check(f"sed -n 's/^VmLck: *//p' /proc/{pid}/status").split()[0])
+    assert locked > 1024
+    assert "pydantic" not in vm.check(f"cat /proc/{pid}/maps")
+
+
+def test_a_wrong_file_leaves_the_old_policy_in_force(installed_vm: Machine) -> None:
+    vm = installed_vm
+    add_policy(vm, "limited", LIMITED_GUARD)
+    assert "limited" in {policy["name"] for policy in status(vm)["policies"]}
+    before = status(vm)
+    vm.put(
+        "/etc/oomguard/conf.d/60-wrong.toml",
+        '[policy.wrong]\ncgroup = "/x"\n[policy.wrong.hard]\nwhen = [{ memry_above = "9%" }]\n',
+    )
+    vm.run(f"systemctl reload {UNIT}", timeout=60)
+    assert vm.wait_for(f"journalctl -q -u {UNIT} | grep -q memry_above", 20)
+    after = status(vm)
+    assert (after["pid"], after["policies"]) == (before["pid"], before["policies"])
+    assert "60-wrong.toml" in json.dumps(after) + vm.check("oomguard status")
+    checked = vm.run("oomguard check --json")
+    assert checked.rc == 2
+    assert "60-wrong.toml" in checked.out
+    vm.check(f"rm /etc/oomguard/conf.d/60-wrong.toml && systemctl reload {UNIT}", timeout=60)
+    assert "60-wrong.toml" not in json.dumps(status(vm))
+
+
+def test_the_journal_explains_itself(installed_vm: Machine) -> None:
+    """journalctl -x shows the catalog's text under our messages."""
+    text = installed_vm.check(f"journalctl -q -x --no-pager -u {UNIT}")
+    assert "░░" in text or "-- Subject" in text
+    ids = installed_vm.check(
+        f"journalctl -q -o json --output-fields=MESSAGE_ID,SYSLOG_IDENTIFIER -t oomguard -u {UNIT}"
+    )
+    assert "MESSAGE_ID" in ids
+    known = installed_vm.check("journalctl --list-catalog")
+    assert "oomguard" in known.lower()
+
+
+def test_stop_undoes_everything(installed_vm: Machine) -> None:
+    """Stopped in the middle of an engagement."""
+    vm = installed_vm
+    add_policy(vm, "limited", LIMITED_GUARD)
+    before = marks(vm)
+    leak: Service = hovering_leak(vm, limited=True)
+    leak.start(vm)
+    assert vm.wait_for("test $(cat /sys/fs/cgroup/work.slice/limited.service/memory.high) != max", 20), "no tripwire"
+    vm.check(f"systemctl stop {UNIT}", timeout=60)
+    assert differences(before, marks(vm)) == ()
+    assert vm.check(f"systemctl show -P Result {UNIT}").strip() == "success"
+
+
+def test_uninstall_leaves_nothing_of_ours(installed_vm: Machine) -> None:
+    """What stays is the administrator's: incidents, an edited configuration, and the group that owns them."""
+    vm = installed_vm
+    vm.check(f"systemctl disable --now {UNIT}", timeout=60)
+    vm.check(f"make -C {SOURCE} uninstall", timeout=120)
+    found = vm.check(
+        f"find / -xdev -iname '*oomguard*' -not -path '{SOURCE}*' -not -path '/proc/*' -not -path '/var/lib/oomguard*'"
+    )
+    assert found.split() == []
+    assert vm.run(f"systemctl cat {UNIT}").rc != 0
+    assert "oomguard" not in vm.check("journalctl --list-catalog").lower()

@@ -122,6 +122,11 @@ STORMS: dict[str, Storm] = {
             timeout_s=90,
         ),
         limited("limited-20", "leak of 20 MB/s under MemoryMax=256M", "--rate 20 --size 1024", timeout_s=40),
+        limited(
+            "limited-burst",
+            "180 MB at once, then a leak of 10 MB/s, under MemoryMax=256M",
+            "--rate 10 --burst 180 --size 1024",
+        ),
         limited("limited-50", "leak of 50 MB/s under MemoryMax=256M", "--rate 50 --size 1024"),
         limited("limited-200", "leak of 200 MB/s under MemoryMax=256M", "--rate 200 --size 1024"),
         limited("limited-flat", "leak as fast as the machine goes under MemoryMax=256M", "--size 1024"),
@@ -177,6 +182,17 @@ def add_policy(vm: Machine, name: str, text: str) -> None:
     """Drops a file into conf.d and has the daemon take it."""
     vm.put(f"/etc/oomguard/conf.d/50-{name}.toml", text)
     vm.check("systemctl reload oomguard.service", timeout=60)
+
+
+def observe(vm: Machine) -> None:
+    """As an administrator would who wants to see first: the shipped unit, with --observe."""
+    vm.check(
+        "mkdir -p /etc/systemd/system/oomguard.service.d && command=$(systemctl cat oomguard.service "
+        "| sed -n 's/^ExecStart=//p' | tail -1) && printf '[Service]\\nExecStart=\\nExecStart=%s --observe\\n' "
+        '"$command" > /etc/systemd/system/oomguard.service.d/observe.conf && systemctl daemon-reload '
+        "&& systemctl restart oomguard.service",
+        timeout=90,
+    )
 
 
 def incidents(vm: Machine, kind: str = "hard", timeout: float = 20) -> tuple[dict[str, Any], ...]:

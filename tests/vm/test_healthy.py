@@ -7,17 +7,14 @@ import json
 from .machine import Machine
 from .storms import incidents
 from .trials import read_with_and_without
+from .verdicts import faults_of_reading
 
 
 def test_a_reader_at_its_limit_is_left_alone(installed_vm: Machine) -> None:
     result = read_with_and_without(installed_vm, rounds=1, seconds=20)
-    assert result.alive
-    assert result.scores == (0,)
-    assert result.events["oom_kill"] == 0
+    # The counted claims are 5 % and 2 % (`make storms`); two passes on a shared computer only tell a catastrophe.
+    assert faults_of_reading(result, least_ratio=0.8, most_cpu_percent=4) == ()
     assert incidents(installed_vm, timeout=0) == ()
-    # The counted claim is 5 % (`make storms`); two passes on a shared computer can only tell a catastrophe.
-    assert result.ratio > 0.8, result
-    assert result.daemon_cpu_percent < 4, result
 
 
 def test_an_idle_machine_costs_next_to_nothing(installed_vm: Machine) -> None:

@@ -112,13 +112,14 @@ put_configuration() {
 }
 
 put_files() {
-    install -d "$DESTDIR$bindir" "$DESTDIR$docdir"
+    install -d "$DESTDIR$bindir" "$DESTDIR$docdir/docs"
     ln -sfn "$libdir/venv/bin/oomguard" "$DESTDIR$bindir/oomguard"
     put 0644 systemd/oomguard.service "$unitdir/oomguard.service"
     put 0644 systemd/oomguard.sysusers "$sysusersdir/oomguard.conf"
     put 0644 systemd/oomguard.catalog "$catalogdir/oomguard.catalog"
     put_configuration
-    install -m 0644 README.md CHANGELOG.md LICENSE docs/*.md "$DESTDIR$docdir"
+    install -m 0644 README.md CHANGELOG.md CONTRIBUTING.md LICENSE "$DESTDIR$docdir"  # as in the checkout: links hold
+    install -m 0644 docs/*.md "$DESTDIR$docdir/docs"
 }
 
 # -- the running system -----------------------------------------------------------------------------------------------

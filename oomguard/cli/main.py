@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import __version__
-from . import check, run, say
+from . import check, run, say, status, undo
 
 # Plain help, no rich: `oomguard run` starts under memory pressure, on slow machines, at boot.
 app = typer.Typer(
@@ -37,6 +37,8 @@ def _options(
 
 app.command("run")(run.run)
 app.command("check")(check.check)
+app.command("status")(status.status)
+app.command("undo")(undo.undo)
 app.command("compile", hidden=True)(run.compile_)
 
 

@@ -17,7 +17,7 @@ from .. import policy
 from ..model import codec
 from ..model.policy import Daemon, Plan
 from ..policy import PolicyError, files
-from . import say
+from . import live, say
 
 CORE = Path(__file__).resolve().parent.parent / "core" / "__main__.py"
 
@@ -115,12 +115,8 @@ def _placed(plan: Plan, order: Order) -> Plan:
 def _without_root(order: Order, daemon: Daemon) -> Order:
     """A start without root's rights: own directories in place of the system's, and a word about what is less."""
     say.aside("oomguard: not root: only your own processes can be guarded, and little can be locked or set")
-    home = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state")
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    state_dir = _writable(daemon.state_dir, Daemon().state_dir, home / "oomguard")
-    runtime_dir = _writable(
-        daemon.runtime_dir, Daemon().runtime_dir, Path(runtime) / "oomguard" if runtime else home / "oomguard/run"
-    )
+    state_dir = _writable(daemon.state_dir, Daemon().state_dir, live.own_state_dir())
+    runtime_dir = _writable(daemon.runtime_dir, Daemon().runtime_dir, live.own_runtime_dirs()[0])
     return replace(order, state_dir=state_dir, runtime_dir=runtime_dir)
 
 

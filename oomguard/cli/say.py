@@ -27,6 +27,14 @@ def aside(text: str) -> None:
     sys.stderr.write(printable(text) + "\n")
 
 
+def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    """Columns as wide as they need to be: a name that is cut off is no name."""
+    lines = [heads, *(tuple(printable(cell) for cell in row) for row in rows)]
+    widths = [max(len(row[column]) for row in lines) for column in range(len(heads))]
+    for row in lines:
+        line("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
 def as_json(value: object) -> None:
     """One JSON document on standard output; ASCII, so that no terminal and no pipe can stumble over a name."""
     sys.stdout.write(json.dumps(value, indent=2) + "\n")

@@ -12,6 +12,7 @@ from typing import Any
 
 import tomli
 
+from ..model.policy import Daemon
 from .faults import Fault, PolicyError
 from .locate import Key, Lines
 
@@ -32,6 +33,20 @@ def find(config: Path) -> tuple[Path, ...]:
     except OSError as error:
         raise PolicyError([Fault(str(beside), 1, "", *_unreadable(beside, error))]) from None
     return (config, *(beside / name for name in names))
+
+
+def runtime_dir(config: Path) -> str:
+    """Where these files let the daemon run. For commands that only look: what is wrong in a file is no matter here."""
+    answer = Daemon().runtime_dir
+    try:
+        sources = [read(path) for path in find(config)]
+    except PolicyError:
+        return answer
+    for source in sources:
+        table = source.table.get("daemon") if isinstance(source, Source) else None
+        wanted = table.get("runtime_dir") if isinstance(table, dict) else None
+        answer = wanted if isinstance(wanted, str) and wanted.startswith("/") else answer
+    return answer
 
 
 @dataclass(frozen=True, slots=True)

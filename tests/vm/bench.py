@@ -1,0 +1,243 @@
+"""`make bench`: the same storms over every peer and the bare kernel, and docs/benchmarks.md written from them.
+
+    python -m tests.vm.bench [--storms leak-flat,limited-50] [--peers none,earlyoom] [--repeats 3] [--report]
+
+Peers take turns within a repetition, so that the noise of the host spreads over all of them. Every run is kept in
+docs/benchmarks/<storm>.json, and an interrupted bench goes on where it was; --fresh begins anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from . import peers
+from .campaign import commit, host, utc, versions
+from .machine import PYTHON, ROOT, Machine, digest, tree
+from .qemu import GuestError
+from .storms import STORMS, journal, run_storm
+
+RAW = ROOT / "docs" / "benchmarks"
+REPORT = ROOT / "docs" / "benchmarks.md"
+IDLE = "idle"
+IDLE_SECONDS = 60
+DEFAULT_STORMS = ("leak-flat", "limited-50", "limited-burst", "workers", "leak-zram", "leak-swapfile", IDLE)
+
+Run = dict[str, Any]
+
+# -- running
+
+
+def storm(peer: peers.Peer, name: str) -> Run:
+    with Machine(STORMS[name].memory, installed=peer.installed) as vm:
+        bring_up(vm, peer)
+        return dataclasses.asdict(run_storm(vm, STORMS[name], peer.unit))
+
+
+def idle(peer: peers.Peer) -> Run:
+    with Machine(installed=peer.installed) as vm:
+        bring_up(vm, peer)
+        time.sleep(3)
+        cost: Run = json.loads(vm.check(f"{PYTHON}idle.py {peer.cgroup} {IDLE_SECONDS}", timeout=IDLE_SECONDS + 60))
+        return cost | {"journal": journal(vm, peer.unit or "", 20)}
+
+
+def bring_up(vm: Machine, peer: peers.Peer) -> None:
+    peer.setup(vm)
+    peer.start(vm)
+    if peer.unit:
+        time.sleep(peer.settle_s)
+
+
+def measure(name: str, peer_name: str, key: str) -> Run:
+    started = time.monotonic()
+    record: Run = {"storm": name, "peer": peer_name, "at": utc(), "load": round(os.getloadavg()[0], 2)}
+    if peer_name == "oomguard":
+        record["tree"] = key
+    try:
+        peer = peers.load(peer_name)
+        record["result"] = idle(peer) if name == IDLE else storm(peer, name)
+    except (GuestError, OSError, ValueError, KeyError) as error:
+        record["error"] = f"{type(error).__name__}: {error}"[:1000]
+    return record | {"wall_s": round(time.monotonic() - started, 1)}
+
+
+def load(name: str) -> list[Run]:
+    path = RAW / f"{name}.json"
+    return list(json.loads(path.read_text())) if path.exists() else []
+
+
+def save(name: str, runs: list[Run]) -> None:
+    RAW.mkdir(parents=True, exist_ok=True)
+    fresh = RAW / f".{name}.json"
+    fresh.write_text(json.dumps(runs, indent=1) + "\n")
+    fresh.rename(RAW / f"{name}.json")
+
+
+def counted(runs: Iterable[Run], peer: str, key: str) -> int:
+    """Of oomguard, only the runs of this state of the project."""
+    return sum(run["peer"] == peer and "error" not in run and run.get("tree", key) == key for run in runs)
+
+
+def run_all(storms: list[str], names: list[str], repeats: int) -> None:
+    key = digest(tree())
+    for name in storms:
+        for repeat in range(repeats):
+            for peer in names:
+                runs = load(name)
+                if (name == IDLE and peers.load(peer).unit is None) or counted(runs, peer, key) > repeat:
+                    continue
+                stale = peer == "oomguard"
+                kept = [run for run in runs if not (stale and run["peer"] == peer and run.get("tree") != key)]
+                record = measure(name, peer, key)
+                save(name, [*kept, record])
+                print(f"{name} {peer} {repeat + 1}/{repeats} {record['wall_s']} s {brief(record)}", flush=True)
+
+
+def brief(record: Run) -> str:
+    result = record.get("result", {})
+    keys = (
+        "killed_by",
+        "signal_after_line_ms",
+        "canary_max_gap_ms",
+        "kernel_oom_kills",
+        "innocents",
+        "cpu_ns",
+        "pss_kb",
+    )
+    return record.get("error") or " ".join(f"{key}={result[key]}" for key in keys if key in result)
+
+
+# -- telling
+
+Column = tuple[str, Callable[[list[Run]], str]]
+
+
+def middle(key: str, scale: float = 1, digits: int = 0) -> Callable[[list[Run]], str]:
+    """Median (least..most) of a figure over the runs that have it."""
+
+    def cell(results: list[Run]) -> str:
+        values = [result[key] * scale for result in results if result.get(key) is not None]
+        if not values:
+            return "-"
+        text = f"{statistics.median(values):.{digits}f}"
+        return text if len(values) == 1 else f"{text} ({min(values):.{digits}f}..{max(values):.{digits}f})"
+
+    return cell
+
+
+def tally(word: Callable[[Run], str]) -> Callable[[list[Run]], str]:
+    """How often each of the words applied; the word alone when it always did."""
+
+    def cell(results: list[Run]) -> str:
+        counts = Counter(map(word, results))
+        return ", ".join(text if count == len(results) else f"{text} {count}" for text, count in counts.most_common())
+
+    return cell
+
+
+def others(result: Run) -> str:
+    names = {cgroup.rsplit("/", 1)[-1].removesuffix(".service") for cgroup in result["innocents"]}
+    return " ".join(sorted(names)) or "none"
+
+
+STORM_COLUMNS: tuple[Column, ...] = (
+    ("n", lambda results: str(len(results))),
+    ("culprit killed by", tally(lambda result: result["killed_by"])),
+    ("others killed", tally(others)),
+    ("kernel's OOM kills", middle("kernel_oom_kills")),
+    ("signal after the line, ms", middle("signal_after_line_ms")),
+    ("end after the line, ms", middle("exit_after_line_ms")),
+    ("bystander's longest stall, ms", middle("canary_max_gap_ms")),
+    ("bystander stalled in all, ms", middle("canary_stalled_ms")),
+    ("PSI full, ms", middle("psi_full_ms")),
+    ("available at the signal, MiB", middle("available_at_signal_mib")),
+)
+IDLE_COLUMNS: tuple[Column, ...] = (
+    ("n", lambda results: str(len(results))),
+    (f"CPU, ms in {IDLE_SECONDS} s", middle("cpu_ns", 1e-6)),
+    ("wakeups", middle("voluntary")),
+    ("PSS, MiB", middle("pss_kb", 1 / 1024, 1)),
+    ("RSS, MiB", middle("rss_kb", 1 / 1024, 1)),
+    ("locked, MiB", middle("locked_kb", 1 / 1024, 1)),
+    ("processes", middle("processes")),
+    ("threads", middle("threads")),
+)
+
+
+def table(name: str, runs: list[Run]) -> str:
+    columns = IDLE_COLUMNS if name == IDLE else STORM_COLUMNS
+    lines = ["| | " + " | ".join(title for title, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for peer in peers.NAMES:
+        results = [run["result"] for run in runs if run["peer"] == peer and "error" not in run]
+        if results:
+            bold = f"**{peer}**" if peer == "oomguard" else peer
+            lines.append(f"| {bold} | " + " | ".join(cell(results) for _, cell in columns) + " |")
+    return "\n".join(lines)
+
+
+def report() -> str:
+    parts = [HEAD.format(date=utc()[:10], commit=commit(), versions=versions(), host=host())]
+    parts += [f"- **{name}**: {peers.load(name).describe}" for name in peers.NAMES]
+    for name in DEFAULT_STORMS:
+        runs = load(name)
+        if not runs:
+            continue
+        title = "one minute of nothing, 1 GiB" if name == IDLE else STORMS[name].title
+        parts.append(f"\n## {name}: {title}\n\n{table(name, runs)}")
+        parts += [f"\nNot measured: {run['peer']}, {run['error']}" for run in runs if "error" in run]
+    return "\n".join(parts) + "\n"
+
+
+HEAD = """\
+# Benchmarks: the same storms, side by side
+
+Written by `make bench` on {date}, oomguard at commit {commit}. Do not edit. The raw records are in benchmarks/.
+
+Every run is a virtual machine of its own (1 GiB, 2 CPUs), restored from a saved boot: Debian with systemd, cgroup v2
+and PSI, one daemon running, the disk throttled to 150 MB/s and 5000 IOPS. The workloads are services of one slice,
+beside a bystander that touches 20 MB of file and 20 MB of anonymous memory every 80 ms. A witness (locked, real-time,
+5 ms) records memory, pressure and, through the kernel's tracepoints, who signalled whom and who exited when.
+
+*The line* is 10 % of memory available; for a limited service, 90 % of its limit used. A negative time came before it.
+Each daemon acts by its own thresholds, below, so that a later signal is not always a worse one: what counts is
+who died, whether the kernel had to kill, and what the bystander suffered (10 ms is nominal, 20 is noise).
+
+The CPU is emulated (no KVM), 5 to 13 times slower than a real one for computation, while timers run at real speed:
+compare the daemons with each other, not with another machine's numbers.
+
+Versions: {versions}; {host}.
+
+The daemons:
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--storms", default=",".join(DEFAULT_STORMS), help="names, with commas")
+    parser.add_argument("--peers", default=",".join(peers.NAMES), help="names, with commas")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
+    parser.add_argument("--report", action="store_true", help="run nothing, only write docs/benchmarks.md")
+    args = parser.parse_args()
+    storms = args.storms.split(",")
+    if args.fresh:
+        for name in storms:
+            (RAW / f"{name}.json").unlink(missing_ok=True)
+    if not args.report:
+        run_all(storms, args.peers.split(","), args.repeats)
+    REPORT.write_text(report())
+    print(f"written: {REPORT.relative_to(ROOT)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,5 +1,6 @@
 """``oomguard check``: what ``run`` would say about the policy, without running it."""
 
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -8,7 +9,7 @@ import typer
 from .. import policy
 from ..model.policy import Plan
 from ..policy import Fault, PolicyError, files
-from . import say
+from . import run, say
 from .run import Config
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -25,18 +26,12 @@ def check(config: Config = files.DEFAULT, json: Json = False, strict: Strict = F
             say.faults(error)
         say.as_json(_report(error.faults, (), None))
         raise typer.Exit(say.WRONG_USE) from None
-    doubts = _warnings(plan)
+    warnings = run.doubts(plan)
     if json:
-        say.as_json(_report((), doubts, plan))
+        say.as_json(_report((), warnings, plan))
     else:
-        _print(plan, doubts)
-    raise typer.Exit(say.FOUND if doubts and strict else say.FINE)
-
-
-def _warnings(plan: Plan) -> list[Fault]:
-    from ..judge.glob import matches
-
-    return policy.warnings(plan, matches)
+        _print(plan, warnings)
+    raise typer.Exit(say.FOUND if warnings and strict else say.FINE)
 
 
 def _report(faults: Sequence[Fault], warnings: Sequence[Fault], plan: Plan | None) -> dict[str, object]:
@@ -54,9 +49,7 @@ def _report(faults: Sequence[Fault], warnings: Sequence[Fault], plan: Plan | Non
 
 def _print(plan: Plan, warnings: list[Fault]) -> None:
     for fault in warnings:
-        say.line(f"{fault.file}:{fault.line}: {fault.key}: warning: {fault.message}")
-        if fault.hint:
-            say.line(f"    hint: {fault.hint}")
+        sys.stdout.write(f"{fault.as_warning()}\n")
     for guard in plan.guards:
         say.line(f"policy {guard.name}: {guard.mode} on {guard.cgroup} ({guard.origin})")
     number = len(warnings)

@@ -16,7 +16,7 @@ import typer
 from .. import policy
 from ..model import codec
 from ..model.policy import Daemon, Plan
-from ..policy import PolicyError, files
+from ..policy import Fault, PolicyError, files
 from . import live, say
 
 CORE = Path(__file__).resolve().parent.parent / "core" / "__main__.py"
@@ -67,6 +67,8 @@ def run(
     if os.geteuid() != 0:
         order = _without_root(order, plan.daemon)
         plan = _placed(plan, order)
+    for doubt in doubts(plan):
+        sys.stderr.write(f"{doubt.as_warning()}\n")
     _become_core(plan)
 
 
@@ -82,6 +84,13 @@ def compile_(
     """Compile the policy and write the plan as JSON."""
     order = Order(_absolute(config), observe, *map(_absolute_text, (proc, cgroup, state_dir, runtime_dir)))
     _write_all(descriptor, _encoded(_plan(order)))
+
+
+def doubts(plan: Plan) -> list[Fault]:
+    """What is dangerous, or can never happen on this machine."""
+    from ..judge.glob import matches
+
+    return policy.warnings(plan, matches)
 
 
 def _absolute(path: Path) -> Path:

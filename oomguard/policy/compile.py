@@ -16,12 +16,14 @@ from pydantic_core import ErrorDetails
 
 from .. import __version__
 from ..model import policy as model
+from ..model import statuspage
 from . import compare, files, schema
 from .faults import Fault, PolicyError, Wrong
 from .files import Source
 from .locate import Key
 
 _T = TypeVar("_T", bound=schema.Table)
+_MOST_GUARDS = statuspage.GUARDS  # the daemon's status has room for so many
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # it becomes part of an incident's directory name
 
 
@@ -33,6 +35,8 @@ def plan(paths: Sequence[Path], *, observe: bool = False) -> model.Plan:
     daemon = _daemon(merged, faults)
     numbers = count()
     guards = [_guard(table, numbers, faults) for table in merged.guards.values()]
+    if len(guards) > _MOST_GUARDS:
+        faults.append(merged.guards[guards[_MOST_GUARDS].name].fault((), f"more than {_MOST_GUARDS} policies"))
     if not guards and not faults:
         faults.append(Fault(str(paths[-1]), 1, "policy", "no policy is in force: nothing would be guarded"))
     if faults:

@@ -8,7 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..model import policy as model
+from . import files
 from .faults import Fault
+from .files import Source
+from .locate import Key
 
 Matches = Callable[[str, str], bool]
 
@@ -16,11 +19,12 @@ Matches = Callable[[str, str], bool]
 def of(plan: model.Plan, matches: Matches) -> list[Fault]:
     """All doubts, guard by guard. Reads /proc and the cgroup tree where the plan says they are."""
     machine = Machine(Path(plan.daemon.proc), Path(plan.daemon.cgroup))
+    sources = [source for path in plan.files if isinstance(source := files.read(Path(path)), Source)]
     return [
-        _warning(guard, key, message, hint)
+        _warning(guard, sources, way, message, hint)
         for guard in plan.guards
         for doubts in (_dangers(guard), _limits(guard, machine, matches), _never_fires(guard, machine))
-        for key, message, hint in doubts
+        for way, message, hint in doubts
     ]
 
 
@@ -71,13 +75,17 @@ def _number_in(path: Path) -> bool:
         return False
 
 
-def _warning(guard: model.Guard, key: str, message: str, hint: str) -> Fault:
+def _warning(guard: model.Guard, sources: list[Source], way: Key, message: str, hint: str) -> Fault:
+    """Where it stands: in the last file that says it; what nobody says stands where the guard begins."""
+    key: Key = ("policy", guard.name, *way)
+    for source in reversed(sources):
+        if source.lines.know(key):
+            return source.fault(key, message, hint)
     file, _, line = guard.origin.rpartition(":")
-    name = f"policy.{guard.name}"
-    return Fault(file, int(line), f"{name}.{key}" if key else name, message, hint)
+    return Fault(file, int(line), files.dotted(key), message, hint)
 
 
-_Doubts = Iterator[tuple[str, str, str]]
+_Doubts = Iterator[tuple[Key, str, str]]
 
 
 def _watermarks(guard: model.Guard) -> Iterator[tuple[str, model.Watermark]]:
@@ -94,15 +102,15 @@ def _kills(watermark: model.Watermark | None) -> bool:
 def _dangers(guard: model.Guard) -> _Doubts:
     if _kills(guard.soft):
         yield (
-            "soft.do",
+            ("soft", "do"),
             "kills at the soft watermark already",
             "kill at hard, and snapshot, notify and nominate at soft",
         )
     if guard.cgroup == "/" and not guard.victim.never and (_kills(guard.soft) or _kills(guard.hard)):
-        hint = 'begin with never = [{ unit = "ssh*.service" }, { unit = "systemd-*.service" }]'
-        yield "victim.never", "any process of the machine may be killed, the one you log in by too", hint
+        hint = 'begin with never = [{ comm = "sshd*" }, { unit = "systemd-*.service" }]'
+        yield ("victim", "never"), "any process of the machine may be killed, the one you log in by too", hint
     if guard.hard and not guard.soft:
-        yield "soft", "no soft watermark: there is no warning, and the victim is looked for at the last moment", ""
+        yield ("soft",), "no soft watermark: there is no warning, and the victim is looked for at the last moment", ""
 
 
 def _limits(guard: model.Guard, machine: Machine, matches: Matches) -> _Doubts:
@@ -110,16 +118,20 @@ def _limits(guard: model.Guard, machine: Machine, matches: Matches) -> _Doubts:
     if guard.cgroup == "/":
         return
     if not machine.has_cgroup2:
-        yield "cgroup", "there is no cgroup v2 here: this guard has nothing to watch", ""
+        yield ("cgroup",), "there is no cgroup v2 here: this guard has nothing to watch", ""
         return
     found = [path for path in machine.cgroups() if matches(guard.cgroup, path)]
     if not found:
-        yield "cgroup", f"{guard.cgroup} matches no cgroup now", "see systemd-cgls, or ls -R /sys/fs/cgroup"
+        yield ("cgroup",), f"{guard.cgroup} matches no cgroup now", "see systemd-cgls, or ls -R /sys/fs/cgroup"
         return
     unlimited = [path for path in found if not machine.limit_on_the_way(path)]
     if unlimited and _uses_shares_of_limit(guard):
         what = unlimited[0] if len(unlimited) == 1 else f"{unlimited[0]} and {len(unlimited) - 1} more"
-        yield "cgroup", f"{what} has no memory.max: shares are of the machine's memory", "set MemoryMax=, or use sizes"
+        yield (
+            ("cgroup",),
+            f"{what} has no memory.max: shares are of the machine's memory",
+            "set MemoryMax=, or use sizes",
+        )
 
 
 def _uses_shares_of_limit(guard: model.Guard) -> bool:
@@ -138,9 +150,9 @@ def _never_fires(guard: model.Guard, machine: Machine) -> _Doubts:
             reasons = {reason for condition in clause.all_of if (reason := _impossible(condition, machine))}
             dead += bool(reasons)
             for reason in sorted(reasons):
-                yield f"{name}.when[{index}]", f"can never hold on this machine: {reason}", ""
+                yield (name, "when", index), f"can never hold on this machine: {reason}", ""
         if dead == len(watermark.when):
-            yield name, "can never be reached on this machine", "none of its conditions can hold"
+            yield (name,), "can never be reached on this machine", "none of its conditions can hold"
 
 
 def _impossible(condition: model.Condition, machine: Machine) -> str:

@@ -20,8 +20,15 @@ class Fault:
     hint: str = ""
 
     def __str__(self) -> str:
+        return self._text("")
+
+    def as_warning(self) -> str:
+        """The same for a fault that keeps nothing from running."""
+        return self._text("warning: ")
+
+    def _text(self, word: str) -> str:
         where = f"{self.file}:{self.line}: {self.key}: " if self.key else f"{self.file}:{self.line}: "
-        text = printable(where + self.message)
+        text = printable(where + word + self.message)
         return text + (f"\n    hint: {printable(self.hint)}" if self.hint else "")
 
     def plain(self) -> dict[str, str | int]:

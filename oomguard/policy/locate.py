@@ -39,6 +39,10 @@ class Lines:
             key = key[:-1]
         return self.at(self._offsets[key]) if key else 1
 
+    def know(self, key: Key) -> bool:
+        """Whether the key itself stands somewhere in the text."""
+        return key in self._offsets
+
     def at(self, offset: int) -> int:
         """The line of a character."""
         return bisect_right(self._breaks, offset - 1) + 1

@@ -1,0 +1,98 @@
+"""What the tests of the syscall boundary share: the two trees, children that end with the test, counted descriptors."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from oomguard.linux import procfs
+
+from .trees import FakeTree, KernelTree, Tree, cgroup2_mount
+
+
+def kernel_tree() -> KernelTree:
+    mount = cgroup2_mount()
+    if mount is None:
+        pytest.skip("no cgroup2 is mounted on this machine; tests/linux/test_in_vm.py runs this in the virtual one")
+    if not os.access(mount, os.W_OK):
+        pytest.skip(f"{mount} is not ours to write to (root is needed); test_in_vm.py runs this in the virtual machine")
+    return KernelTree(mount)
+
+
+@pytest.fixture(params=["fake", pytest.param("kernel", marks=pytest.mark.kernel)])
+def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tree]:
+    """An empty cgroup to work below, once of files and once of the kernel."""
+    made = FakeTree(tmp_path) if request.param == "fake" else kernel_tree()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def real_tree() -> Iterator[KernelTree]:
+    """The kernel's alone, for what files cannot play."""
+    made = kernel_tree()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def memory_tree(real_tree: KernelTree) -> KernelTree:
+    """The kernel's, with the memory controller of cgroup v2."""
+    if not real_tree.has_memory:
+        pytest.skip("cgroup v2 has no memory controller on this machine; test_in_vm.py runs this in the virtual one")
+    return real_tree
+
+
+@pytest.fixture
+def child() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts processes that do not outlive the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*command: str) -> subprocess.Popen[str]:
+        stream = subprocess.PIPE if command else subprocess.DEVNULL
+        process = subprocess.Popen(command or ("sleep", "1000"), stdin=stream, stdout=stream, text=True)
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
+
+
+@pytest.fixture
+def python(child: Callable[..., subprocess.Popen[str]]) -> Callable[[str], subprocess.Popen[str]]:
+    """A child that runs this text, with ``ready()`` to be called once it is where the test wants it."""
+
+    def start(text: str) -> subprocess.Popen[str]:
+        head = "import ctypes, os, signal, sys, threading, time\ndef ready(): print('ready', flush=True)\n"
+        process = child(sys.executable, "-I", "-S", "-c", head + text)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        return process
+
+    return start
+
+
+@pytest.fixture
+def proc_fd() -> Iterator[int]:
+    """The kernel's /proc."""
+    fd = procfs.open_proc()
+    yield fd
+    os.close(fd)
+
+
+@pytest.fixture
+def no_leak() -> Iterator[None]:
+    """Fails if the test leaves a descriptor open."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    yield
+    assert sorted(os.listdir("/proc/self/fd")) == before

@@ -25,12 +25,17 @@ _libc.signalfd.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
 _libc.inotify_init1.argtypes = (ctypes.c_int,)
 _libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 _libc.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
+_libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _libc.prctl.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 # <bits/mman.h>, the same on every architecture that Debian calls a release architecture
 MCL_CURRENT = 1
 MCL_FUTURE = 2
 MCL_ONFAULT = 4
+
+# <asm-generic/mman-common.h>, in v5.14
+MADV_POPULATE_READ = 22
+MADV_POPULATE_WRITE = 23
 
 # <malloc.h>
 M_TRIM_THRESHOLD = -1
@@ -94,6 +99,12 @@ def free(address: int) -> None:
 def memset(address: int, byte: int, size_bytes: int) -> None:
     """Fill memory: the way to touch it."""
     _libc.memset(address, byte, size_bytes)
+
+
+def madvise(address: int, size_bytes: int, advice: int) -> None:
+    """MADV_* on whole pages. EINVAL: this kernel, or this kind of mapping, does not know the advice."""
+    if _libc.madvise(address, size_bytes, advice) != 0:
+        raise oserror("madvise")
 
 
 def process_mrelease(pidfd: int) -> None:

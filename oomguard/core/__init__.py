@@ -1,0 +1,7 @@
+"""Floor 3: the locked process. Kernel event, observation, judgement, act, record; nothing else.
+
+``boot``     plan, prefork, rehearsal, lock, READY      ``loop``    the five lines that everything else serves
+``observe``  sleeping and seeing                        ``trees``   which cgroups the guards mean
+``act``      the hands                                  ``lease``   what is changed for a time
+``record``   the flight recorder                        ``status``  the page that others read
+"""

@@ -1,0 +1,220 @@
+"""The hands. They do what an action says, at once and without asking why; what cannot be done is an errno."""
+
+import errno
+import os
+import select
+import signal
+import time
+from typing import Final, assert_never
+
+from ..linux import pidfd, procfs
+from ..linux.cgroup2 import Cgroup
+from ..model.facts import Result
+from ..model.policy import Plan
+from ..model.verdict import (
+    Action,
+    Close,
+    Dismiss,
+    Kill,
+    Lease,
+    Look,
+    Mute,
+    Nominate,
+    Notify,
+    Outcome,
+    Reap,
+    Release,
+    Snapshot,
+    Victim,
+)
+from ..workers.pool import Mailbox
+from .lease import LeaseBook
+from .observe import Senses
+
+_SIGNALS: Final = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL}
+
+
+class Held:
+    """A nominee that is open: pidfds of its processes, or its cgroup with cgroup.kill ready."""
+
+    __slots__ = ("fds", "group", "populated_fd", "token", "victim")
+
+    def __init__(self, victim: Victim) -> None:
+        self.victim, self.token = victim, victim.token
+        self.fds: list[int] = []
+        self.group: Cgroup | None = None
+        self.populated_fd = -1
+
+
+class Hands:
+    """Opens, signals, leases. ``senses`` waits for deaths; ``orders`` goes to the reaper."""
+
+    def __init__(self, plan: Plan, root: str | None, senses: Senses, orders: Mailbox, book: LeaseBook) -> None:
+        self.root, self.senses, self.orders, self.book = root, senses, orders, book
+        self.proc_fd = procfs.open_proc(plan.daemon.proc)
+        self.held: dict[int, Held] = {}
+        self.aim(plan)
+
+    def aim(self, plan: Plan) -> None:
+        """Which guards only observe."""
+        self.observing = frozenset(guard.name for guard in plan.guards if guard.mode == "observe")
+
+    def perform(self, action: Action) -> Outcome | None:
+        """None: nothing to do here; the record of the turn is what the followers act upon."""
+        match action:
+            case Kill():
+                return self._done(action.token, "Kill", self._kill(action), action.target.guard in self.observing)
+            case Nominate():
+                return self._done(action.victim.token, "Nominate", self._open(action.victim), False)
+            case Dismiss():
+                self._close(action.token)
+            case Reap():
+                if action.target.guard not in self.observing:
+                    self.orders.post(("reap", action.token))
+            case Lease():
+                return self._done(action.token, "Lease", self.book.lend(action), False)
+            case Release():
+                return self._done(action.token, "Release", self.book.end(action.token), False)
+            case Look():
+                self.senses.ask(action.target, action.depth)
+            case Mute():
+                self.senses.mute(action.target, action.until_ns)
+            case Snapshot() | Notify() | Close():
+                pass
+            case _:
+                assert_never(action)
+        return None
+
+    def _done(self, token: int, what: str, number: int, held: bool) -> Outcome:
+        at_ns = time.monotonic_ns()
+        if number:
+            self.senses.tell(Result(token, what, number))
+        return Outcome(what, token, number, at_ns, held)
+
+    # -- opening -------------------------------------------------------------------------------------------------
+
+    def _open(self, victim: Victim) -> int:
+        held = Held(victim)
+        try:
+            opened = self._open_cgroup(held) if victim.take == "cgroup" else self._open_processes(held)
+        except OSError as error:
+            self._release(held)
+            return error.errno or errno.EIO
+        if not opened:
+            self._release(held)
+            return errno.ESRCH
+        self.held[victim.token] = held
+        self.orders.post(("open", victim.token, [(p.pid, p.start_ticks) for p in victim.processes]))
+        return 0
+
+    def _open_cgroup(self, held: Held) -> bool:
+        """The very cgroup that was ranked (by inode), its cgroup.kill open for writing."""
+        if self.root is None:
+            return self._open_processes(held)
+        group = Cgroup.open(self.root, held.victim.cgroup)
+        if group is None:
+            return False
+        held.group = group
+        if held.victim.inode and group.inode != held.victim.inode:
+            return False
+        try:
+            group.prepare_kill()
+        except FileNotFoundError:  # before Linux 5.14: one by one
+            held.group = None
+            group.close()
+            return self._open_processes(held)
+        fd = held.populated_fd = group.populated_fd()
+        self.senses.listen(fd, select.EPOLLPRI, lambda _mask: self._look_whether_empty(held))
+        return True
+
+    def _open_processes(self, held: Held) -> bool:
+        """Those that are still who they were when ranked, and still where they were."""
+        for process in held.victim.processes:
+            fd = pidfd.open_verified(self.proc_fd, process.pid, process.start_ticks)
+            if fd is None:
+                continue
+            now = procfs.read_process(self.proc_fd, process.pid)
+            if now is None or now.start_ticks != process.start_ticks or now.cgroup != process.cgroup:
+                os.close(fd)
+                continue
+            held.fds.append(fd)
+            self._await(held, fd)
+        return bool(held.fds)
+
+    def _await(self, held: Held, fd: int) -> None:
+        def ended(_mask: int) -> None:
+            self.senses.ignore(fd)
+            held.fds.remove(fd)
+            os.close(fd)
+            if not held.fds:
+                self.senses.tell_gone(held.token)
+
+        self.senses.listen(fd, select.EPOLLIN, ended)
+
+    def _look_whether_empty(self, held: Held) -> None:
+        if held.group is not None and not held.group.populated():
+            self.senses.ignore(held.populated_fd)
+            self.senses.tell_gone(held.token)
+
+    def _close(self, token: int) -> None:
+        held = self.held.pop(token, None)
+        if held is not None:
+            self._release(held)
+            self.orders.post(("close", token))
+
+    def _release(self, held: Held) -> None:
+        for fd in held.fds:
+            self.senses.ignore(fd)
+            os.close(fd)
+        held.fds.clear()
+        if held.group is not None:
+            if held.populated_fd >= 0:
+                self.senses.ignore(held.populated_fd)
+            held.group.close()
+            held.group = None
+
+    # -- the kill ------------------------------------------------------------------------------------------------
+
+    def _kill(self, action: Kill) -> int:
+        """One system call a process, or one for a whole cgroup. An errno; ESRCH: nobody is left."""
+        held = self.held.get(action.token)
+        if held is None:
+            return errno.ESRCH
+        if action.target.guard in self.observing:
+            return 0
+        if held.group is not None and action.signal == "KILL":
+            return self._kill_cgroup(held.group)
+        fds = held.fds if held.group is None else self._members(held.group)
+        worst = errno.ESRCH
+        for fd in fds:
+            try:
+                pidfd.send(fd, _SIGNALS[action.signal])
+                worst = 0
+            except OSError as error:
+                if error.errno != errno.ESRCH and worst:
+                    worst = error.errno or errno.EIO
+        if held.group is not None:
+            for fd in fds:
+                os.close(fd)
+        return worst
+
+    def _kill_cgroup(self, group: Cgroup) -> int:
+        try:
+            return 0 if group.kill() else errno.ESRCH
+        except OSError as error:
+            return error.errno or errno.EIO
+
+    def _members(self, group: Cgroup) -> list[int]:
+        """Of a cgroup that is asked with SIGTERM first: there is no cgroup.kill for that."""
+        fds = []
+        for pid in group.procs():
+            start = procfs.start_ticks(self.proc_fd, pid)
+            fd = None if start is None else pidfd.open_verified(self.proc_fd, pid, start)
+            if fd is not None:
+                fds.append(fd)
+        return fds
+
+    def let_go(self) -> None:
+        """At the end: close whatever is open."""
+        for token in list(self.held):
+            self._close(token)

@@ -1,0 +1,147 @@
+"""The loop. All else in this house serves these lines."""
+
+import signal
+import time
+from typing import Final
+
+from ..judge.decide import deadline, decide
+from ..judge.state import State
+from ..linux import systemd
+from ..model.facts import Result
+from ..model.policy import Plan
+from ..model.verdict import Outcome
+from ..workers.pool import Pool, Worker
+from .act import Hands
+from .observe import Senses
+from .record import Recorder
+from .reload import Reload
+from .status import Status
+
+RESTARTS: Final = 20  # of one worker; after that it stays dead, and status says so
+
+
+class Loop:
+    """The parts, put together by ``boot``, and what holds them together while they run."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        state: State,
+        senses: Senses,
+        hands: Hands,
+        recorder: Recorder,
+        status: Status,
+        pool: Pool,
+        notify_socket: str | None,
+    ) -> None:
+        self.plan, self.state = plan, state
+        self.senses, self.hands, self.recorder, self.status, self.pool = senses, hands, recorder, status, pool
+        self.notify_socket = notify_socket
+        self.watchdog_ns = 0  # how often systemd wants to hear of us, 0: never
+        self.watchdog_due_ns = 0
+        self.stopping = False
+        self.reload = Reload(senses, self._swap, self._refuse)
+        self.dead: list[Worker] = []
+
+    def run(self) -> None:
+        """Until SIGTERM or SIGINT."""
+        while not self.stopping:
+            self.turn()
+
+    def turn(self) -> None:
+        """Observe, judge, act, record."""
+        before = self.state
+        seen = self.senses.observe(before, self._until())
+        self.state, actions = decide(self.plan, before, seen)
+        outcomes: list[Outcome] = []
+        for action in actions:
+            outcome = self.hands.perform(action)
+            if outcome is not None:
+                outcomes.append(outcome)
+        for result in seen.results:
+            self._settle(result)
+        self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes))
+        self.status.publish(self.plan, self.state, seen.at_ns, self.recorder.dropped, bool(actions))
+        self._housekeeping(seen.at_ns)
+
+    def _until(self) -> int:
+        until = deadline(self.state)
+        return min(until, self.watchdog_due_ns) if self.watchdog_ns else until
+
+    def _settle(self, result: Result) -> None:
+        if result.what == "Release" and not result.errno:
+            self.hands.book.settled(result.token)
+
+    def calm(self) -> bool:
+        """Nothing is armed: the time for what needs memory."""
+        return all(target.phase == "calm" for target in self.state.targets.values())
+
+    def _housekeeping(self, at_ns: int) -> None:
+        if self.watchdog_ns and at_ns >= self.watchdog_due_ns:
+            systemd.notify(b"WATCHDOG=1", self.notify_socket)
+            self.watchdog_due_ns = at_ns + self.watchdog_ns
+        for number in self.senses.signals:
+            if number == signal.SIGHUP:
+                self.reload.wanted = True
+            else:
+                self.stopping = True
+        self.senses.signals.clear()
+        if self.reload.wanted and self.calm():
+            self.reload.begin(self.plan, self.notify_socket)
+        if self.dead and self.calm():
+            self._revive()
+
+    # -- workers -------------------------------------------------------------------------------------------------
+
+    def mind(self, worker: Worker) -> None:
+        """Be told when this worker ends."""
+
+        def ended(_mask: int) -> None:
+            self.senses.ignore(worker.pidfd)
+            code = self.pool.bury(worker)
+            self.dead.append(worker)
+            self.status.degraded(
+                worker.name, f"the {worker.name} ended with {code}; it is started again when all is calm"
+            )
+
+        self.senses.listen(worker.pidfd, 1, ended)
+
+    def _revive(self) -> None:
+        worker = self.dead.pop()
+        worker.restarts += 1
+        if worker.restarts > RESTARTS:
+            self.status.degraded(
+                worker.name, f"the {worker.name} ended {RESTARTS} times and stays dead; see the journal"
+            )
+            return
+        self.pool.fork(worker)
+        self.mind(worker)
+        self.state = self._with_ours(self.state)
+        self.status.mended(worker.name)
+        self.recorder.say("WORKER_RESTARTED", f"the {worker.name} had ended and was started again", time.monotonic_ns())
+
+    def _with_ours(self, state: State) -> State:
+        from dataclasses import replace
+
+        return replace(state, ours=frozenset({*state.ours, *self.pool.pids()}))
+
+    # -- reload --------------------------------------------------------------------------------------------------
+
+    def _swap(self, plan: Plan) -> None:
+        """The new plan is in force. Guards that did not change keep their phases and leases."""
+        old = {guard.name: guard for guard in self.plan.guards}
+        keep = frozenset(guard.name for guard in plan.guards if old.get(guard.name) == guard)
+        self.senses.aim(plan, keep)
+        self.hands.aim(plan)
+        self.plan = plan
+        self.recorder.plan(plan)
+        self.status.mended("reload")
+        self.recorder.say("RELOADED", f"{len(plan.guards)} policies from {', '.join(plan.files)}", time.monotonic_ns())
+        systemd.notify(b"READY=1", self.notify_socket)
+
+    def _refuse(self, why: str) -> None:
+        """The old plan stays."""
+        first = why.strip().splitlines()[0] if why.strip() else "the compiler said nothing"
+        self.status.degraded("reload", f"the new policy was refused and the old one is in force: {first}")
+        self.recorder.say("RELOAD_REFUSED", f"the old policy stays in force: {why.strip()}", time.monotonic_ns())
+        systemd.notify(b"READY=1", self.notify_socket)

@@ -1,0 +1,527 @@
+"""The senses: asleep until the kernel or the next deadline, then awake with an Observation. Judges nothing.
+
+What is read in a turn: the machine's memory if a guard on it is due, the cgroups that are due or whose events spoke,
+the surveys that the judge asked for. ``memory.current`` first; ``memory.stat`` only where it can change a verdict.
+"""
+
+import errno
+import os
+import select
+import signal
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Final, Literal
+
+from ..judge.glob import matches
+from ..judge.rank import is_corridor, is_inside, unit_path
+from ..judge.state import State
+from ..linux import events, procfs, psi
+from ..linux.cgroup2 import Cgroup, walk
+from ..model.facts import (
+    CgroupFacts,
+    KernelKill,
+    Observation,
+    Pressure,
+    ProcessFacts,
+    Result,
+    Stalled,
+    Survey,
+    TargetId,
+    TargetSeen,
+    VictimGone,
+    Wake,
+)
+from ..model.policy import Guard, MemoryAbove, Plan, PressureAbove, StallAbove
+from .trees import Forest
+
+MS: Final = 1_000_000
+SECOND: Final = 1000 * MS
+SETTLED_NS: Final = 10 * SECOND  # limits, memory.high and the like are looked up again after that
+LEDGER_NS: Final = 10 * SECOND  # the kernel's own count of its kills: dear to read, and never urgent
+RESCAN_NS: Final = 100 * MS  # a machine that makes cgroups all the time: looked through ten times a second at most
+UNWATCHED_NS: Final = 60 * SECOND  # the same where not every directory could be watched
+NEAR: Final = 0.8  # of the lowest memory_above: from there on, cache is told from use
+LONGEST_S: Final = 3600.0
+TURN_NS: Final = MS  # a bound on turns per second: a real-time loop that spins takes the machine with it
+
+# A survey reads the processes of the heaviest units only: the judge goes down to one of them, or asks for all.
+HEAVIEST: Final = 3
+WEIGHED: Final = 8  # units whose memory.stat is read, the largest by memory.current first
+PRUNE_SHARE: Final = 64  # cgroups with less than a 64th of the whole are not descended into
+PRUNE_MIN: Final = 1 << 20
+
+
+class Watch:
+    """One cgroup under guard: its files kept open, its events and triggers in the epoll."""
+
+    def __init__(self, group: Cgroup, guards: tuple[Guard, ...]) -> None:
+        self.group = group
+        self.guards = guards
+        self.settled: CgroupFacts | None = None
+        self.settled_ns = 0
+        self.kills = -1
+        self.events_fd = -1
+        self.muted_ns = 0
+        self.triggers: list[int] = []
+        self.wants_pressure = any(_has(guard, PressureAbove) for guard in guards)
+
+    def line_bytes(self, total_bytes: int) -> int:
+        """Below this memory.current alone settles every condition."""
+        limit = total_bytes
+        if self.settled is not None and self.settled.limit_bytes is not None:
+            limit = min(limit, self.settled.limit_bytes)
+        lines = [c.amount.of(limit) for g in self.guards for c in _conditions(g) if isinstance(c, MemoryAbove)]
+        return int(min(lines, default=limit) * NEAR)
+
+
+class Senses:
+    """Everything that is open for reading, and one epoll over it."""
+
+    def __init__(self, plan: Plan, root: str | None, say: Callable[[str, str], None]) -> None:
+        """``root``: mount point of cgroup v2 with memory, or None. ``say``: (what, why) of what is degraded."""
+        self.plan, self.root, self.say = plan, root, say
+        self.proc = plan.daemon.proc
+        self.proc_fd = procfs.open_proc(self.proc)
+        self.meminfo = procfs.MemInfoFile(self.proc)
+        self.vmstat = procfs.VmStatFile(self.proc)
+        self.pressure_file = self._pressure_file()
+        self.epoll = select.epoll()
+        self.handlers: dict[int, Callable[[int], None]] = {}
+        self.watches: dict[str, Watch] = {}
+        self.targets: set[TargetId] = set()
+        self.forest: Forest | None = None
+        self.rescan_ns = 0
+        self.machine_triggers: list[int] = []
+        self.asked: list[tuple[TargetId, Literal["heaviest", "whole"]]] = []
+        self.host = self.meminfo.read()
+        self.ledger = self.vmstat.oom_kill()
+        self.ledger_ns = 0
+        self.last_turn_ns = 0
+        self.signals: list[int] = []
+        self.signal_fd = events.signal_fd((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        self.listen(self.signal_fd, select.EPOLLIN, self._on_signal)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Empty the tray on which the next observation is put together."""
+        self.wakes: list[Wake] = []
+        self.appeared: list[TargetSeen] = []
+        self.vanished: list[TargetId] = []
+        self.stalls: list[Stalled] = []
+        self.gone: list[VictimGone] = []
+        self.results: list[Result] = []
+        self.kernel_kills: list[KernelKill] = []
+        self.spoke: set[str] = set()
+
+    # -- for the hands and the loop ------------------------------------------------------------------------------
+
+    def listen(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
+        """Call ``handler`` with the event mask when it comes."""
+        self.handlers[fd] = handler
+        self.epoll.register(fd, mask)
+
+    def ignore(self, fd: int) -> None:
+        """Before a descriptor is closed."""
+        if self.handlers.pop(fd, None) is not None:
+            try:
+                self.epoll.unregister(fd)
+            except OSError:
+                pass  # closed, or removed with what it stood for
+
+    def ask(self, target: TargetId, depth: Literal["heaviest", "whole"]) -> None:
+        """A survey is to come with the next observation."""
+        self.asked.append((target, depth))
+
+    def mute(self, target: TargetId, until_ns: int) -> None:
+        """Do not listen to that cgroup's events until then."""
+        watch = self.watches.get(target.cgroup)
+        if watch is not None and watch.events_fd >= 0:
+            self.ignore(watch.events_fd)
+            watch.muted_ns = until_ns
+
+    def tell(self, result: Result) -> None:
+        """A fact for the next observation."""
+        self.results.append(result)
+
+    def tell_gone(self, token: int) -> None:
+        """The victim of this token has ended: a fact for the next observation."""
+        self.gone.append(VictimGone(token, time.monotonic_ns()))
+
+    # -- the turn ------------------------------------------------------------------------------------------------
+
+    def observe(self, state: State, until_ns: int) -> Observation:
+        """Sleep until the kernel speaks or ``until_ns``, then see."""
+        self._sleep(until_ns)
+        at_ns = time.monotonic_ns()
+        self.last_turn_ns = at_ns
+        if not self.wakes:
+            self.wakes.append(Wake("deadline"))
+        self._rescan(at_ns)
+        due = [t for t, s in state.targets.items() if s.look_ns <= at_ns]
+        machine = any(t.cgroup == "/" for t in due) or any(s.target.cgroup == "/" for s in self.stalls)
+        machine = machine or any(new.target.cgroup == "/" for new in self.appeared)
+        machine = machine or any(target.cgroup == "/" for target, _ in self.asked)
+        host = self.meminfo.read() if machine else None
+        if host is not None:
+            self.host = host
+        surveys = tuple(self._survey(target, depth) for target, depth in self._take_asked())
+        self._count_kernel_kills(at_ns)
+        seen = Observation(
+            at_ns,
+            tuple(self.wakes),
+            host or (self.host if state.host is None else None),
+            self._pressure() if machine else None,
+            tuple(self.appeared),
+            tuple(self.vanished),
+            self._cgroups(at_ns, {t.cgroup for t in due} | self.spoke | {s.target.cgroup for s in surveys}),
+            tuple(self.stalls),
+            surveys,
+            tuple(self.gone),
+            tuple(self.results),
+            tuple(self.kernel_kills),
+        )
+        self._forget()
+        return seen
+
+    def _sleep(self, until_ns: int) -> None:
+        if self.results or self.gone or self.appeared or self.vanished or self.asked:
+            timeout = 0.0
+        else:
+            for watch in self.watches.values():
+                if watch.muted_ns:
+                    until_ns = min(until_ns, watch.muted_ns)
+            if self.rescan_ns:
+                until_ns = min(until_ns, self.rescan_ns)
+            now = time.monotonic_ns()
+            until_ns = max(until_ns, self.last_turn_ns + TURN_NS)
+            timeout = min(max(0.0, (until_ns - now) / SECOND), LONGEST_S)
+        for fd, mask in self.epoll.poll(timeout):
+            handler = self.handlers.get(fd)
+            if handler is not None:
+                handler(mask)
+        self._unmute(time.monotonic_ns())
+
+    def _on_signal(self, _mask: int) -> None:
+        self.signals += events.read_signals(self.signal_fd)
+        self.wakes.append(Wake("signal"))
+
+    # -- targets -------------------------------------------------------------------------------------------------
+
+    def aim(self, plan: Plan, keep: frozenset[str] = frozenset()) -> None:
+        """Watch what this plan's guards mean. Targets of guards in ``keep`` stay as they are."""
+        for target in list(self.targets):
+            if target.guard not in keep:
+                self._leave(target)
+        self.plan = plan
+        patterns = tuple(sorted({guard.cgroup for guard in plan.guards if guard.cgroup != "/"}))
+        if self.forest is not None:
+            self.ignore(self.forest.fileno())
+            self.forest.close()
+            self.forest = None
+        if patterns and self.root is None:
+            self.say("cgroups", "no cgroup v2 with the memory controller is mounted: only guards on / work here")
+        elif patterns and self.root is not None:
+            self.forest = Forest(self.root, patterns)
+            self.listen(self.forest.fileno(), select.EPOLLIN, self._on_tree)
+        for guard in plan.guards:
+            if guard.cgroup == "/":
+                self._come_machine(guard)
+        self._look_through()
+
+    def _on_tree(self, _mask: int) -> None:
+        if self.forest is not None and self.forest.changed() and not self.rescan_ns:
+            self.rescan_ns = max(time.monotonic_ns(), self.last_turn_ns + RESCAN_NS)
+        self.wakes.append(Wake("tree"))
+
+    def _rescan(self, at_ns: int) -> None:
+        if self.rescan_ns and at_ns >= self.rescan_ns:
+            self.rescan_ns = 0
+            self._look_through()
+            if self.forest is not None and self.forest.overflowed:
+                self.rescan_ns = at_ns + UNWATCHED_NS
+
+    def _look_through(self) -> None:
+        if self.forest is None or self.root is None:
+            return
+        found = self.forest.matching()
+        for path, watch in list(self.watches.items()):
+            if found.get(path) != watch.group.inode:
+                for target in [t for t in self.targets if t.cgroup == path]:
+                    self._leave(target)
+        for path in found:
+            missing = [g for g in self._guards(path) if TargetId(g.name, path) not in self.targets]
+            if missing:
+                self._come(path, missing)
+
+    def _guards(self, path: str) -> tuple[Guard, ...]:
+        return tuple(guard for guard in self.plan.guards if guard.cgroup != "/" and matches(guard.cgroup, path))
+
+    def _come_machine(self, guard: Guard) -> None:
+        target = TargetId(guard.name, "/")
+        if target in self.targets:
+            return
+        self.targets.add(target)
+        self.appeared.append(TargetSeen(target, None))
+        for condition in _conditions(guard):
+            if isinstance(condition, StallAbove):
+                self._trigger(target, condition, f"{self.proc}/pressure/memory", self.machine_triggers)
+
+    def _come(self, path: str, guards: Iterable[Guard]) -> None:
+        assert self.root is not None
+        watch = self.watches.get(path)
+        if watch is None:
+            group = Cgroup.open(self.root, path)
+            if group is None:
+                return
+            watch = Watch(group, self._guards(path))
+        facts = self._settle(watch, time.monotonic_ns())
+        if facts is None:
+            watch.group.close()
+            return
+        self.watches[path] = watch
+        watch.guards = self._guards(path)
+        for guard in guards:
+            target = TargetId(guard.name, path)
+            self.targets.add(target)
+            self.appeared.append(TargetSeen(target, facts))
+            for condition in _conditions(guard):
+                if isinstance(condition, StallAbove):
+                    self._trigger(target, condition, watch.group.where("memory.pressure"), watch.triggers)
+        self._listen_events(watch)
+
+    def _leave(self, target: TargetId) -> None:
+        self.targets.discard(target)
+        self.vanished.append(target)
+        if target.cgroup == "/":
+            for fd in self.machine_triggers:
+                self._drop(fd)
+            self.machine_triggers.clear()
+            return
+        if any(t.cgroup == target.cgroup for t in self.targets):
+            return
+        watch = self.watches.pop(target.cgroup, None)
+        if watch is not None:
+            for fd in watch.triggers:
+                self._drop(fd)
+            if watch.events_fd >= 0:
+                self.ignore(watch.events_fd)
+            watch.group.close()
+
+    def _drop(self, fd: int) -> None:
+        self.ignore(fd)
+        os.close(fd)
+
+    def _trigger(self, target: TargetId, condition: StallAbove, path: str, into: list[int]) -> None:
+        try:
+            fd, stall, window = psi.open_trigger(path, condition.line, condition.stall_us, condition.window_us)
+        except OSError as error:
+            self.say("stall_above", f"{path}: {error.strerror}: that condition cannot hold")
+            return
+        if window != condition.window_us:
+            self.say(
+                "stall_above",
+                f"{path}: {stall // 1000} ms within {window // 1000} ms instead of {condition.stall_us // 1000} ms "
+                f"within {condition.window_us // 1000} ms: shorter windows need CAP_SYS_RESOURCE",
+            )
+
+        def spoke(mask: int) -> None:
+            if mask & select.EPOLLERR:
+                self._drop(fd)
+                into.remove(fd)
+                return
+            self.stalls.append(Stalled(target, condition.number))
+            self.wakes.append(Wake("pressure", target.cgroup))
+
+        into.append(fd)
+        self.listen(fd, select.EPOLLPRI, spoke)
+
+    # -- memory.events -------------------------------------------------------------------------------------------
+
+    def _listen_events(self, watch: Watch) -> None:
+        if watch.events_fd >= 0:
+            return
+        try:
+            watch.events_fd = watch.group.events_fd()
+        except OSError:
+            return  # gone, or the memory controller is off in it
+        path = watch.group.path
+
+        def spoke(_mask: int) -> None:
+            self.spoke.add(path)
+            self.wakes.append(Wake("events", path))
+
+        self.listen(watch.events_fd, select.EPOLLPRI, spoke)
+
+    def _unmute(self, now_ns: int) -> None:
+        for watch in self.watches.values():
+            if watch.muted_ns and watch.muted_ns <= now_ns:
+                watch.muted_ns = 0
+                fd, watch.events_fd = watch.events_fd, -1
+                if fd >= 0:
+                    self._listen_events(watch)  # reads them, so that only what comes from now on wakes
+
+    # -- reading -------------------------------------------------------------------------------------------------
+
+    def _settle(self, watch: Watch, at_ns: int) -> CgroupFacts | None:
+        """What seldom changes. None: gone, or no memory controller there."""
+        watch.settled = watch.group.settled()
+        watch.settled_ns = at_ns
+        return watch.settled
+
+    def _cgroups(self, at_ns: int, paths: set[str]) -> tuple[CgroupFacts, ...]:
+        found = []
+        for path in sorted(paths):
+            watch = self.watches.get(path)
+            facts = None if watch is None else self._read(watch, at_ns)
+            if facts is not None:
+                found.append(facts)
+        return tuple(found)
+
+    def _read(self, watch: Watch, at_ns: int) -> CgroupFacts | None:
+        if at_ns - watch.settled_ns >= SETTLED_NS:
+            self._settle(watch, at_ns)
+        current = watch.group.current()
+        if current is None:
+            self.rescan_ns = self.rescan_ns or at_ns  # gone: the forest will tell who came instead
+            return None
+        facts = watch.group.facts(
+            stat=current >= watch.line_bytes(self.host.total_bytes),
+            events=watch.group.path in self.spoke or watch.kills < 0,
+            pressure=watch.wants_pressure,
+            known=watch.settled,
+        )
+        if facts is not None and facts.events is not None:
+            if 0 <= watch.kills < facts.events.oom_kill:
+                self.kernel_kills.append(KernelKill(watch.group.path, facts.events.oom_kill - watch.kills))
+            watch.kills = facts.events.oom_kill
+        return facts
+
+    def _pressure_file(self) -> psi.PressureFile | None:
+        try:
+            return psi.PressureFile(f"{self.proc}/pressure/memory")
+        except OSError as error:
+            self.say("psi", f"{error.filename}: {error.strerror}: pressure conditions never hold; boot with psi=1")
+            return None
+
+    def _pressure(self) -> Pressure | None:
+        if self.pressure_file is None or not any(_has(g, PressureAbove) for g in self.plan.guards if g.cgroup == "/"):
+            return None
+        return self.pressure_file.read()
+
+    def _count_kernel_kills(self, at_ns: int) -> None:
+        """The machine's own count, less what the cgroups' events have told already."""
+        told = sum(kill.count for kill in self.kernel_kills)
+        if told:
+            self.ledger += told
+        if at_ns - self.ledger_ns < LEDGER_NS:
+            return
+        self.ledger_ns = at_ns
+        count = self.vmstat.oom_kill()
+        if count > self.ledger:
+            self.kernel_kills.append(KernelKill("/", count - self.ledger))
+        self.ledger = max(count, self.ledger)
+
+    # -- surveys -------------------------------------------------------------------------------------------------
+
+    def _take_asked(self) -> list[tuple[TargetId, Literal["heaviest", "whole"]]]:
+        asked, self.asked = self.asked, []
+        return asked
+
+    def _survey(self, target: TargetId, depth: Literal["heaviest", "whole"]) -> Survey:
+        began = time.monotonic_ns()
+        if self.root is None:
+            cgroups: tuple[CgroupFacts, ...] = ()
+            processes = self._all_processes(target.cgroup)
+        else:
+            cgroups, processes = self._units(self.root, target.cgroup, depth)
+        return Survey(target, depth, cgroups, processes, time.monotonic_ns() - began)
+
+    def _all_processes(self, path: str) -> tuple[ProcessFacts, ...]:
+        scores = self._scores()
+        found = (procfs.read_process(self.proc_fd, pid, None, scores) for pid in procfs.pids(self.proc_fd))
+        return tuple(process for process in found if process is not None and is_inside(process.cgroup, path))
+
+    def _scores(self) -> bool:
+        return any(guard.victim.by == "oom_score" for guard in self.plan.guards)
+
+    def _units(
+        self, root: str, path: str, depth: Literal["heaviest", "whole"]
+    ) -> tuple[tuple[CgroupFacts, ...], tuple[ProcessFacts, ...]]:
+        """The heaviest units (all of them for "whole"), what lives in them, and the cgroups above them."""
+        whole = depth == "whole" or self._scores()
+        prune = 0 if whole else max(PRUNE_MIN, self.host.used_bytes // PRUNE_SHARE)
+        leaves: dict[str, list[str]] = {}
+        sizes: dict[str, int] = {}
+        for cgroup, _, current in [(path, 0, 0), *walk(root, path, prune)]:
+            unit = unit_path(cgroup)
+            leaves.setdefault(unit, []).append(cgroup)
+            sizes[unit] = max(sizes.get(unit, 0), current)
+        # Only leaves hold processes (the rule of no internal processes), but for the root: there it is kernel threads,
+        # or everybody where there is no systemd; then no unit is found, and the judge asks for the whole.
+        aside = [unit for unit in leaves if unit == path or (whole and is_corridor(unit))]
+        order = [unit for unit in leaves if unit not in aside and not is_corridor(unit)]
+        order.sort(key=lambda unit: (-sizes[unit], unit))
+        weighed = [facts for unit in order[: None if whole else WEIGHED] if (facts := self._weigh(root, unit))]
+        if not whole:
+            weighed.sort(key=lambda facts: -(facts.unreclaimable_bytes + facts.swap_bytes))
+            order = [facts.path for facts in weighed[:HEAVIEST]]
+        groups = {facts.path: facts for facts in weighed}
+        processes: list[ProcessFacts] = []
+        scores = self._scores()
+        for unit in [*aside, *order]:
+            for leaf in leaves[unit]:
+                self._processes(root, leaf, scores, processes)
+        for unit in order:
+            self._above(root, unit, path, groups)
+        return tuple(groups.values()), tuple(processes)
+
+    def _weigh(self, root: str, path: str) -> CgroupFacts | None:
+        group = Cgroup.open(root, path)
+        if group is None:
+            return None
+        try:
+            facts = group.facts(stat=True)
+            return None if facts is None else replace(facts, high_bytes=group.high(), oom_group=group.oom_group())
+        finally:
+            group.close()
+
+    def _above(self, root: str, unit: str, top: str, groups: dict[str, CgroupFacts]) -> None:
+        """memory.oom.group on the way up to the guard's cgroup counts: the kernel's killer minds it as well."""
+        path = unit.rpartition("/")[0]
+        while path not in ("", "/") and is_inside(path, top) and path not in groups:
+            group = Cgroup.open(root, path)
+            if group is not None:
+                facts = group.facts(stat=False)
+                if facts is not None:
+                    groups[path] = replace(facts, oom_group=group.oom_group())
+                group.close()
+            path = path.rpartition("/")[0]
+
+    def _processes(self, root: str, path: str, scores: bool, into: list[ProcessFacts]) -> None:
+        group = Cgroup.open(root, path)
+        if group is None:
+            return
+        try:
+            pids = group.procs()
+        finally:
+            group.close()
+        for pid in pids:
+            try:
+                process = procfs.read_process(self.proc_fd, pid, path, scores)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM):  # hidepid, another user's
+                    raise
+                continue
+            if process is not None and not process.kernel_thread:
+                into.append(process)
+
+
+def _conditions(guard: Guard) -> Iterable[object]:
+    for watermark in (guard.soft, guard.hard):
+        for clause in watermark.when if watermark is not None else ():
+            yield from clause.all_of
+
+
+def _has(guard: Guard, kind: type) -> bool:
+    return any(isinstance(condition, kind) for condition in _conditions(guard))

@@ -1,0 +1,106 @@
+"""Which cgroups the guards mean, now and as they come and go. Watches directories; reads no memory files."""
+
+import os
+from typing import Final
+
+from ..judge.glob import matches
+from ..linux.cgroup2 import full_path
+from ..linux.events import ANYWHERE, TreeWatch
+
+WATCHES: Final = 8192  # directories watched at most: a `**` over a machine with more is looked through once a minute
+
+
+class Forest:
+    """The cgroups under all patterns. ``changed`` says whether a look is due; ``matching`` looks."""
+
+    def __init__(self, root: str, patterns: tuple[str, ...]) -> None:
+        self.root = root
+        self.patterns = patterns
+        self.watch = TreeWatch()
+        self.watched: set[str] = set()
+        self.overflowed = False
+
+    def fileno(self) -> int:
+        """Readable when a cgroup came or went."""
+        return self.watch.fd
+
+    def changed(self) -> bool:
+        """Drain the events; whether there was any."""
+        changed = self.watch.drain()
+        for path in changed:
+            self.watched.discard(path)
+        if ANYWHERE in changed:
+            self.watched.clear()
+        return bool(changed)
+
+    def matching(self) -> dict[str, int]:
+        """Path to inode of every cgroup that some pattern describes."""
+        found: dict[str, int] = {}
+        for pattern in self.patterns:
+            parts = pattern.strip("/").split("/")
+            level = {"/"}
+            for number, part in enumerate(parts):
+                if "**" in part:
+                    level = self._all_below(level)
+                    found.update(self._inodes({path for path in level if matches(pattern, path)}))
+                    break
+                level = self._children(level, part)
+                if number == len(parts) - 1:
+                    found.update(self._inodes(level))
+        return found
+
+    def _children(self, parents: set[str], part: str) -> set[str]:
+        found = set()
+        for parent in parents:
+            self._watch(parent)
+            prefix = "" if parent == "/" else parent
+            if "*" not in part and "?" not in part:
+                found.add(f"{prefix}/{part}")
+                continue
+            found |= {f"{prefix}/{name}" for name in self._names(parent) if matches(part, name)}
+        return found
+
+    def _all_below(self, parents: set[str]) -> set[str]:
+        found: set[str] = set()
+        waiting = list(parents)
+        while waiting:
+            parent = waiting.pop()
+            self._watch(parent)
+            prefix = "" if parent == "/" else parent
+            below = {f"{prefix}/{name}" for name in self._names(parent)}
+            found |= below
+            waiting += below
+        return found
+
+    def _names(self, path: str) -> list[str]:
+        try:
+            with os.scandir(full_path(self.root, path)) as entries:
+                return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        except OSError:
+            return []  # gone meanwhile; what is above it tells
+
+    def _inodes(self, paths: set[str]) -> dict[str, int]:
+        found = {}
+        for path in paths:
+            try:
+                found[path] = os.stat(full_path(self.root, path), follow_symlinks=False).st_ino
+            except OSError:
+                continue
+        return found
+
+    def _watch(self, path: str) -> None:
+        where = full_path(self.root, path)
+        if where in self.watched:
+            return
+        if len(self.watched) >= WATCHES:
+            self.overflowed = True
+            return
+        try:
+            if self.watch.watch(where):
+                self.watched.add(where)
+        except OSError:  # fs.inotify.max_user_watches
+            self.overflowed = True
+
+    def close(self) -> None:
+        """The watch."""
+        self.watch.close()

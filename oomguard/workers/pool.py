@@ -1,0 +1,168 @@
+"""Preforked workers: started before the core locks its memory, watched through pidfds, woken through eventfds.
+
+What the core says goes through shared memory (``Ring``) and an eventfd: neither allocates in the kernel, so that it
+works when nothing else does. No worker is ever waited for.
+"""
+
+import marshal
+import mmap
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+from ..linux import libc, memlock
+from .ring import Ring
+
+MAILBOX_BYTES: Final = 256 << 10  # some 4,000 commands; more in flight than that are lost, and told as lost
+_BEATS: Final = 16
+
+
+class Beats:
+    """One shared page: when each worker was last alive (CLOCK_MONOTONIC, ns)."""
+
+    __slots__ = ("_words",)
+
+    def __init__(self) -> None:
+        self._words = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+        self._words[0] = 0
+
+    def set(self, place: int, at_ns: int) -> None:
+        """Called by the worker in every turn of its own."""
+        self._words[place] = at_ns
+
+    def get(self, place: int) -> int:
+        """0: never."""
+        return self._words[place]
+
+
+class Mailbox:
+    """One direction between two processes: values that marshal knows, and a bell."""
+
+    __slots__ = ("_position", "bell", "ring")
+
+    def __init__(self, size_bytes: int = MAILBOX_BYTES) -> None:
+        self.ring = Ring.create(size_bytes)
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._position = 0
+
+    def post(self, message: tuple[Any, ...]) -> bool:
+        """False: too long, not sent."""
+        if not self.ring.append(marshal.dumps(message)):
+            return False
+        ring_bell(self.bell)
+        return True
+
+    def take(self) -> tuple[list[tuple[Any, ...]], int]:
+        """What has come since, and 1 if some of it was lost."""
+        hush(self.bell)
+        messages: list[tuple[Any, ...]] = []
+        lost = 0
+        while True:
+            payloads, self._position, missed = self.ring.read(self._position)
+            lost |= missed
+            if not payloads:
+                return messages, lost
+            messages += [marshal.loads(payload) for payload in payloads]
+
+    def rewind(self) -> None:
+        """Only what is posted from now on: for a worker that takes the place of a dead one."""
+        self._position = self.ring.head()
+
+
+def ring_bell(bell: int) -> None:
+    """Wake whoever polls this eventfd. It never fills: the counter saturates at 2**64 - 2."""
+    try:
+        os.eventfd_write(bell, 1)
+    except BlockingIOError:
+        pass
+
+
+def hush(bell: int) -> None:
+    """Take the wakeup back."""
+    try:
+        os.eventfd_read(bell)
+    except BlockingIOError:
+        pass
+
+
+class Worker:
+    """A forked process: its pidfd is readable when it ends."""
+
+    __slots__ = ("bell", "keep", "main", "name", "pid", "pidfd", "place", "restarts")
+
+    def __init__(self, name: str, place: int, bell: int, keep: tuple[int, ...], main: Callable[[], None]) -> None:
+        self.name, self.place, self.bell, self.keep, self.main = name, place, bell, keep, main
+        self.pid = self.pidfd = -1
+        self.restarts = 0
+
+
+class Pool:
+    """All workers of a daemon. ``alive`` is a pipe whose write end the core alone holds: EOF tells of its end."""
+
+    __slots__ = ("_core_end", "alive", "beats", "heap_bytes", "workers")
+
+    def __init__(self, heap_bytes: int) -> None:
+        self.heap_bytes = heap_bytes
+        self.beats = Beats()
+        self.alive, self._core_end = os.pipe2(os.O_CLOEXEC)
+        self.workers: dict[str, Worker] = {}
+
+    def add(self, name: str, bell: int, keep: tuple[int, ...], main: Callable[[], None]) -> Worker:
+        """Fork a worker that runs ``main`` and ends with it. ``keep``: descriptors that it needs besides."""
+        worker = Worker(name, len(self.workers), bell, keep, main)
+        self.workers[name] = worker
+        self.fork(worker)
+        return worker
+
+    def fork(self, worker: Worker) -> None:
+        """(Re)start it. Forking a locked process is dear: after a start, only while all is calm."""
+        pid = os.fork()
+        if pid == 0:
+            self._be(worker)
+        worker.pid = pid
+        worker.pidfd = os.pidfd_open(pid)
+
+    def bury(self, worker: Worker) -> int:
+        """Its exit status, after its pidfd became readable."""
+        os.close(worker.pidfd)
+        worker.pidfd = -1
+        _, status = os.waitpid(worker.pid, 0)
+        return os.waitstatus_to_exitcode(status)
+
+    def pids(self) -> frozenset[int]:
+        """Of all that live."""
+        return frozenset(worker.pid for worker in self.workers.values() if worker.pidfd >= 0)
+
+    def _be(self, worker: Worker) -> None:
+        """The child. Never returns."""
+        code = 1
+        try:
+            os.close(self._core_end)
+            _close_all_but({0, 1, 2, self.alive, worker.bell, *worker.keep})
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            libc.prctl_set_name(b"oomguard-" + worker.name.encode())
+            # They end when the core does, not when somebody signals the whole group: Ctrl-C, systemctl stop.
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
+            memlock.reserve(self.heap_bytes)
+            memlock.lock()
+            worker.main()
+            code = 0
+        except BaseException as error:  # noqa: BLE001 - the top of a process: it ends here, and says why
+            import traceback
+
+            os.write(2, f"<3>oomguard {worker.name}: {''.join(traceback.format_exception(error))}".encode())
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+
+
+def _close_all_but(keep: set[int]) -> None:
+    for name in os.listdir("/proc/self/fd"):
+        fd = int(name)
+        if fd not in keep:
+            try:
+                os.close(fd)
+            except OSError:
+                pass  # the directory that was just listed

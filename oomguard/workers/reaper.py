@@ -1,0 +1,157 @@
+"""The hand for what may block: freeing a dying process's memory, and writing to memory.high.
+
+Single file, in the order in which the core asked. It opens its own pidfds when a victim is nominated, so that reaping
+needs nothing but the one call. When the core is gone it puts back all leases, and ends.
+"""
+
+import errno
+import os
+import select
+import signal
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from ..linux import leases, libc, pidfd, procfs
+from .pool import Mailbox
+
+# process_mrelease answers EAGAIN while the victim holds its own mmap lock: a few tries, a few ms apart.
+TRIES: Final = 5
+RETRY_S: Final = 0.004
+BEAT_MS: Final = 2000
+
+
+class Reaper:
+    """``orders`` from the core, ``answers`` to it: (token, what, errno, took_ns, value)."""
+
+    def __init__(
+        self,
+        orders: Mailbox,
+        answers: Mailbox,
+        alive: int,
+        runtime_dir: str,
+        cgroup: str,
+        proc: str,
+        beat: Callable[[], None],
+    ) -> None:
+        self.orders, self.answers, self.alive, self.beat = orders, answers, alive, beat
+        self.runtime_dir, self.cgroup, self.proc = runtime_dir, cgroup, proc
+        self.proc_fd = procfs.open_proc(proc)
+        self.held: dict[int, list[tuple[int, int]]] = {}  # token: (pid, pidfd)
+
+    def run(self) -> None:
+        """Until the core is gone."""
+        try:
+            os.setpriority(os.PRIO_PROCESS, 0, -10)
+        except PermissionError:
+            pass
+        poll = select.poll()
+        poll.register(self.orders.bell, select.POLLIN)
+        poll.register(self.alive, select.POLLHUP)
+        while True:
+            ready = dict(poll.poll(BEAT_MS))
+            self.beat()
+            messages, _ = self.orders.take()
+            for message in messages:
+                self.obey(message)
+            if self.alive in ready:
+                self.put_back()
+                return
+
+    def obey(self, message: tuple[Any, ...]) -> None:
+        """One order. Whatever goes wrong is an answer."""
+        what, token, *rest = message
+        began = time.monotonic_ns()
+        value = 0
+        number = 0
+        try:
+            match what:
+                case "open":
+                    self._open(token, rest[0])
+                case "close":
+                    self._close(token)
+                case "reap":
+                    value = self._reap(token)
+                case "write":
+                    entry = leases.Entry(*rest[0])
+                    if not leases.write_value(entry, entry.value, self.cgroup, self.proc):
+                        number = errno.ESRCH
+                case "undo":
+                    value = bool(leases.undo(leases.Entry(*rest[0]), self.cgroup, self.proc))
+                case _:
+                    number = errno.ENOSYS
+        except OSError as error:
+            number = error.errno or errno.EIO
+        if what in ("reap", "write", "undo"):
+            name = {"reap": "Reap", "write": "Lease", "undo": "Release"}[what]
+            self.answers.post((token, name, number, time.monotonic_ns() - began, value))
+
+    def _open(self, token: int, processes: list[tuple[int, int]]) -> None:
+        self._close(token)
+        self.held[token] = []
+        for pid, start_ticks in processes:
+            fd = pidfd.open_verified(self.proc_fd, pid, start_ticks)
+            if fd is not None:
+                self.held[token].append((pid, fd))
+
+    def _close(self, token: int) -> None:
+        for _, fd in self.held.pop(token, []):
+            os.close(fd)
+
+    def _reap(self, token: int) -> int:
+        """Free what the victim's processes hold; how many bytes were there when we came."""
+        freed = 0
+        for pid, fd in self.held.get(token, []):
+            process = procfs.read_process(self.proc_fd, pid, cgroup="")
+            if _release(fd) and process is not None:
+                freed += process.anon_bytes + process.swap_bytes
+        return freed
+
+    def put_back(self) -> None:
+        """The core is gone: nothing that it changed stays."""
+        for sentence in leases.undo_all(self.runtime_dir, self.cgroup, self.proc):
+            os.write(2, f"<4>oomguard: {sentence}\n".encode("utf-8", "backslashreplace"))
+
+
+def _release(fd: int) -> bool:
+    """process_mrelease; False: it was gone already, or this kernel or these rights do not allow it."""
+    for attempt in range(TRIES):
+        try:
+            libc.process_mrelease(fd)
+        except OSError as error:
+            if error.errno != errno.EAGAIN or attempt == TRIES - 1:
+                return False
+            time.sleep(RETRY_S)
+        else:
+            return True
+    return False
+
+
+def rehearse(proc_fd: int) -> list[tuple[str, str]]:
+    """Every system call of a kill, once, on a child of our own. (what, why) of each that does not work here."""
+    missing: list[tuple[str, str]] = []
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            signal.pause()
+    start = procfs.start_ticks(proc_fd, pid)
+    fd = None
+    try:
+        fd = pidfd.open_verified(proc_fd, pid, start or 0)
+        if fd is None:
+            missing.append(("pidfd_open", "our own child could not be opened"))
+            os.kill(pid, signal.SIGKILL)
+        else:
+            pidfd.send(fd, signal.SIGKILL)
+            libc.process_mrelease(fd)
+    except OSError as error:
+        name = "process_mrelease" if error.filename == "process_mrelease" else "pidfd_send_signal"
+        # The child may have gone between the two calls: then there is nothing left to release, and the call works.
+        if error.errno != errno.ESRCH:
+            missing.append((name, f"{os.strerror(error.errno or 0)}; a kill then frees memory a little later"))
+        os.kill(pid, signal.SIGKILL)
+    finally:
+        if fd is not None:
+            os.close(fd)
+        os.waitpid(pid, 0)
+    return missing

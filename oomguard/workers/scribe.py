@@ -1,0 +1,566 @@
+"""The scribe: a follower of the ring that gathers evidence and writes incidents. It obeys Snapshot and Close.
+
+One loop. The bell says that a turn has something to tell; then every turn since the last one is taken. What takes time
+(reading evidence, copying turns, writing, pruning) is a generator that does a little and yields, so that a hard
+watermark is served in the middle of the soft one's evidence: the victim's files are there for milliseconds only.
+
+Nothing here can delay a kill: the core waits for nobody. What cannot be written is kept in memory (bounded), tried
+again at the incident's next milestone, counted in its ``lost``, and said once on stderr.
+"""
+
+import contextlib
+import gc
+import marshal
+import os
+import select
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, Final
+
+from ..linux import procfs
+from ..linux.kmsg import Kill, KmsgFile, OomKill, parse_kill, parse_oom_kill
+from ..model.codec import from_plain
+from ..model.facts import KernelKill, TargetId
+from ..model.incident import Turn
+from ..model.policy import Plan
+from ..model.verdict import Dismiss, Nominate, ProcessRef, Snapshot
+from . import shelf
+from .evidence import Evidence
+from .ring import Ring
+from .story import Milestone, Story, covers, short_id
+
+BEFORE_NS: Final = 120_000_000_000  # how much of the ring before the opening goes into an incident
+RING_BYTES: Final = (
+    4 << 20
+)  # of an incident's turns as JSON; then only turns in which something happened, to 1.25 of it
+_OPEN_MAX: Final = 16  # a glob may cover a thousand cgroups; the host's own incident tells their story too
+_BEAT_S: Final = 1.0  # well under any patience of the pool's with a silent worker
+_END_S: Final = 8.0  # to finish what is open when the core has gone
+_GROWTH_MAX: Final = 1024  # processes whose growth is known: those that a survey found among the heaviest
+_LOG_LINES: Final = 400  # of one OOM report: the task table has a line for every process
+# The log's clock is not disciplined, CLOCK_MONOTONIC is, by at most 500 ppm (adjtimex(2)): after 100 days of uptime
+# they may be 72 minutes apart. So "fresh" is generous, and what belongs together is told by the log's own clock.
+_FRESH_US: Final = 60_000_000
+_DRIFT: Final = 0.0005
+_TOGETHER_US: Final = 30_000_000
+_QUIET_NS: Final = 5_000_000_000  # a storm of kernel kills that no guard covers is one incident, until it pauses
+_AFTERS_MAX: Final = 10  # times that "after" is gathered in a storm of kills
+
+Task = Iterator[None]
+
+
+def run(
+    ring: Ring,
+    bell: int,
+    alive: int,
+    plan: Plan,
+    state_dir: str,
+    heartbeat: Callable[[], None],
+    kmsg: str = "/dev/kmsg",
+) -> None:
+    """Follow the ring until ``alive`` hangs up; then finish what is open and return.
+
+    ``bell``: an eventfd, readable when a turn has something to tell. ``heartbeat`` is called at least once a second
+    unless the disk or the kernel holds us.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # our end is told by ``alive``: the last turns are still to be written
+    scribe = Scribe(ring, plan, state_dir, heartbeat, kmsg)
+    poller = select.poll()
+    poller.register(bell, select.POLLIN)
+    poller.register(alive, 0)  # POLLHUP always comes
+    scribe.follow()
+    while True:
+        busy = scribe.step()
+        heartbeat()
+        events = dict(poller.poll(0 if busy else _BEAT_S * 1000))
+        if bell in events:
+            _quiet(bell)
+            scribe.follow()
+        elif not events and not busy:
+            scribe.beat()
+        scribe.look_back()
+        if alive in events:
+            scribe.follow()
+            scribe.end()
+            return
+
+
+def _quiet(bell: int) -> None:
+    with contextlib.suppress(BlockingIOError):  # somebody else's wakeup
+        os.eventfd_read(bell)
+
+
+class Incident:
+    """An incident that is being written."""
+
+    def __init__(self, story: Story, folder: shelf.Folder, head: dict[str, object], evidence: Evidence) -> None:
+        self.story = story
+        self.folder = folder
+        self.head = head
+        self.evidence = evidence
+        self.ended = ""
+        self.lost: dict[str, int] = {}
+        self.said: set[str] = set()
+        self.since_ns = story.opened_ns - BEFORE_NS
+        self.position = 0  # in the ring: the next turn to copy
+        self.ready = False  # it has an incident.json: turns may be put beside it
+        self.copying = False
+        self.until: int | None = None  # where to stop; None: follow
+        self.copied = -1  # number of the last turn
+        self.opening = -1  # number of the turn that opened it
+        self.ring_bytes = 0
+        self.first: dict[tuple[int, int], int] = {}
+        self.last: dict[tuple[int, int], int] = {}
+        self.log: list[str] = []
+        self.afters = 0
+        self.kernel_ns = story.opened_ns  # of the last kill by the kernel
+
+    @property
+    def id(self) -> str:
+        """The directory's name."""
+        return str(self.head["id"])
+
+    def lose(self, what: str, count: int = 1) -> None:
+        """Something could not be kept."""
+        if count:
+            self.lost[what] = self.lost.get(what, 0) + count
+
+    def attempt(self, what: str, action: Callable[[], None]) -> bool:
+        """Write; a disk that is full, read-only or gone is counted, and said once."""
+        try:
+            action()
+        except OSError as error:
+            self.lose(what)
+            if what not in self.said:
+                self.said.add(what)
+                _say(3, f"incident {self.id}: {what} not written: {error}")
+            return False
+        return True
+
+    def doc(self, complete: bool) -> dict[str, object]:
+        """incident.json, the turns excepted."""
+        story = self.story.plain()
+        lost = {**self.lost, "timeline": self.story.timeline_cut, "evidence": self.evidence.cut}
+        return {
+            "schema": story.pop("schema"),
+            **self.head,
+            **story,
+            "complete": complete,
+            "ended": self.ended,
+            "lost": {what: count for what, count in lost.items() if count},
+            "evidence": self._evidence(),
+        }
+
+    def _evidence(self) -> dict[str, object]:
+        facts = dict(self.evidence.facts)
+        rows = facts.get("processes")
+        for row in rows if isinstance(rows, list) else []:
+            identity = (row["pid"], row["start_ticks"])
+            if identity in self.first:
+                row["growth_bytes"] = max(self.last[identity], row["held_bytes"]) - self.first[identity]
+        if self.log:
+            facts["kernel_log"] = self.log
+        return facts
+
+    def notice(self, plain: dict[str, Any]) -> None:
+        """Who held how much, for growth."""
+        for survey in plain["seen"]["surveys"]:
+            for process in survey["processes"]:
+                identity = (process["pid"], process["start_ticks"])
+                held = process["anon_bytes"] + process["shmem_bytes"] + process["swap_bytes"]
+                if identity in self.first:
+                    self.last[identity] = held
+                elif len(self.first) < _GROWTH_MAX:
+                    self.first[identity] = self.last[identity] = held
+
+    def victims(self) -> tuple[ProcessRef, ...]:
+        """The processes whose own files are worth reading first."""
+        return self.story.nominee.processes if self.story.nominee else ()
+
+    def cgroups(self) -> list[str]:
+        """The cgroups whose files are worth reading, with their ancestors."""
+        nominee = self.story.nominee
+        return [self.story.target.cgroup, *([nominee.cgroup] if nominee and nominee.cgroup else [])]
+
+
+class Scribe:
+    """Everything between two wakeups."""
+
+    def __init__(self, ring: Ring, plan: Plan, state_dir: str, heartbeat: Callable[[], None], kmsg: str) -> None:
+        self._ring, self._plan, self._heartbeat = ring, plan, heartbeat
+        self._guards = {guard.name: guard for guard in plan.guards}
+        daemon = plan.daemon
+        self._shelf = shelf.Shelf(state_dir, daemon.incidents_max_count, daemon.incidents_max_bytes)
+        self._boot_id = _boot_id(daemon.proc)
+        self._position = ring.oldest()
+        self._open: dict[TargetId, Incident] = {}
+        self._nominated: dict[TargetId, Nominate] = {}  # with or without an incident
+        self._closing: set[str] = set()
+        self._done: set[str] = set()  # short ids that this ring's turns would open again, after our own restart
+        self._told: set[tuple[TargetId, int]] = set()  # and their numbers, for the rest of their turns
+        self._urgent: deque[Task] = deque()
+        self._tasks: deque[Task] = deque()
+        self._refused = 0
+        self._kmsg, self._kmsg_why = _open_kmsg(kmsg)
+        self._log: deque[tuple[int, str]] = deque(maxlen=_LOG_LINES)
+        self._reports: deque[tuple[int, Kill, OomKill | None]] = deque(maxlen=64)
+        self._context: OomKill | None = None
+        if ring.head():  # a predecessor of ours may have begun what the ring still tells
+            self._done = {name.rpartition("-")[2] for name in self._shelf_names() if not self._unfinished(name)}
+        self._tasks.append(self._tidy())
+
+    # -- following
+
+    def follow(self) -> None:
+        """Take every turn since the last one."""
+        while True:
+            payloads, self._position, lost = self._ring.read(self._position)
+            for incident in self._open.values() if lost else ():
+                incident.lose("ring_gaps")
+            for payload in payloads:
+                self._turn(payload)
+            if not payloads:
+                break
+        self._copy_all()
+
+    def beat(self) -> None:
+        """A second without a bell: calm turns are copied before the writer laps us."""
+        if self._open:
+            self._copy_all()
+
+    def look_back(self) -> None:
+        """No judge closes an incident outside every guard: it is over when nothing has followed for a while."""
+        for incident in list(self._open.values()):
+            if not incident.story.target.guard and time.monotonic_ns() > incident.kernel_ns + _QUIET_NS:
+                incident.story.end("the kernel's own kill: no guard covers this cgroup")
+                self._close(incident)
+
+    def _turn(self, payload: bytes) -> None:
+        plain = marshal.loads(payload)
+        seen = plain["seen"]
+        opens = plain["actions"] or seen["kernel_kills"]
+        if not self._open and not opens:
+            return
+        for incident in self._open.values():
+            incident.story.weigh(seen["surveys"])
+        seen["surveys"] = []  # no story needs more of them, and they are most of the work of making a Turn
+        try:
+            turn: Turn = from_plain(plain)
+        except (KeyError, TypeError):  # a core newer than we are: it cannot be, we were forked from it
+            return
+        for action in turn.actions:
+            if isinstance(action, Nominate):
+                self._nominated[action.target] = action
+            elif isinstance(action, Dismiss):
+                self._nominated.pop(action.target, None)
+            elif isinstance(action, Snapshot):
+                self._snapshot(turn, action)
+        for kill in _uncovered(turn, self._open):
+            self._begin(turn, Story(TargetId("", kill.cgroup), 0, turn.seen.at_ns, "kernel", None))
+        for incident in list(self._open.values()):
+            self._milestones(incident, incident.story.add(turn), turn)
+
+    def _snapshot(self, turn: Turn, snapshot: Snapshot) -> None:
+        known = self._open.get(snapshot.target)
+        if known is not None and known.story.number != snapshot.incident:
+            known.ended = "another incident began before it was closed"
+            self._close(known)
+            known = None
+        if known is None:
+            target, at_ns = snapshot.target, turn.seen.at_ns
+            guard, nominated = self._guards.get(target.guard), self._nominated.get(target)
+            self._begin(turn, Story(target, snapshot.incident, at_ns, snapshot.watermark, guard, nominated))
+
+    def _begin(self, turn: Turn, story: Story) -> None:
+        short = short_id(self._boot_id, story.target, story.opened_ns)
+        if short in self._done or (story.target, story.number) in self._told:
+            self._told.add((story.target, story.number))
+            return
+        if len(self._open) >= _OPEN_MAX:
+            self._refused += 1
+            if self._refused == 1:
+                _say(4, f"more than {_OPEN_MAX} incidents at once: the others are not written")
+            return
+        incident = self._adopt(short, story) or self._new(short, story)
+        incident.position, incident.opening = self._ring.oldest(), turn.number
+        self._open[story.target] = incident
+        self._tasks.append(self._opening(incident))
+
+    def _new(self, short: str, story: Story) -> Incident:
+        opened_s = time.time() - (time.monotonic_ns() - story.opened_ns) / 1e9
+        whole = time.gmtime(opened_s)
+        name = shelf.name(time.strftime("%Y%m%dT%H%M%SZ", whole), story.target.guard, short)
+        head: dict[str, object] = {
+            "id": name,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", whole) + f".{int(opened_s % 1 * 1000):03d}Z",
+            "boot_id": self._boot_id,
+            "version": self._plan.version,
+            "hostname": os.uname().nodename,
+            "kernel": os.uname().release,
+        }
+        return self._incident(story, self._shelf.folder(name), head)
+
+    def _adopt(self, short: str, story: Story) -> Incident | None:
+        """Go on with what a predecessor of ours left open in this very ring."""
+        try:
+            name = self._shelf.find(short)
+            if name is None:
+                return None
+            folder = self._shelf.folder(name)
+            doc = folder.read()
+            copied = folder.resume()
+        except (OSError, ValueError):
+            return None
+        keys = ("id", "time", "boot_id", "version", "hostname", "kernel")
+        incident = self._incident(story, folder, {key: doc[key] for key in keys if key in doc})
+        evidence = doc.get("evidence")
+        if isinstance(evidence, dict):
+            incident.evidence.facts = evidence
+        incident.copied = copied
+        incident.lose("scribe_restarts")
+        return incident
+
+    def _incident(self, story: Story, folder: shelf.Folder, head: dict[str, object]) -> Incident:
+        def keep(place: str, data: bytes) -> None:
+            incident.attempt("raw", lambda: folder.keep(place, data))
+
+        evidence = Evidence(self._plan.daemon.proc, self._plan.daemon.cgroup, keep, story.opened_ns)
+        incident = Incident(story, folder, head, evidence)
+        return incident
+
+    def _milestones(self, incident: Incident, reached: set[Milestone], turn: Turn) -> None:
+        if ("hard" in reached or "killed" in reached) and not self._urgent:
+            self._urgent.append(incident.evidence.hard(incident.cgroups(), incident.victims()))
+            self._tasks.append(self._save(incident))
+        if "gone" in reached and incident.afters < _AFTERS_MAX:
+            incident.afters += 1
+            self._tasks.append(incident.evidence.after("gone", incident.cgroups()))
+            self._tasks.append(self._save(incident))
+        if "kernel" in reached:
+            incident.kernel_ns = turn.seen.at_ns
+            self._tasks.append(self._kernel_log(incident))
+            self._tasks.append(self._save(incident))
+        if "closed" in reached:
+            self._close(incident)
+
+    def _close(self, incident: Incident) -> None:
+        if self._open.pop(incident.story.target, None) is not None:
+            incident.until = self._ring.head()
+            self._closing.add(incident.id)
+            self._tasks.append(self._finish(incident))
+
+    # -- tasks
+
+    def step(self) -> bool:
+        """Do a little of the most urgent task. False: there is none."""
+        queue = self._urgent or self._tasks
+        if not queue:
+            return False
+        task = queue.popleft()
+        try:
+            next(task)
+        except StopIteration:
+            return bool(self._urgent or self._tasks)
+        # What is urgent is done in one go; the others take turns.
+        (self._urgent.appendleft if queue is self._urgent else self._tasks.append)(task)
+        return True
+
+    def _opening(self, incident: Incident) -> Generator[None]:
+        incident.attempt("ring", incident.folder.begin)
+        yield from incident.evidence.soft(incident.cgroups(), incident.victims())
+        self._write(incident)
+        incident.ready = True
+        yield from self._prune()
+
+    def _save(self, incident: Incident) -> Generator[None]:
+        yield
+        if incident.ready and incident.until is None:
+            self._write(incident)
+
+    def _finish(self, incident: Incident) -> Generator[None]:
+        while not incident.ready:
+            yield
+        yield from self._copy(incident)
+        yield from incident.evidence.after("close", incident.cgroups())
+        yield from incident.evidence.rest(incident.cgroups())
+        if incident.story.kind == "kernel":
+            yield from self._kernel_log(incident)
+        yield from self._copy(incident)
+        self._write(incident, final=True)
+        self._closing.discard(incident.id)
+        gc.collect()  # off in a worker: this is the moment when nobody waits
+
+    def _write(self, incident: Incident, final: bool = False) -> None:
+        doc = incident.doc(complete=final and incident.story.closed and not incident.ended)
+        if final and not incident.attempt("incident.json", lambda: incident.folder.write(doc, ring=True)):
+            doc["lost"] = incident.lost  # perhaps it has room for the small part
+            incident.attempt("incident.json", lambda: incident.folder.write(doc))
+        elif not final:
+            incident.attempt("incident.json", lambda: incident.folder.write(doc))
+        if final:
+            incident.folder.close()
+
+    def _prune(self) -> Generator[None]:
+        keep = {incident.id for incident in self._open.values()} | self._closing
+        try:
+            yield from self._shelf.prune(keep)
+        except OSError as error:
+            _say(4, f"old incidents not removed: {error}")
+
+    def _tidy(self) -> Generator[None]:
+        """Finish what an earlier daemon, or a machine that lost power, has left open."""
+        for name in self._shelf_names():
+            yield
+            if name in {incident.id for incident in self._open.values()} | self._closing or not self._unfinished(name):
+                continue
+            folder = self._shelf.folder(name)
+            try:
+                doc = folder.read()
+                folder.resume()
+                doc.pop("ring", None)
+                doc["ended"] = doc.get("ended") or "the daemon or the machine stopped before it was finished"
+                folder.write(doc, ring=True)
+            except (OSError, ValueError) as error:
+                _say(4, f"incident {name} was left unfinished and cannot be finished: {error}")
+
+    # -- turns
+
+    def _copy_all(self) -> None:
+        for incident in self._open.values():
+            if incident.ready and not incident.copying:
+                incident.copying = True
+                self._tasks.append(self._copy(incident))
+
+    def _copy(self, incident: Incident) -> Generator[None]:
+        """Append what the ring has for this incident since the last time."""
+        while incident.until is None or incident.position < incident.until:
+            payloads, incident.position, lost = self._ring.read(incident.position, 8)
+            incident.lose("ring_gaps", lost)
+            for payload in payloads:
+                self._copy_one(incident, marshal.loads(payload))
+            if not payloads:
+                break
+            yield
+        incident.copying = False
+
+    def _copy_one(self, incident: Incident, plain: dict[str, Any]) -> None:
+        number = int(plain["number"])
+        if number <= incident.copied or plain["seen"]["at_ns"] < incident.since_ns:
+            return
+        if incident.copied >= 0:
+            incident.lose("ring_turns", number - incident.copied - 1)
+        elif number > incident.opening:
+            incident.lose("ring_turns", number - incident.opening)
+        incident.copied = number
+        incident.notice(plain)
+        seen = plain["seen"]
+        told = plain["actions"] or seen["gone"] or seen["results"] or seen["kernel_kills"]
+        if incident.ring_bytes > (RING_BYTES * 5 // 4 if told else RING_BYTES):
+            incident.lose("ring_cut")
+            return
+        line = shelf.encode(plain).encode("ascii")
+        if incident.attempt("ring", lambda: incident.folder.append(line)):
+            incident.ring_bytes += len(line)
+
+    # -- the kernel's own words
+
+    def _kernel_log(self, incident: Incident) -> Generator[None]:
+        """Whom did the kernel kill, in its own words: the facts of a turn only count."""
+        yield from self._drain(incident)
+        if not self._reports:
+            return
+        since_us = self._reports[-1][0] - _TOGETHER_US
+        incident.log = [f"[{at_us / 1e6:12.6f}] {text}" for at_us, text in self._log if at_us >= since_us]
+        for at_us, kill, context in self._reports:
+            cgroup = context.task_memcg if context is not None else ""
+            if at_us >= since_us and (not cgroup or covers(incident.story.target.cgroup, cgroup)):
+                held_bytes = (kill.anon_kb + kill.shmem_kb) << 10
+                incident.story.kernel_named(kill.pid, kill.comm, cgroup, held_bytes)
+
+    def _drain(self, incident: Incident) -> Generator[None]:
+        if self._kmsg is None:
+            incident.evidence.facts["kernel_log_why"] = self._kmsg_why
+            return
+        now_us = time.monotonic_ns() // 1000
+        oldest_us = now_us - _FRESH_US - int(now_us * _DRIFT)
+        more = True
+        while more:
+            try:
+                records = self._kmsg.drain(64)
+            except OSError as error:
+                incident.evidence.facts["kernel_log_why"] = str(error)
+                return
+            for record in records:
+                if record.facility == 0 and record.at_us >= oldest_us:
+                    self._line(record.at_us, record.text)
+            more = len(records) == 64
+            yield
+
+    def _line(self, at_us: int, text: str) -> None:
+        self._log.append((at_us, text[:300]))
+        self._context = parse_oom_kill(text) or self._context
+        kill = parse_kill(text)
+        if kill is not None:
+            context = self._context if self._context is not None and self._context.pid == kill.pid else None
+            self._reports.append((at_us, kill, context))
+
+    # -- the end
+
+    def end(self) -> None:
+        """The core has gone: what is open is finished, as far as a few seconds allow."""
+        for incident in list(self._open.values()):
+            incident.ended = "the daemon ended"
+            self._close(incident)
+        until = time.monotonic() + _END_S
+        while time.monotonic() < until and self.step():
+            self._heartbeat()
+            self.follow()
+
+    def _shelf_names(self) -> list[str]:
+        try:
+            return self._shelf.names()
+        except OSError as error:
+            _say(3, f"incidents cannot be listed: {error}")
+            return []
+
+    def _unfinished(self, name: str) -> bool:
+        return self._shelf.folder(name).unfinished()
+
+
+def _uncovered(turn: Turn, known: dict[TargetId, Incident]) -> list[KernelKill]:
+    """Kernel kills that no open incident tells of. Seen in a cgroup and on the machine it is one kill: the nearer."""
+    kills = turn.seen.kernel_kills
+    return [
+        kill
+        for kill in kills
+        if not any(covers(target.cgroup, kill.cgroup) for target in known)
+        and not any(other is not kill and covers(kill.cgroup, other.cgroup) for other in kills)
+    ]
+
+
+def _boot_id(proc: str) -> str:
+    try:
+        return procfs.boot_id(proc)
+    except (OSError, ValueError):
+        return ""
+
+
+def _open_kmsg(path: str) -> tuple[KmsgFile | None, str]:
+    try:
+        return KmsgFile(path), ""
+    except OSError as error:
+        return None, f"{path} cannot be read: {error.strerror}"
+
+
+def _say(level: int, text: str) -> None:
+    """To the journal by way of stderr, whose first bytes are the level (sd-daemon(3)). Not by way of the herald: what
+    we have to say is that something is broken."""
+    try:
+        sys.stderr.write(f"<{level}>oomguard scribe: {text.encode('ascii', 'backslashreplace').decode()}\n")
+        sys.stderr.flush()
+    except OSError:
+        pass

@@ -1,0 +1,252 @@
+"""Incidents on disk: ``<state_dir>/incidents/<time>-<guard>-<id>/`` with incident.json, ring.jsonl and raw/.
+
+incident.json is always whole: written beside, synced, renamed. While an incident is open its turns are appended to
+ring.jsonl, one line each, so that a crash leaves a readable prefix; the last write moves them into incident.json and
+takes ring.jsonl away. A ring.jsonl is therefore the mark of an incident that nobody has finished.
+
+Every method raises OSError; the scribe counts and goes on. Nothing is kept open but the ring.jsonl of open incidents.
+"""
+
+import contextlib
+import grp
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Final
+
+_NAME: Final = re.compile(r"[0-9]{8}T[0-9]{6}Z-[A-Za-z0-9_.-]+-[0-9a-f]{6}")
+_DIRECTORY: Final = 0o750
+_FILE: Final = 0o640
+_COPY: Final = 64 << 10
+_GUARD_MAX: Final = 40
+# No indent and no circular check: both take the encoder written in Python, which leaves cycles for a collector that
+# is switched off in a worker.
+_ENCODER: Final = json.JSONEncoder(ensure_ascii=True, check_circular=False, separators=(", ", ": "))
+
+
+def name(time: str, guard: str, short: str) -> str:
+    """The directory's name; ``time`` as 20260131T235959Z. What is not plain in a guard's name becomes "_"."""
+    return f"{time}-{re.sub('[^A-Za-z0-9_.-]', '_', guard)[:_GUARD_MAX] or 'kernel'}-{short}"
+
+
+def encode(value: object) -> str:
+    """JSON that every parser takes: half a surrogate (a byte of a hostile name) becomes ``\\\\xNN`` in the text."""
+    encoded = _ENCODER.encode(value)
+    if "\\ud" in encoded:
+        encoded = _ENCODER.encode(safe(value))
+    return encoded
+
+
+def safe(value: object) -> object:
+    """The same value with every string free of surrogate escapes."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    if isinstance(value, dict):
+        return {safe(key): safe(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [safe(item) for item in value]
+    return value
+
+
+class Shelf:
+    """The directory of all incidents."""
+
+    def __init__(self, state_dir: str, max_count: int, max_bytes: int) -> None:
+        self.path = f"{state_dir}/incidents"
+        self._max_count, self._max_bytes = max_count, max_bytes
+        try:
+            self.gid = grp.getgrnam("oomguard").gr_gid
+        except KeyError:
+            self.gid = -1
+
+    def names(self) -> list[str]:
+        """All incidents, oldest first. Other things in the directory are not ours, and left alone."""
+        try:
+            with os.scandir(self.path) as entries:
+                return sorted(
+                    entry.name
+                    for entry in entries
+                    if _NAME.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+                )
+        except FileNotFoundError:
+            return []
+
+    def find(self, short: str) -> str | None:
+        """The incident of this short id."""
+        return next((found for found in self.names() if found.endswith(f"-{short}")), None)
+
+    def folder(self, incident: str) -> "Folder":
+        """The incident's directory; it is made with the first thing that is put in."""
+        return Folder(f"{self.path}/{incident}", self.gid)
+
+    def prune(self, keep: set[str]) -> Iterator[None]:
+        """Take away the oldest until count and bytes are within their limits; never one of ``keep``."""
+        names = self.names()
+        sizes: dict[str, int] = {}
+        for incident in names:
+            sizes[incident] = _size(f"{self.path}/{incident}")
+            yield
+        count, total = len(names), sum(sizes.values())
+        for incident in names:
+            if count <= self._max_count and total <= self._max_bytes:
+                return
+            if incident in keep:
+                continue
+            shutil.rmtree(f"{self.path}/{incident}")
+            count, total = count - 1, total - sizes[incident]
+            yield
+
+
+class Folder:
+    """One incident's directory."""
+
+    def __init__(self, path: str, gid: int) -> None:
+        self.path = path
+        self._gid = gid
+        self._ring = -1
+        self._ring_bytes = 0
+
+    def write(self, doc: dict[str, object], ring: bool = False) -> None:
+        """Write incident.json whole; with ``ring``, the turns go into it and ring.jsonl goes away."""
+        self._make(self.path)
+        temporary = f"{self.path}/incident.json.tmp"
+        try:
+            with open(temporary, "wb", opener=self._opener) as file:
+                file.write(b"{\n")
+                for key, value in doc.items():
+                    file.write(f"{encode(key)}: {encode(value)},\n".encode("ascii"))
+                file.write(b'"ring": [')
+                if ring:
+                    for number, line in enumerate(self._lines()):
+                        file.write((b"\n" if number == 0 else b",\n") + line)
+                file.write(b"]\n}\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, f"{self.path}/incident.json")
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        if ring:
+            self.close()
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self.path}/ring.jsonl")
+        self._sync()
+
+    def begin(self) -> None:
+        """Mark the incident as open, before anything else is put in."""
+        self._open_ring()
+
+    def append(self, line: bytes) -> None:
+        """One more turn for ring.jsonl. A line that does not fit leaves no half of itself."""
+        if self._ring < 0 or os.fstat(self._ring).st_nlink == 0:
+            self._open_ring()
+        data = line + b"\n"
+        try:
+            written = os.write(self._ring, data)
+        except OSError:
+            os.ftruncate(self._ring, self._ring_bytes)
+            raise
+        if written != len(data):
+            os.ftruncate(self._ring, self._ring_bytes)
+            raise OSError(28, os.strerror(28), f"{self.path}/ring.jsonl")
+        self._ring_bytes += written
+
+    def resume(self) -> int:
+        """Go on after the last whole turn of an earlier ring.jsonl; its number, or -1."""
+        last, end = -1, 0
+        for line in self._lines():
+            try:
+                last = int(json.loads(line)["number"])
+            except (ValueError, KeyError, TypeError):
+                break
+            end += len(line) + 1
+        with contextlib.suppress(FileNotFoundError):
+            os.truncate(f"{self.path}/ring.jsonl", end)
+        return last
+
+    def keep(self, place: str, data: bytes) -> None:
+        """A kernel file, verbatim, as raw/``place``."""
+        path = f"{self.path}/raw/{place}"
+        self._make(os.path.dirname(path))
+        with open(path, "wb", buffering=0, opener=self._opener) as file:
+            if file.write(data) != len(data):
+                raise OSError(28, os.strerror(28), path)
+
+    def read(self) -> dict[str, object]:
+        """incident.json as it is now. ValueError: it is damaged."""
+        with open(f"{self.path}/incident.json", "rb") as file:
+            doc = json.load(file)
+        if not isinstance(doc, dict):
+            raise ValueError(f"{self.path}/incident.json: not an object")
+        return doc
+
+    def unfinished(self) -> bool:
+        """Whether somebody began it and did not finish."""
+        return os.path.lexists(f"{self.path}/ring.jsonl")
+
+    def close(self) -> None:
+        """Let go of ring.jsonl."""
+        if self._ring >= 0:
+            os.close(self._ring)
+            self._ring = -1
+
+    def _lines(self) -> Iterator[bytes]:
+        """The whole lines of ring.jsonl."""
+        try:
+            with open(f"{self.path}/ring.jsonl", "rb", buffering=_COPY) as file:
+                for line in file:
+                    if line.endswith(b"\n"):
+                        yield line[:-1]
+        except FileNotFoundError:
+            return
+
+    def _open_ring(self) -> None:
+        self.close()
+        self._make(self.path)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        self._ring = os.open(f"{self.path}/ring.jsonl", flags, _FILE)
+        self._ring_bytes = os.fstat(self._ring).st_size
+        self._own(self._ring)
+
+    def _opener(self, path: str, flags: int) -> int:
+        fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE)
+        self._own(fd)
+        return fd
+
+    def _own(self, fd: int) -> None:
+        if self._gid >= 0:
+            with contextlib.suppress(OSError):  # not root: then the group stays as it is
+                os.fchown(fd, -1, self._gid)
+
+    def _make(self, path: str) -> None:
+        """The directory and what it lies in, down from incidents/, ours and for the group only."""
+        if os.path.isdir(path):
+            return
+        parent = os.path.dirname(path)
+        if not os.path.isdir(parent):
+            self._make(parent)
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, _DIRECTORY)
+            if self._gid >= 0:
+                os.chown(path, -1, self._gid)
+
+    def _sync(self) -> None:
+        for path in (self.path, os.path.dirname(self.path)):
+            fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+
+
+def _size(path: str) -> int:
+    """Bytes on disk below a directory, as far as they can be seen."""
+    total = 0
+    for directory, _, files in os.walk(path):
+        for file in files:
+            with contextlib.suppress(OSError):
+                total += os.lstat(f"{directory}/{file}").st_blocks * 512
+    return total

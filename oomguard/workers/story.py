@@ -1,0 +1,498 @@
+"""One incident as a fold over turns: what the scribe writes down and what the herald tells. No clock, no file.
+
+A story belongs to one target. It opens with the turn that holds a Snapshot (or, for a kernel kill that no guard
+covers, with the fact), takes every turn that follows, and ends with Close. Numbers come from the turns alone, so
+that the same story can be told again from a recording.
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+from ..model.codec import to_plain
+from ..model.facts import CgroupFacts, KernelKill, MemInfo, Observation, TargetId
+from ..model.incident import SCHEMA_VERSION, Turn
+from ..model.policy import Guard
+from ..model.verdict import (
+    Candidate,
+    Close,
+    Kill,
+    Lease,
+    Nominate,
+    Notify,
+    Outcome,
+    ProcessRef,
+    Ranking,
+    Release,
+    Snapshot,
+    Victim,
+)
+
+Kind = Literal["soft", "hard", "kernel"]
+Milestone = Literal["hard", "killed", "gone", "kernel", "closed"]
+
+_WORSE: Final[dict[str, int]] = {"soft": 0, "hard": 1, "kernel": 2}
+_NS_PER_MS: Final = 1_000_000
+# What a death gives back arrives within milliseconds of the last thread's end; what is free seconds later has other
+# causes as well. Two seconds leave room for a reaper that is still at work.
+_SETTLED_NS: Final = 2_000_000_000
+# A storm can go on for hours; its first and worst minutes are what is read.
+_TIMELINE_MAX: Final = 400
+_KILLS_MAX: Final = 200
+_VICTIMS_MAX: Final = 1000
+# These say what the timeline already says in its own words.
+_TOLD_OTHERWISE: Final = frozenset({"SOFT", "HARD", "KILLED", "VICTIM_GONE", "CALM", "KERNEL_KILLED"})
+
+
+def short_id(boot_id: str, target: TargetId, opened_ns: int) -> str:
+    """Six hex digits for the incident that this target opened then. Two processes that saw the turn agree on it."""
+    seed = f"{boot_id}\0{target.guard}\0{target.cgroup}\0{opened_ns}"
+    return hashlib.blake2s(seed.encode("utf-8", "surrogateescape"), digest_size=3).hexdigest()
+
+
+def covers(cgroup: str, path: str) -> bool:
+    """Whether ``path`` is that cgroup or below it."""
+    return cgroup in ("/", path) or path.startswith(cgroup + "/")
+
+
+def size(count: int) -> str:
+    """Bytes for people: three digits and a unit."""
+    value, unit = float(abs(count)), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1000:
+            break
+        value, unit = value / 1024, larger
+    digits = 0 if unit == "B" or value >= 100 else 1
+    return f"{'-' if count < 0 else ''}{value:.{digits}f} {unit}"
+
+
+def name(victim: Victim) -> str:
+    """The victim in a few words: ``stress[1234]``, a tree by its root, a cgroup by its path."""
+    if victim.take == "cgroup" or not victim.processes:
+        return f"{victim.cgroup} ({victim.count} processes)"
+    root = f"{victim.processes[0].comm}[{victim.processes[0].pid}]"
+    return root if victim.take == "process" else f"{root} and its tree ({victim.count} processes)"
+
+
+@dataclass(slots=True)
+class Death:
+    """One attempt at one victim, from its first signal to its end."""
+
+    token: int
+    victim: Victim | None
+    why: str
+    signal: str
+    errno: int | None  # None: no outcome was recorded
+    held: bool
+    signalled_ns: int
+    gone_ns: int | None = None
+    reaped_bytes: int = 0
+
+    @property
+    def struck(self) -> bool:
+        """The signal was really sent."""
+        return self.errno == 0 and not self.held
+
+
+@dataclass(slots=True)
+class _Level:
+    """Memory at one moment: what the machine had free and what the target could not give back."""
+
+    at_ns: int
+    available_bytes: int | None
+    unreclaimable_bytes: int | None
+    exact: bool  # memory.stat was read: not merely memory.current
+
+
+class Story:
+    """See the module. ``guard`` is None for a kernel kill outside every guard, or a guard that is no longer known."""
+
+    def __init__(
+        self,
+        target: TargetId,
+        number: int,
+        opened_ns: int,
+        kind: Kind,
+        guard: Guard | None,
+        nominated: Nominate | None = None,
+    ) -> None:
+        """``nominated``: who was nominated already; a service that hovers at its soft watermark keeps its nominee."""
+        self.target = target
+        self.number = number
+        self.opened_ns = opened_ns
+        self.kind: Kind = kind
+        self.guard = guard
+        self.why: dict[str, str] = {}
+        self.hard_ns: int | None = None
+        self.nominee: Victim | None = nominated.victim if nominated else None
+        self.ranking: Ranking | None = nominated.ranking if nominated else None
+        self.deaths: dict[int, Death] = {}
+        self.kernel_kills: list[dict[str, object]] = []
+        self.timeline: list[dict[str, object]] = []
+        self.timeline_cut = 0
+        self.held = False
+        self.outcome = ""
+        self.closed = False
+        self._host: MemInfo | None = None
+        self._before: _Level | None = None
+        self._after: _Level | None = None
+        self._leases: dict[int, str] = {}
+        self._leased: set[str] = set()
+        if self.nominee is not None:
+            held = f"it held {size(self.nominee.held_bytes)} then"
+            self._tell(opened_ns, "nominate", f"{name(self.nominee)} was nominated already; {held}")
+
+    # -- the fold
+
+    def add(self, turn: Turn) -> set[Milestone]:
+        """Take one turn; say what it was a milestone of."""
+        reached: set[Milestone] = set()
+        seen = turn.seen
+        self._host = seen.host or self._host
+        self._facts(seen, reached)
+        for kill in seen.kernel_kills:
+            if self._ours(kill, turn):
+                self.kernel_killed(kill, seen.at_ns)
+                reached.add("kernel")
+        outcomes = list(turn.outcomes)
+        for action in turn.actions:
+            match action:
+                case Snapshot(target=self.target):
+                    self._snapshot(action, seen.at_ns, reached)
+                case Nominate(target=self.target):
+                    self._nominate(action, seen)
+                case Kill(target=self.target):
+                    self._kill(action, _take(outcomes, "Kill", action.token), seen, reached)
+                case Lease(target=self.target):
+                    self._lease(action, seen.at_ns, _take(outcomes, "Lease", action.token))
+                case Release(target=self.target) if action.token in self._leases:
+                    self._tell(seen.at_ns, "release", f"{self._leases.pop(action.token)} put back")
+                case Notify(target=self.target) if action.message not in _TOLD_OTHERWISE:
+                    self._tell(seen.at_ns, "notify", action.text)
+                case Close(target=self.target):
+                    self.outcome, self.closed = action.outcome, True
+                    self._tell(seen.at_ns, "close", action.outcome)
+                    reached.add("closed")
+                case _:
+                    pass
+        self._measure(seen)
+        return reached
+
+    def _facts(self, seen: Observation, reached: set[Milestone]) -> None:
+        for gone in seen.gone:
+            death = self.deaths.get(gone.token)
+            if death is not None and death.gone_ns is None:
+                death.gone_ns = gone.at_ns
+                took = _ms(gone.at_ns - death.signalled_ns)
+                self._tell(gone.at_ns, "gone", f"{self._named(death)} is gone, {took:.0f} ms after the signal")
+                reached.add("gone")
+        for result in seen.results:
+            death = self.deaths.get(result.token)
+            if death is not None and result.what == "Reap":
+                death.reaped_bytes += result.value
+                if result.value:
+                    self._tell(seen.at_ns, "reap", f"the reaper took back {size(result.value)} of {self._named(death)}")
+
+    def _ours(self, kill: KernelKill, turn: Turn) -> bool:
+        """The judge names the guard whose kill it is, the innermost; where it names none, whoever covers it."""
+        named = [a.target for a in turn.actions if isinstance(a, Snapshot) and a.watermark == "kernel"]
+        among = [target for target in named if covers(target.cgroup, kill.cgroup)] or [self.target]
+        inner = max(among, key=lambda target: len(target.cgroup))
+        return inner == self.target and covers(self.target.cgroup, kill.cgroup)
+
+    def weigh(self, surveys: Iterable[Mapping[str, Any]]) -> None:
+        """What the nominee holds by now, from surveys in their plain form. It is nominated once, and grows."""
+        nominee = self.nominee
+        if nominee is None or nominee.token in self.deaths:
+            return
+        wanted = {(ref.pid, ref.start_ticks) for ref in nominee.processes}
+        held: dict[tuple[int, int], int] = {}
+        for survey in surveys:
+            for row in survey["processes"]:
+                identity = (row["pid"], row["start_ticks"])
+                if identity in wanted:
+                    held[identity] = row["anon_bytes"] + row["shmem_bytes"] + row["swap_bytes"]
+        if not held:
+            return
+        refs = tuple(
+            replace(ref, held_bytes=held.get((ref.pid, ref.start_ticks), ref.held_bytes)) for ref in nominee.processes
+        )
+        grown = sum(ref.held_bytes for ref in refs) - sum(ref.held_bytes for ref in nominee.processes)
+        self.nominee = replace(nominee, processes=refs, held_bytes=max(0, nominee.held_bytes + grown))
+
+    def kernel_killed(self, kill: KernelKill, at_ns: int) -> None:
+        """The kernel's OOM killer struck under our target."""
+        self._worsen("kernel")
+        who = f"{kill.comm}[{kill.pid}]" if kill.pid else f"{kill.count} process{'es' if kill.count > 1 else ''}"
+        if len(self.kernel_kills) < _KILLS_MAX:
+            self.kernel_kills.append({"at_ns": at_ns, "pid": kill.pid, "comm": kill.comm, "cgroup": kill.cgroup})
+        self._tell(at_ns, "kernel", f"the kernel's OOM killer killed {who} in {kill.cgroup}")
+
+    def kernel_named(self, pid: int, comm: str, cgroup: str, held_bytes: int) -> None:
+        """The kernel's log has named a victim: the facts of a turn may know no more than that there was one.
+
+        When it happened is told by the facts: the log's clock and CLOCK_MONOTONIC drift apart.
+        """
+        if any(kill.get("pid") == pid and "bytes" in kill for kill in self.kernel_kills):
+            return
+        row: dict[str, object] = {"pid": pid, "comm": comm, "bytes": held_bytes}
+        known = next((kill for kill in self.kernel_kills if kill.get("pid") in (0, pid)), None)
+        at_ns = int(str((known or {"at_ns": self.opened_ns})["at_ns"]))
+        if known is not None:
+            known.update({**row, "cgroup": cgroup or known["cgroup"]})
+        elif len(self.kernel_kills) < _KILLS_MAX:
+            self.kernel_kills.append({**row, "cgroup": cgroup, "at_ns": at_ns})
+        self._worsen("kernel")
+        held = f"which held {size(held_bytes)}"
+        self._tell(at_ns, "kernel", f"the kernel's log: killed {comm}[{pid}] in {cgroup or '?'}, {held}")
+
+    def end(self, outcome: str) -> None:
+        """Closed by somebody else than the judge."""
+        self.outcome, self.closed = outcome, True
+
+    def _snapshot(self, snapshot: Snapshot, at_ns: int, reached: set[Milestone]) -> None:
+        self._worsen(snapshot.watermark)
+        self.why.setdefault(snapshot.watermark, snapshot.why)
+        if snapshot.watermark == "hard":
+            reached.add("hard")
+            if self.hard_ns is None:
+                self.hard_ns = at_ns
+        elif snapshot.watermark == "kernel":
+            reached.add("kernel")
+        self._tell(at_ns, snapshot.watermark, snapshot.why)
+
+    def _nominate(self, action: Nominate, seen: Observation) -> None:
+        changed = self.nominee is None or _identity(self.nominee) != _identity(action.victim)
+        self.nominee, self.ranking = action.victim, action.ranking
+        if changed:
+            text = f"nominated {name(action.victim)}, which holds {size(action.victim.held_bytes)}"
+            self._tell(seen.at_ns, "nominate", text)
+
+    def _kill(self, action: Kill, outcome: Outcome | None, seen: Observation, reached: set[Milestone]) -> None:
+        errno, held, at_ns = (outcome.errno, outcome.held, outcome.at_ns) if outcome else (None, False, seen.at_ns)
+        self.held = self.held or held
+        death = self.deaths.get(action.token)
+        if death is None:
+            victim = self.nominee if self.nominee is not None and self.nominee.token == action.token else None
+            death = Death(action.token, victim, action.why, action.signal, errno, held, at_ns)
+            if len(self.deaths) < _KILLS_MAX:
+                self.deaths[action.token] = death
+            self._before = self._before or self._level(seen)
+        else:  # the same victim again: SIGKILL after SIGTERM
+            death.signal = action.signal
+            death.errno = 0 if 0 in (death.errno, errno) else errno
+        self._tell(at_ns, "kill", _kill_text(action, self._named(death), errno, held))
+        reached.add("killed")
+
+    def _lease(self, action: Lease, at_ns: int, outcome: Outcome | None) -> None:
+        what = f"{action.file} of {action.cgroup if action.file == 'memory.high' else f'pid {action.pid}'}"
+        self._leases[action.token] = what
+        if what in self._leased or len(self._leased) > _KILLS_MAX:
+            return  # a brake moves many times; its first time is the news
+        self._leased.add(what)
+        value = size(action.value) if action.file == "memory.high" else str(action.value)
+        held = " (observe mode: not done)" if outcome and outcome.held else ""
+        failed = f" (failed: errno {outcome.errno})" if outcome and outcome.errno else ""
+        self._tell(at_ns, "lease", f"{what} set to {value} for a time ({action.purpose}){held}{failed}")
+
+    def _worsen(self, kind: Kind) -> None:
+        if _WORSE[kind] > _WORSE[self.kind]:
+            self.kind = kind
+
+    def _tell(self, at_ns: int, what: str, text: str) -> None:
+        if len(self.timeline) >= _TIMELINE_MAX:
+            self.timeline_cut += 1
+            return
+        self.timeline.append({"at_ms": _ms(at_ns - self.opened_ns), "what": what, "text": text})
+
+    def _named(self, death: Death) -> str:
+        return name(death.victim) if death.victim is not None else f"victim {death.token}"
+
+    # -- what it freed
+
+    def _level(self, seen: Observation) -> _Level:
+        facts = _own(seen, self.target)
+        host = seen.host or self._host
+        return _Level(
+            seen.at_ns,
+            host.available_bytes if host else None,
+            facts.unreclaimable_bytes if facts else (0 if self.target in seen.vanished else None),
+            facts is not None and facts.stat is not None,
+        )
+
+    def _measure(self, seen: Observation) -> None:
+        """Keep the best level between the last death and two seconds after it."""
+        ends = [death.gone_ns for death in self.deaths.values() if death.struck]
+        if self._before is None or not ends or None in ends:
+            return
+        last = max(end for end in ends if end is not None)
+        if seen.at_ns > last + _SETTLED_NS and self._after is not None:
+            return
+        if seen.host is None and _own(seen, self.target) is None and self.target not in seen.vanished:
+            return
+        level = self._level(seen)
+        self._after = level if self._after is None else _better(self._after, level)
+
+    def freed(self) -> tuple[int | None, str]:
+        """Bytes that the deaths gave back, and how that was measured. None: not known."""
+        struck = [death for death in self.deaths.values() if death.struck]
+        if not struck:
+            return 0, "observe mode: nothing was touched" if self.held else "nothing was killed by oomguard"
+        before, after = self._before, self._after
+        if before is None or after is None:
+            reaped = sum(death.reaped_bytes for death in struck)
+            return (reaped, "what the reaper took back") if reaped else (None, "no measurement after the end")
+        ways = []
+        if before.available_bytes is not None and after.available_bytes is not None:
+            how = f"MemAvailable rose from {size(before.available_bytes)} to {size(after.available_bytes)}"
+            ways.append((self.target.cgroup != "/", after.available_bytes - before.available_bytes, how))
+        if before.unreclaimable_bytes is not None and after.unreclaimable_bytes is not None:
+            what = "unreclaimable memory" if before.exact else "memory.current"
+            how = (
+                f"{what} of {self.target.cgroup} fell from {size(before.unreclaimable_bytes)}"
+                f" to {size(after.unreclaimable_bytes)}"
+            )
+            ways.append((self.target.cgroup == "/", before.unreclaimable_bytes - after.unreclaimable_bytes, how))
+        if not ways:
+            return None, "no measurement after the end"
+        _, freed, how = min(ways)
+        return max(0, freed), how
+
+    # -- what is asked about it
+
+    def victims(self) -> list[dict[str, object]]:
+        """Who was killed, by whom; in observe mode who would have been."""
+        found: list[dict[str, object]] = []
+        for death in self.deaths.values():
+            if death.victim is None or death.errno != 0:
+                continue
+            by = "none" if death.held else "oomguard"
+            for ref in death.victim.processes or (_stand_in(death.victim),):
+                row = {"pid": ref.pid, "comm": ref.comm, "cgroup": ref.cgroup, "bytes": ref.held_bytes, "by": by}
+                found.append(row)
+        for kill in self.kernel_kills:
+            if kill.get("pid"):
+                row = {key: kill.get(key) for key in ("pid", "comm", "cgroup")}
+                found.append({**row, "bytes": kill.get("bytes", 0), "by": "kernel"})
+        return found[:_VICTIMS_MAX]
+
+    def killed_by(self) -> str:
+        """oomguard if it struck first, kernel if only the kernel did, or before us; else none."""
+        ours = min((death.signalled_ns for death in self.deaths.values() if death.struck), default=None)
+        theirs = [int(str(kill["at_ns"])) for kill in self.kernel_kills]
+        if theirs and (ours is None or min(theirs) < ours):
+            return "kernel"
+        return "none" if ours is None and self.kind != "kernel" else "kernel" if ours is None else "oomguard"
+
+    def latency_ms(self) -> float | None:
+        """From the observation that crossed the hard watermark to the first signal."""
+        first = self._first()
+        if first is None or self.hard_ns is None:
+            return None
+        return _ms(first.signalled_ns - self.hard_ns)
+
+    def gone_ms(self) -> float | None:
+        """From the first signal to the end of that victim."""
+        first = self._first()
+        return None if first is None or first.gone_ns is None else _ms(first.gone_ns - first.signalled_ns)
+
+    def _first(self) -> Death | None:
+        done = [death for death in self.deaths.values() if death.errno == 0]
+        return min(done, key=lambda death: death.signalled_ns, default=None)
+
+    def runner_up(self) -> Candidate | None:
+        """Who would have been next."""
+        ranked = [c for c in self.ranking.candidates if c.rank > 1] if self.ranking else []
+        return min(ranked, key=lambda candidate: candidate.rank, default=None)
+
+    def plain(self) -> dict[str, object]:
+        """The part of incident.json that turns alone can tell."""
+        freed_bytes, freed_how = self.freed()
+        mode = self.guard.mode if self.guard else ("observe" if self.held or not self.target.guard else "enforce")
+        return {
+            "schema": SCHEMA_VERSION,
+            "policy": self.target.guard,
+            "cgroup": self.target.cgroup,
+            "kind": self.kind,
+            "mode": mode,
+            "killed_by": self.killed_by(),
+            "victims": self.victims(),
+            "freed_bytes": freed_bytes,
+            "freed_how": freed_how,
+            "latency_ms": self.latency_ms(),
+            "gone_ms": self.gone_ms(),
+            "outcome": self.outcome,
+            "number": self.number,
+            "opened_ns": self.opened_ns,
+            "why": dict(self.why),
+            "nominee": to_plain(self.nominee),
+            "kills": [_plain_death(death, self.hard_ns, self.opened_ns) for death in self.deaths.values()],
+            "kernel_kills": list(self.kernel_kills),
+            "ranking": to_plain(self.ranking),
+            "timeline": sorted(self.timeline, key=lambda entry: float(str(entry["at_ms"]))),
+            "guard": to_plain(self.guard),
+        }
+
+
+def _ms(ns: int) -> float:
+    return round(ns / _NS_PER_MS, 3)
+
+
+def _take(outcomes: list[Outcome], what: str, token: int) -> Outcome | None:
+    """The outcome of one action; each is used once, since a turn may signal the same victim twice."""
+    for place, outcome in enumerate(outcomes):
+        if outcome.what == what and outcome.token == token:
+            return outcomes.pop(place)
+    return None
+
+
+def _own(seen: Observation, target: TargetId) -> CgroupFacts | None:
+    for facts in seen.cgroups:
+        if facts.path == target.cgroup:
+            return facts
+    return None
+
+
+def _better(old: _Level, new: _Level) -> _Level:
+    """The lowest use and the most available memory of the two moments."""
+    available = [value for value in (old.available_bytes, new.available_bytes) if value is not None]
+    used = [value for value in (old.unreclaimable_bytes, new.unreclaimable_bytes) if value is not None]
+    return _Level(new.at_ns, max(available, default=None), min(used, default=None), old.exact and new.exact)
+
+
+def _identity(victim: Victim) -> tuple[object, ...]:
+    if victim.take == "cgroup" or not victim.processes:
+        return (victim.cgroup, victim.inode)
+    return (victim.processes[0].pid, victim.processes[0].start_ticks)
+
+
+def _stand_in(victim: Victim) -> ProcessRef:
+    """A cgroup of which no member is known by name."""
+    return ProcessRef(0, 0, victim.unit or victim.cgroup.rsplit("/", 1)[-1], victim.cgroup, victim.held_bytes)
+
+
+def _kill_text(action: Kill, who: str, errno: int | None, held: bool) -> str:
+    if held:
+        return f"would have sent SIG{action.signal} to {who} (observe mode): {action.why}"
+    if errno:
+        return f"SIG{action.signal} to {who} failed with errno {errno}: {action.why}"
+    return f"SIG{action.signal} to {who}: {action.why}"
+
+
+def _plain_death(death: Death, hard_ns: int | None, opened_ns: int) -> dict[str, object]:
+    return {
+        "token": death.token,
+        "what": name(death.victim) if death.victim else "",
+        "take": death.victim.take if death.victim else None,
+        "count": death.victim.count if death.victim else None,
+        "held_bytes": death.victim.held_bytes if death.victim else None,
+        "signal": death.signal,
+        "why": death.why,
+        "errno": death.errno,
+        "held": death.held,
+        "at_ms": _ms(death.signalled_ns - opened_ns),
+        "latency_ms": None if hard_ns is None else _ms(death.signalled_ns - hard_ns),
+        "gone_ms": None if death.gone_ns is None else _ms(death.gone_ns - death.signalled_ns),
+        "reaped_bytes": death.reaped_bytes,
+    }

@@ -69,7 +69,8 @@ def unit_name(path: str) -> str:
 
 def spare(match: Match, comm: str | None, cgroup: str) -> bool:
     """Whether the match describes this process, or (comm None) this cgroup as a whole."""
-    if match.comm is not None and (comm is None or not matches(match.comm, comm)):
+    # A comm may hold slashes ("kworker/0:1"), which mean nothing in it: there a star is any text.
+    if match.comm is not None and (comm is None or not matches(match.comm.replace("*", "**"), comm)):
         return False
     if match.unit is not None and not matches(match.unit, unit_name(cgroup)):
         return False

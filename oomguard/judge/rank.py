@@ -77,8 +77,27 @@ def spare(match: Match, comm: str | None, cgroup: str) -> bool:
     return match.cgroup is None or matches(match.cgroup, cgroup)
 
 
-def _first(rules: Iterable[Match], comm: str | None, cgroup: str) -> Match | None:
-    return next((match for match in rules if spare(match, comm, cgroup)), None)
+# Answers of ``_first``, per list of rules: a survey asks the same of every worker of a service, again every 100 ms, and
+# the shipped policy has a hundred rules. Kept by identity of the list (held here, so that no other can have its id).
+_memos: dict[int, tuple[tuple[Match, ...], dict[tuple[str | None, str], Match | None]]] = {}
+_MEMO: Final = 4096  # answers a list; hostile comms must not grow it for ever
+_MEMOS: Final = 512  # lists: three a guard
+
+
+def _first(rules: tuple[Match, ...], comm: str | None, cgroup: str) -> Match | None:
+    if not rules:
+        return None
+    known = _memos.get(id(rules))
+    if known is None or known[0] is not rules:
+        if len(_memos) >= _MEMOS:
+            _memos.clear()
+        known = _memos[id(rules)] = (rules, {})
+    memo = known[1]
+    if (comm, cgroup) not in memo:
+        if len(memo) >= _MEMO:
+            memo.clear()
+        memo[comm, cgroup] = next((match for match in rules if spare(match, comm, cgroup)), None)
+    return memo[comm, cgroup]
 
 
 def _say(match: Match) -> str:

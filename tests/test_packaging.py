@@ -120,12 +120,13 @@ def places(wheels: Path, destdir: Path) -> list[str]:
     return [f"DESTDIR={destdir}", f"WHEELS={wheels}", f"PYTHON={sys.executable}"]
 
 
-def test_the_wheel_holds_every_module(wheels: Path) -> None:
+def test_the_wheel_holds_the_package_and_nothing_is_forgotten(wheels: Path) -> None:
+    """Modules, py.typed, templates, schemas: a new kind of data file has to be named in pyproject.toml."""
     (wheel,) = wheels.glob("oomguard-*.whl")
     with zipfile.ZipFile(wheel) as opened:
-        packed = set(opened.namelist())
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / "oomguard").rglob("*.py")}
-    assert modules <= packed
+        packed = {name for name in opened.namelist() if name.startswith("oomguard/")}
+    tree = {f"oomguard/{name}" for name in files(ROOT / "oomguard") if not name.endswith(".pyc")}
+    assert packed == tree
     assert "oomguard/py.typed" in packed
 
 
@@ -172,3 +173,76 @@ def test_uninstall_leaves_nothing_of_an_untouched_installation(wheels: Path, tmp
     assert "/usr/local" not in unit
     make("uninstall", *where)
     assert files(tmp_path) == set()
+
+
+# -- gathered wheels --------------------------------------------------------------------------------------------------
+
+
+def unpack(wheels: Path, site: Path, *extras: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-B", str(ROOT / "tools" / "unpack_wheels.py"), str(wheels), str(site), *extras],
+        capture_output=True, text=True, check=False,
+    )
+
+
+def copied(wheels: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(wheels, tmp_path / "wheels", ignore=shutil.ignore_patterns(".*")))
+
+
+def test_a_missing_wheel_is_named(wheels: Path, tmp_path: Path) -> None:
+    some = copied(wheels, tmp_path)
+    for wheel in some.glob("pydantic_core-*"):
+        wheel.unlink()
+    done = unpack(some, tmp_path / "site")
+    assert done.returncode == 1
+    assert "no wheel of pydantic-core fits Python" in done.stderr
+
+
+def test_a_missing_extra_is_named(wheels: Path, tmp_path: Path) -> None:
+    done = unpack(wheels, tmp_path / "site", "notify")
+    assert done.returncode == 1
+    assert "no wheel of apprise" in done.stderr
+
+
+def test_a_damaged_wheel_is_refused(wheels: Path, tmp_path: Path) -> None:
+    some = copied(wheels, tmp_path)
+    (wheel,) = some.glob("mdurl-*.whl")
+    with zipfile.ZipFile(wheel) as whole:
+        contents = {name: whole.read(name) for name in whole.namelist()}
+    with zipfile.ZipFile(wheel, "w") as damaged:
+        for name, content in contents.items():
+            damaged.writestr(name, content + b"\n" if name == "mdurl/_parse.py" else content)
+    done = unpack(some, tmp_path / "site")
+    assert (done.returncode, done.stderr) == (1, f"oomguard: {wheel.name}: mdurl/_parse.py is damaged\n")
+
+
+def test_a_wheel_that_leads_out_is_refused(wheels: Path, tmp_path: Path) -> None:
+    some = copied(wheels, tmp_path)
+    (wheel,) = some.glob("mdurl-*.whl")
+    with zipfile.ZipFile(wheel, "w") as evil:
+        evil.writestr("../../evil.py", "")
+        evil.writestr("mdurl-0.1.2.dist-info/RECORD", "../../evil.py,,\n")
+    done = unpack(some, tmp_path / "a" / "b" / "site")
+    assert done.returncode == 1
+    assert "leads out of the installation" in done.stderr
+    assert not list(tmp_path.rglob("evil.py"))
+
+
+def test_without_a_current_wheel_the_checkout_is_installed(wheels: Path, tmp_path: Path) -> None:
+    """A wheel from before a `git pull`: what is installed is what was pulled."""
+    some = copied(wheels, tmp_path)
+    (wheel,) = some.glob("oomguard-*.whl")
+    with zipfile.ZipFile(wheel, "a") as older:
+        older.writestr("oomguard/gone.py", "")
+    done = unpack(some, tmp_path / "site")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "site/oomguard/model/messages.py").is_file()
+    assert not (tmp_path / "site/oomguard/gone.py").exists()
+
+
+def test_the_manual_lists_every_message_and_field() -> None:
+    manual = (ROOT / "docs" / "install.md").read_text()
+    for name, message_id in MESSAGE_IDS.items():
+        assert f"| {name} | `{message_id}` |" in manual
+    for name, what in FIELDS.items():
+        assert f"| `{name}` | {what} |" in manual

@@ -26,38 +26,25 @@ choose_python() {
 
 # Wheels that were gathered are used when they suffice; the network only when there are none.
 make_environment() {
-    local wheels=${WHEELS:-} gathered=() pip=("$new/bin/python") source=.
+    local wheels=${WHEELS:-}
     [[ -z $wheels && -d wheels ]] && wheels=wheels
-    [[ -n $wheels ]] && gathered=("$wheels"/pip-*.whl)
-    if [[ -e ${gathered[0]:-} ]]; then  # pip runs from its own wheel: no ensurepip, no seconds spent on it
-        choose_python bare_python
-        "$python" -m venv --without-pip "$new"
-        pip+=("${gathered[0]}/pip")
-    else
-        choose_python python
-        "$python" -m venv "$new"
-        pip+=(-m pip)
-    fi
-    pip+=(--disable-pip-version-check --quiet --no-input)
-
     if [[ -n $wheels ]]; then
-        local own=("$wheels"/oomguard-*.whl) offline=(--no-index --find-links "$wheels")
-        "$new/bin/python" -B tools/wheel_is_current.py "$wheels" && source=${own[0]}
+        choose_python bare_python
         say "installing from $wheels ..."
-        install_package "${offline[@]}" && return
-        [[ -n ${WHEELS:-} ]] && die "$wheels does not hold all that is needed for $("$python" -V) (make wheels PYTHONS=...)"
-        say "$wheels does not suffice for $("$python" -V): trying the network"
-        source=.
+        "$python" -m venv --without-pip "$new"
+        "$new/bin/python" -B tools/unpack_wheels.py "$wheels" "$new"/lib/python3*/site-packages ${EXTRAS//,/ } && return
+        [[ -n ${WHEELS:-} ]] && die "gather what is missing with 'make wheels' on a machine with network"
+        say "$wheels does not suffice: trying the network"
+        rm -rf "$new"
     fi
+    choose_python python
     say "downloading what it runs on ..."
-    install_package || die "pip failed; on a machine without network, run 'make wheels' elsewhere and copy ./wheels here"
-}
-
-install_package() {
+    "$python" -m venv "$new"
     rm -rf build  # of an earlier build from source: it would bring deleted files back
     # --no-compile: the byte code is made below, at once and only where it is needed.
-    # An installed script of pip's would name the directory of now, DESTDIR included: ours is written below instead.
-    "${pip[@]}" install "$@" --no-compile --no-warn-script-location "$source${EXTRAS:+[$EXTRAS]}" </dev/null
+    "$new/bin/python" -m pip install --disable-pip-version-check --quiet --no-input --no-compile \
+        ".${EXTRAS:+[$EXTRAS]}" </dev/null ||
+        die "pip failed; on a machine without network, run 'make wheels' elsewhere and copy ./wheels here"
 }
 
 # What pip and venv leave that nobody needs here: scripts of other packages, activate, pip itself.
@@ -82,9 +69,10 @@ EOF
 }
 
 # All byte code is made now: the service cannot write there, and should not spend memory on compiling when it is short.
-# Left out is what nobody here ever imports: Pygments' 500 lexers and styles.
+# Left out is what nobody here ever imports.
 compile_environment() {
-    "$new/bin/python" -m compileall -q -s "$new" -p "$libdir/venv" -x 'pygments/(lexers|styles|formatters)/[a-z]' \
+    "$new/bin/python" -m compileall -q -s "$new" -p "$libdir/venv" \
+        -x '/(pygments/(lexers|styles|formatters|filters)/[a-z]|pydantic/(v1|deprecated)/|psutil/(tests/|_ps(aix|bsd|osx|sunos|windows)))' \
         "$new"/lib/python3*/site-packages
 }
 

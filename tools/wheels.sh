@@ -1,6 +1,7 @@
 #!/bin/bash
-# Gathers in ./wheels (or WHEELS) all that `make install` needs on a machine without network: oomguard, what it runs on,
-# pip, and the build backend, for the Pythons named in PYTHONS on this machine's architecture.
+# Gathers in ./wheels (or WHEELS) all that `make install` needs on a machine without network: oomguard and what it runs
+# on, for the Pythons named in PYTHONS on this machine's architecture; and pip with the build backend, for those who
+# would rather use pip.
 #
 # The wheels of others are fetched again only when pyproject.toml, PYTHONS or EXTRAS changed; our own is built whenever
 # the sources did.
@@ -16,8 +17,12 @@ flock 9
 
 if ! .venv/bin/python tools/wheel_is_current.py "$wheels"; then
     echo "building oomguard's own wheel ..."
-    rm -rf build "$wheels"/oomguard-*.whl  # build/ would bring deleted files back
-    "${pip[@]}" wheel --no-deps --wheel-dir "$wheels" . </dev/null
+    rm -rf build "$wheels/.new"  # build/ would bring deleted files back
+    "${pip[@]}" wheel --no-deps --wheel-dir "$wheels/.new" . </dev/null
+    new=("$wheels"/.new/oomguard-*.whl)
+    find "$wheels" -maxdepth 1 -name 'oomguard-*.whl' ! -name "${new[0]##*/}" -delete
+    mv -f "${new[0]}" "$wheels"  # in one step: somebody may be reading it
+    rmdir "$wheels/.new"
 fi
 own=$(ls "$wheels"/oomguard-*.whl)
 

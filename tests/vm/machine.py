@@ -155,7 +155,7 @@ class Machine(Qemu):
             self.launch(state / "disk.qcow2", state / "ram")
             self._renew_probes(state)
         except BaseException:
-            self.stop(keep_files=True)
+            self.stop()
             self._stack.close()
             raise
         return self
@@ -214,7 +214,9 @@ class Machine(Qemu):
         copied = time.monotonic()
         self.check(f"make -C {SOURCE} install WHEELS=wheels", timeout=600)
         made = time.monotonic()
-        self.check("systemctl daemon-reload && systemctl enable --now oomguard.service", timeout=120)
+        started_it = self.run("systemctl daemon-reload && systemctl enable --now oomguard.service", timeout=120)
+        if started_it.rc != 0:
+            raise GuestError("oomguard.service does not start:\n" + self.run("journalctl -qu oomguard | tail -60").out)
         self.idle()
         self.run("sync; echo 3 > /proc/sys/vm/drop_caches; oomguard status; oomguard incidents list; sync")
         spent = copied - started, made - copied, time.monotonic() - made

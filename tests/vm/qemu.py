@@ -7,7 +7,6 @@ import json
 import shutil
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -184,7 +183,7 @@ class Qemu:
             raise GuestError(f"saving the machine: {status}")
         Path(f"{memory}.tmp").rename(memory)
 
-    def stop(self, keep_files: bool = False) -> None:
+    def stop(self) -> None:
         if self._process and self._process.poll() is None:
             try:
                 self.qmp("quit")
@@ -195,9 +194,7 @@ class Qemu:
         for link in (self._agent, self._monitor):
             if link:
                 link.close()
-        if self._tmp and keep_files:
-            print(f"# kept for a look: {self._tmp}", file=sys.stderr)
-        elif self._tmp:
+        if self._tmp:
             shutil.rmtree(self._tmp, ignore_errors=True)
         self._process = self._tmp = self._agent = self._monitor = None
 

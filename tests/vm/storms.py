@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import time
+import tomllib
 from array import array
 from dataclasses import dataclass
 from typing import Any
@@ -179,9 +180,20 @@ def prepare(vm: Machine, storm: Storm, unit: str | None) -> None:
 
 
 def add_policy(vm: Machine, name: str, text: str) -> None:
-    """Drops a file into conf.d and has the daemon take it."""
+    """Drops a file into conf.d and has the daemon take it: it does so by itself, some time after the signal."""
     vm.put(f"/etc/oomguard/conf.d/50-{name}.toml", text)
     vm.check("systemctl reload oomguard.service", timeout=60)
+    wanted = set(tomllib.loads(text)["policy"])
+    deadline = time.monotonic() + 30
+    while not wanted <= {policy["name"] for policy in status(vm)["policies"]}:
+        if time.monotonic() > deadline:
+            raise GuestError(f"policy {name} was not taken:\n{journal(vm, UNIT, 20)}")
+        time.sleep(0.5)
+
+
+def status(vm: Machine) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(vm.check("oomguard status --json"))
+    return found
 
 
 def observe(vm: Machine) -> None:

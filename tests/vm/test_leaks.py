@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from .machine import Machine
-from .storms import STORMS, incidents, observe, run_storm
+from .storms import STORMS, incidents, observe, run_storm, status
 from .verdicts import faults_of_guarding, faults_of_observing, hard_incident
 
 
@@ -28,7 +26,7 @@ def test_the_story_is_told(installed_vm: Machine) -> None:
     """A snapshot at the soft watermark, and `show` that names who died, for programs and for people."""
     result = run_storm(installed_vm, STORMS["leak-100"])
     assert "soft" in {incident["kind"] for incident in result.incidents}
-    assert json.loads(installed_vm.check("oomguard status --json"))["counters"]["kills"] == 1
+    assert status(installed_vm)["counters"]["kills"] == 1
     incident = hard_incident(result)
     assert incident
     victim = str(result.culprit_pids[0])

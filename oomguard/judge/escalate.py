@@ -31,7 +31,7 @@ PATIENCE_NS: Final = 10_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Pursuit:
-    """A victim that was signalled. ``until_ns`` ends the present stage."""
+    """A victim that was signalled, first at ``since_ns``. ``until_ns`` ends the present stage."""
 
     victim: Victim
     stage: Stage
@@ -51,4 +51,4 @@ def advance(pursuit: Pursuit, turn: Turn, at_ns: int) -> Pursuit:
     stage = TABLE.get((pursuit.stage, turn), pursuit.stage)
     if stage == pursuit.stage:
         return pursuit
-    return Pursuit(pursuit.victim, stage, at_ns, at_ns + PATIENCE_NS)
+    return Pursuit(pursuit.victim, stage, pursuit.since_ns, at_ns + PATIENCE_NS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+
 from .machine import SOURCE, Machine
 from .storms import LIMITED_GUARD, UNIT, Service, add_policy, status
 from .trials import differences, hovering_leak, marks

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from ..judge.glob import matches
-from ..judge.rank import is_corridor, is_inside, unit_path
+from ..judge.rank import WEIGHT, is_corridor, is_inside, unit_path
 from ..judge.state import State
 from ..linux import events, procfs, psi
 from ..linux.cgroup2 import Cgroup, walk
@@ -48,6 +48,7 @@ TURN_NS: Final = MS  # a bound on turns per second: a real-time loop that spins 
 # A survey reads the processes of the heaviest units only: the judge goes down to one of them, or asks for all.
 HEAVIEST: Final = 3
 WEIGHED: Final = 8  # units whose memory.stat is read, the largest by memory.current first
+OUTWEIGHS: Final = 2 * WEIGHT  # more than "prefer" can make up for
 PRUNE_SHARE: Final = 64  # cgroups with less than a 64th of the whole are not descended into
 PRUNE_MIN: Final = 1 << 20
 
@@ -462,7 +463,7 @@ class Senses:
         aside = [unit for unit in leaves if unit == path or (whole and is_corridor(unit))]
         order = [unit for unit in leaves if unit not in aside and not is_corridor(unit)]
         order.sort(key=lambda unit: (-sizes[unit], unit))
-        weighed = [facts for unit in order[: None if whole else WEIGHED] if (facts := self._weigh(root, unit))]
+        weighed = self._weigh_in_order(root, order, sizes, whole)
         if not whole:
             weighed.sort(key=lambda facts: -(facts.unreclaimable_bytes + facts.swap_bytes))
             order = [facts.path for facts in weighed[:HEAVIEST]]
@@ -475,6 +476,23 @@ class Senses:
         for unit in order:
             self._above(root, unit, path, groups)
         return tuple(groups.values()), tuple(processes)
+
+    def _weigh_in_order(self, root: str, order: list[str], sizes: dict[str, int], whole: bool) -> list[CgroupFacts]:
+        """Use of the units, largest memory.current first; no further than where it cannot matter any more.
+
+        memory.stat costs milliseconds on a large tree, and memory.current is an upper bound of use (swap aside): once
+        one unit holds ``OUTWEIGHS`` times what the next can hold, that and all after it are left out.
+        """
+        weighed: list[CgroupFacts] = []
+        best = 0
+        for unit in order:
+            if not whole and (len(weighed) >= WEIGHED or sizes[unit] * OUTWEIGHS < best):
+                break
+            facts = self._weigh(root, unit)
+            if facts is not None:
+                weighed.append(facts)
+                best = max(best, facts.unreclaimable_bytes)
+        return weighed
 
     def _weigh(self, root: str, path: str) -> CgroupFacts | None:
         group = Cgroup.open(root, path)

@@ -236,7 +236,7 @@ class _Desk:
             soft_since=since(guard.soft, sight, state.soft_since),
             hard_since=since(guard.hard, sight, state.hard_since),
             clear_since_ns=0 if over else state.clear_since_ns or self.at,
-            falling=sight.used_bytes > state.used_bytes,
+            falling_ns=self.at if sight.used_bytes > state.used_bytes else state.falling_ns,
             used_bytes=sight.used_bytes,
         )
 

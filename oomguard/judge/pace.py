@@ -33,7 +33,10 @@ AVERAGES_NS: Final = 2 * SECOND  # the kernel renews its pressure averages every
 CALM_NS: Final = (100 * MS, 5 * SECOND)
 TRIPPED_NS: Final = (250 * MS, 10 * SECOND)
 ARMED_NS: Final = (5 * MS, 250 * MS)
-STEADY_NS: Final = 20 * MS  # shortest look while armed, but nothing is falling
+STEADY_NS: Final = 20 * MS  # shortest look while armed, but headroom does not shrink
+# The kernel's counters are per CPU and folded in batches and once a second: MemAvailable falls in steps of megabytes,
+# and stands still for tens of milliseconds in the middle of a fast leak.
+FALLING_NS: Final = 500 * MS
 DRAINING_NS: Final = 20 * MS
 
 
@@ -48,7 +51,8 @@ def next_look(guard: Guard, target: TargetState, sight: Sight, tripped: bool) ->
         low, high = TRIPPED_NS if tripped else CALM_NS
         return min(max(low, min(to_hard, time_to(guard.soft, target.soft_since, sight, tripped))), high)
     low, high = ARMED_NS
-    return min(max(low if target.falling else STEADY_NS, to_hard), high)
+    falling = bool(target.falling_ns) and sight.at_ns - target.falling_ns < FALLING_NS
+    return min(max(low if falling else STEADY_NS, to_hard), high)
 
 
 def time_to(watermark: Watermark | None, since: tuple[int, ...], sight: Sight, tripped: bool) -> int:

@@ -36,7 +36,7 @@ class TargetState:
     hard_since: tuple[int, ...] = ()
     clear_since_ns: int = 0  # clearly over both watermarks since then, 0: is not
     stalls: tuple[tuple[int, int], ...] = ()  # (number of a stall_above condition, holds until)
-    falling: bool = False  # less headroom than at the look before
+    falling_ns: int = 0  # when headroom was last seen to shrink, 0: never
     used_bytes: int = 0
     look_ns: int = 0  # the next deadline
     muted_ns: int = 0

@@ -451,7 +451,8 @@ class Senses:
     ) -> tuple[tuple[CgroupFacts, ...], tuple[ProcessFacts, ...]]:
         """The heaviest units (all of them for "whole"), what lives in them, and the cgroups above them."""
         whole = depth == "whole" or self._scores()
-        prune = 0 if whole else max(PRUNE_MIN, self.host.used_bytes // PRUNE_SHARE)
+        swapped = self.host.swap_total_bytes - self.host.swap_free_bytes > self.host.total_bytes // PRUNE_SHARE
+        prune = 0 if whole else PRUNE_MIN if swapped else max(PRUNE_MIN, self.host.used_bytes // PRUNE_SHARE)
         leaves: dict[str, list[str]] = {}
         sizes: dict[str, int] = {}
         for cgroup, _, current in [(path, 0, 0), *walk(root, path, prune)]:
@@ -462,6 +463,9 @@ class Senses:
         # or everybody where there is no systemd; then no unit is found, and the judge asks for the whole.
         aside = [unit for unit in leaves if unit == path or (whole and is_corridor(unit))]
         order = [unit for unit in leaves if unit not in aside and not is_corridor(unit)]
+        if swapped and not whole:  # what was swapped out is not in memory.current
+            for unit in order:
+                sizes[unit] += self._swap_of(root, unit)
         order.sort(key=lambda unit: (-sizes[unit], unit))
         weighed = self._weigh_in_order(root, order, sizes, whole)
         if not whole:
@@ -491,8 +495,17 @@ class Senses:
             facts = self._weigh(root, unit)
             if facts is not None:
                 weighed.append(facts)
-                best = max(best, facts.unreclaimable_bytes)
+                best = max(best, facts.unreclaimable_bytes + facts.swap_bytes)
         return weighed
+
+    def _swap_of(self, root: str, path: str) -> int:
+        group = Cgroup.open(root, path)
+        if group is None:
+            return 0
+        try:
+            return group.swap_current() or 0
+        finally:
+            group.close()
 
     def _weigh(self, root: str, path: str) -> CgroupFacts | None:
         group = Cgroup.open(root, path)

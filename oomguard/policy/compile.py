@@ -18,7 +18,7 @@ from .. import __version__
 from ..model import policy as model
 from ..model import statuspage
 from . import compare, files, schema
-from .faults import Fault, PolicyError, Wrong
+from .faults import Fault, PolicyError, Wrong, shown
 from .files import Source
 from .locate import Key
 
@@ -83,7 +83,13 @@ def _merge(sources: Iterable[Source], faults: list[Fault]) -> _Whole:
     for source in sources:
         for key, value in source.table.items():
             if key not in ("daemon", "policy"):
-                faults.append(source.fault((key,), f"unknown table {key!r}", _top_level_hint(key)))
+                faults.append(
+                    source.fault(
+                        (key,),
+                        f"unknown {'table' if isinstance(value, dict) else 'key'} {shown(key)}",
+                        _top_level_hint(key),
+                    )
+                )
             elif not isinstance(value, dict):
                 faults.append(source.fault((key,), "must be a table", f"[{key}{'.NAME' * (key == 'policy')}]"))
             elif key == "daemon":
@@ -106,7 +112,7 @@ def _merge_guards(whole: _Whole, source: Source, tables: dict[str, Any], faults:
     for name, table in tables.items():
         key: Key = ("policy", name)
         if not _NAME.fullmatch(name):
-            faults.append(source.fault(key, f"{name!r} is not a name for a policy", "letters, digits, - and _"))
+            faults.append(source.fault(key, f"{shown(name)} is not a name for a policy", "letters, digits, - and _"))
         elif not isinstance(table, dict):
             hint = "[policy.NAME] comes first" if name in schema.GuardTable.model_fields else f"[policy.{name}]"
             faults.append(source.fault(key, "must be a table", hint))
@@ -141,7 +147,7 @@ def _wrong(form: type[schema.Table], way: Key, detail: ErrorDetails) -> Wrong:
     cause = context.get("error")
     if isinstance(cause, Wrong):
         return cause
-    given = _shown(detail["input"])
+    given = shown(detail["input"])
     kind = detail["type"]
     if kind == "extra_forbidden":
         return schema.unknown(_what_stands_at(way), str(way[-1]), schema.keys_at(form, way[:-1]))
@@ -152,19 +158,23 @@ def _wrong(form: type[schema.Table], way: Key, detail: ErrorDetails) -> Wrong:
         return Wrong(f"{given} is not one of {', '.join(known)}", "in quotes")
     if kind == "model_type":
         return Wrong(f"{given} is not a table", _table_hint(way))
+    if kind == "missing":
+        return Wrong(f"{way[-1]} is missing", _table_hint(way))
     if kind in _PLAIN:
         message, hint = _PLAIN[kind]
-        return Wrong(message.format(given=given, key=way[-1]), hint)
+        return Wrong(message.format(given=given), hint.format(**context))
     text = detail["msg"]
     return Wrong(f"{given}: {text[:1].lower()}{text[1:]}")
 
 
 _PLAIN = {
-    "missing": ("{key} is missing", ""),
     "list_type": ("{given} is not a list", "put it in [ ]"),
     "bool_type": ("{given} is neither true nor false", "without quotes"),
     "int_type": ("{given} is not a whole number", "without quotes"),
     "too_short": ("the list is empty", ""),
+    "greater_than_equal": ("{given} is out of range", "at least {ge}"),
+    "less_than_equal": ("{given} is out of range", "at most {le}"),
+    "too_long": ("the list is too long", "at most {max_length} items"),
 }
 
 
@@ -181,21 +191,12 @@ def _table_hint(way: Key) -> str:
         "pressure_above": '{ full = "20%", over = "10s" }',
         "kill": '"kill" alone, or { kill = { grace = "2s" } }',
         "set_high": '{ set_high = { to = "90%", for = "30s" } }',
+        "set_oom_score_adj": '{ set_oom_score_adj = { to = 1000, for = "30s" } }',
+        "do": '"kill", or { kill = { grace = "2s" } }',
         "budget": '{ kills = 3, per = "5m" }',
     }
     hints |= {"avoid": hints["never"], "prefer": hints["never"]}
     return next((f"as in {hints[part]}" for part in reversed(way) if isinstance(part, str) and part in hints), "")
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, dict):
-        return "a table"
-    if isinstance(value, list):
-        return "a list"
-    if isinstance(value, bool):
-        return str(value).lower()
-    text = repr(value)
-    return text if len(text) <= 64 else text[:64] + "..."
 
 
 def _daemon(merged: _Whole, faults: list[Fault]) -> model.Daemon:

@@ -3,10 +3,24 @@
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
+_LONGEST_QUOTE = 80
+
 
 def printable(text: str) -> str:
     """The text with everything escaped that could move a cursor, break a line or turn the writing direction."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def shown(value: object) -> str:
+    """A value of a TOML file as a message quotes it: short, and without going into what is nested."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, list):
+        return "a list"
+    if isinstance(value, bool):
+        return str(value).lower()
+    text = repr(value) if isinstance(value, str | int | float) else str(value)
+    return text if len(text) <= _LONGEST_QUOTE else text[:_LONGEST_QUOTE] + "..."
 
 
 @dataclass(frozen=True, slots=True, order=True)

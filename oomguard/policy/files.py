@@ -115,6 +115,8 @@ def _syntax_fault(file: str, text: str, error: ValueError) -> Fault:
 
 
 def _syntax_hint(message: str) -> str:
+    if "end of document" in message:
+        return "a bracket or a quote is not closed"
     if "Invalid value" in message:
         return 'text stands in quotes ("85%"), true and false are lower case'
     if "Cannot overwrite" in message or "Cannot declare" in message or "Duplicate" in message:

@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidat
 
 from ..model.policy import Amount
 from . import units
-from .faults import Wrong
+from .faults import Wrong, shown
 
 SECOND_NS = 10**9
 DAY_NS = 86400 * SECOND_NS
@@ -44,7 +44,7 @@ def _between(low_ns: int, high_ns: int) -> Callable[[object], int]:
         nanoseconds = units.duration(value)
         if not low_ns <= nanoseconds <= high_ns:
             low, high = units.shown_duration(low_ns), units.shown_duration(high_ns)
-            raise Wrong(f"{value!r} is out of range", f"from {low if low_ns else '0s'} to {high}")
+            raise Wrong(f"{shown(value)} is out of range", f"from {low if low_ns else '0s'} to {high}")
         return nanoseconds
 
     return check
@@ -54,8 +54,8 @@ def _size_between(low: int, high: int) -> Callable[[object], int]:
     def check(value: object) -> int:
         number = units.size(value)
         if not low <= number <= high:
-            shown = [units.shown_amount(Amount(bytes=bound)) for bound in (low, high)]
-            raise Wrong(f"{value!r} is out of range", f"from {shown[0]} to {shown[1]}")
+            bounds = [units.shown_amount(Amount(bytes=bound)) for bound in (low, high)]
+            raise Wrong(f"{shown(value)} is out of range", f"from {bounds[0]} to {bounds[1]}")
         return number
 
     return check
@@ -72,7 +72,7 @@ def _amounts(value: object) -> tuple[Amount, ...]:
 
 def _glob(value: object) -> str:
     if not isinstance(value, str):
-        raise Wrong(f"{value!r} is not text", 'patterns are text: "sshd*"')
+        raise Wrong(f"{shown(value)} is not text", 'patterns are text: "sshd*"')
     if not value:
         raise Wrong("an empty pattern matches nothing", 'write "*" for everything')
     if len(value) > 4096:
@@ -81,11 +81,11 @@ def _glob(value: object) -> str:
         raise Wrong("no name holds a NUL", "")
     if re.search(r"[\[\]{}]", value):
         raise Wrong(
-            f"{value!r}: sets and alternatives are not in this version",
+            f"{shown(value)}: sets and alternatives are not in this version",
             "patterns know * (all but /), ** (all) and ? (one character); write one table for each alternative",
         )
     if "***" in value:
-        raise Wrong(f"{value!r} has three stars in a row", "* is all but /, ** is all")
+        raise Wrong(f"{shown(value)} has three stars in a row", "* is all but /, ** is all")
     return value
 
 
@@ -94,16 +94,16 @@ def _comm_glob(value: object) -> str:
     if len(pattern.replace("*", "").encode("utf-8", "surrogateescape")) > COMM_BYTES:
         cut = pattern.encode("utf-8", "surrogateescape")[:COMM_BYTES].decode("utf-8", "ignore")
         hint = f'did you mean "{cut}"?' if "*" not in pattern else ""
-        raise Wrong(f"{value!r} never matches: the kernel keeps {COMM_BYTES} bytes of a name", hint)
+        raise Wrong(f"{shown(value)} never matches: the kernel keeps {COMM_BYTES} bytes of a name", hint)
     return pattern
 
 
 def _unit_glob(value: object) -> str:
     pattern = _glob(value)
     if "/" in pattern:
-        raise Wrong(f"{value!r} never matches: unit names hold no /", "to match a path, use cgroup =")
+        raise Wrong(f"{shown(value)} never matches: unit names hold no /", "to match a path, use cgroup =")
     if not pattern.endswith(("*", "?", *(f".{kind}" for kind in UNIT_TYPES))):
-        raise Wrong(f"{value!r} never matches: a unit name ends in its type", f'did you mean "{pattern}.service"?')
+        raise Wrong(f"{shown(value)} never matches: a unit name ends in its type", f'did you mean "{pattern}.service"?')
     return pattern
 
 
@@ -111,18 +111,18 @@ def _cgroup_glob(value: object) -> str:
     pattern = _glob(value)
     if not pattern.startswith("/"):
         hint = f'did you mean "{pattern.removeprefix("/sys/fs/cgroup")}"?' if pattern.startswith("/sys") else ""
-        raise Wrong(f"{value!r} does not start with /", hint or f'did you mean "/{pattern}"?')
+        raise Wrong(f"{shown(value)} does not start with /", hint or f'did you mean "/{pattern}"?')
     if pattern.startswith("/sys/fs/cgroup"):
         rest = pattern.removeprefix("/sys/fs/cgroup") or "/"
-        raise Wrong(f"{value!r}: cgroups are named from the cgroup root", f'did you mean "{rest}"?')
+        raise Wrong(f"{shown(value)}: cgroups are named from the cgroup root", f'did you mean "{rest}"?')
     if pattern != "/" and (pattern.endswith("/") or {"", ".", ".."} & set(pattern[1:].split("/"))):
-        raise Wrong(f"{value!r} is not a plain path", "no empty parts, no . or .., no / at the end")
+        raise Wrong(f"{shown(value)} is not a plain path", "no empty parts, no . or .., no / at the end")
     return pattern
 
 
 def _path(value: object) -> str:
     if not isinstance(value, str) or not value.startswith("/") or "\0" in value or "/.." in value:
-        raise Wrong(f"{value!r} is not an absolute path", 'as in "/var/lib/oomguard"')
+        raise Wrong(f"{shown(value)} is not an absolute path", 'as in "/var/lib/oomguard"')
     return value.rstrip("/") or "/"
 
 
@@ -260,7 +260,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> Wrong:
     known = list(known)
     if name in LATER_WORDS:
         return Wrong(f"{name} is not in this version", f"there are {', '.join(known)}" if known else "")
-    return Wrong(f"unknown {what} {name!r}", nearest(name, known))
+    return Wrong(f"unknown {what} {shown(name)}", nearest(name, known))
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

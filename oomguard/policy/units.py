@@ -8,7 +8,7 @@ import re
 from fractions import Fraction
 
 from ..model.policy import Amount
-from .faults import Wrong
+from .faults import Wrong, shown
 
 _LONGEST = 64  # characters; a number that needs more is no number of ours
 _NUMBER = r"([0-9]+(?:\.[0-9]+)?)"
@@ -35,14 +35,9 @@ AMOUNT_HINT = 'write a share as "85%", or a size as "512MiB" or "1G"'
 DURATION_HINT = 'write a time as "150ms", "2.5s", "5m" or "1h"'
 
 
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST else text[:_LONGEST] + "..."
-
-
 def _text(value: object, hint: str) -> str:
     if not isinstance(value, str) or len(value) > _LONGEST:
-        raise Wrong(f"{_shown(value)} is not understood", hint)
+        raise Wrong(f"{shown(value)} is not understood", hint)
     return value.strip()
 
 
@@ -56,12 +51,12 @@ def size(value: object) -> int:
         if match is None:
             sloppy = _SLOPPY_SIZE.fullmatch(text)
             raise Wrong(
-                f"{_shown(value)} is not a size",
+                f"{shown(value)} is not a size",
                 f'write "{sloppy[1]}{sloppy[2].upper()}iB"' if sloppy else SIZE_HINT,
             )
         number = Fraction(match[1]) * _POWER.get(match[2], 1)
     if not 1 <= number <= _MOST_BYTES:
-        raise Wrong(f"{_shown(value)} is out of range", "a size is at least one byte and below 8E")
+        raise Wrong(f"{shown(value)} is out of range", "a size is at least one byte and below 8E")
     return int(number)
 
 
@@ -69,10 +64,10 @@ def share(value: object) -> float:
     """More than 0 and at most 1: "20%" is 0.2."""
     match = _PERCENT.fullmatch(_text(value, SHARE_HINT))
     if match is None:
-        raise Wrong(f"{_shown(value)} is not a share", SHARE_HINT)
+        raise Wrong(f"{shown(value)} is not a share", SHARE_HINT)
     part = Fraction(match[1]) / 100
     if not 0 < part <= 1:
-        raise Wrong(f"{_shown(value)} is out of range", "a share is more than 0% and at most 100%")
+        raise Wrong(f"{shown(value)} is out of range", "a share is more than 0% and at most 100%")
     return float(part)
 
 
@@ -81,7 +76,7 @@ def amount(value: object) -> Amount:
     if isinstance(value, str) and "%" in value:
         return Amount(share=share(value))
     if isinstance(value, float):
-        raise Wrong(f"{_shown(value)} is neither a share nor a size", _meant_percent(value))
+        raise Wrong(f"{shown(value)} is neither a share nor a size", _meant_percent(value))
     try:
         return Amount(bytes=size(value))
     except Wrong as wrong:
@@ -95,12 +90,12 @@ def _meant_percent(value: float) -> str:
 def duration(value: object) -> int:
     """Nanoseconds, 0 allowed: "150ms", "2.5s", "1m 30s", "1h"."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        raise Wrong(f"{_shown(value)} has no unit", f'did you mean "{_shown(value)}s"?')
+        raise Wrong(f"{shown(value)} has no unit", f'did you mean "{shown(value)}s"?')
     text = _text(value, DURATION_HINT)
     if text == "0":
         return 0
     if _DURATION.fullmatch(text) is None:
-        raise Wrong(f"{_shown(value)} is not a time", DURATION_HINT)
+        raise Wrong(f"{shown(value)} is not a time", DURATION_HINT)
     return int(sum(Fraction(number) * _NANOSECONDS[unit] for number, unit in _DURATION_PART.findall(text)))
 
 

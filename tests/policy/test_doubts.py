@@ -1,0 +1,148 @@
+"""What a right policy cannot do on this machine, or should not. The machine is a directory."""
+
+from pathlib import Path
+
+import pytest
+
+from oomguard.judge.glob import matches
+from oomguard.model import policy as model
+from oomguard.policy import Fault, doubts, load, warnings
+
+NEVER = 'victim = { never = [{ comm = "sshd*" }] }'
+
+
+class Machine:
+    """A fake /proc and cgroup root. By default: swap, pressure, cgroup v2 and one limited service."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.proc, self.cgroup = root, root / "proc", root / "cgroup"
+        (self.proc / "pressure").mkdir(parents=True)
+        (self.proc / "pressure/memory").write_text("some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n")
+        self.swap(1024)
+        self.service("system.slice/web.service", "268435456")
+        (self.cgroup / "cgroup.controllers").write_text("memory\n")
+
+    def swap(self, kib: int) -> None:
+        (self.proc / "meminfo").write_text(f"MemTotal: 1024 kB\nSwapTotal: {kib} kB\nSwapFree: {kib} kB\n")
+
+    def service(self, path: str, limit: str) -> None:
+        directory = self.cgroup / path
+        directory.mkdir(parents=True, exist_ok=True)
+        (directory / "memory.max").write_text(f"{limit}\n")
+
+    def doubts(self, text: str) -> list[Fault]:
+        path = self.root / "a.toml"
+        path.write_text(text)
+        plan = load([path])
+        daemon = model.Daemon(proc=str(self.proc), cgroup=str(self.cgroup))
+        plan = model.Plan(plan.version, daemon, plan.guards, plan.files)
+        return warnings(plan, matches)
+
+    def said(self, text: str) -> list[tuple[int, str]]:
+        return [(doubt.line, doubt.key) for doubt in self.doubts(text)]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def guard(when: str, cgroup: str = "/") -> str:
+    return f"""[policy.it]
+cgroup = "{cgroup}"
+{NEVER}
+[policy.it.soft]
+when = [{{ available_below = "50%" }}]
+do = ["snapshot"]
+[policy.it.hard]
+when = [{when}]
+do = ["kill"]
+"""
+
+
+ANY = '{ available_below = "5%" }'
+
+
+def test_a_good_policy_leaves_no_doubt(machine: Machine) -> None:
+    assert machine.doubts(guard(ANY)) == []
+    assert machine.doubts(guard('{ memory_above = "90%" }', "/system.slice/*.service")) == []
+
+
+def test_swap_above_without_swap_never_holds(machine: Machine) -> None:
+    machine.swap(0)
+    (one, all_of_it) = machine.doubts(guard('{ swap_above = "50%" }'))
+    assert (one.line, one.key) == (8, "policy.it.hard.when[0]")
+    assert one.message == "can never hold on this machine: it has no swap"
+    assert (all_of_it.line, all_of_it.message) == (7, "can never be reached on this machine")
+
+
+def test_swap_free_below_without_swap_always_holds(machine: Machine) -> None:
+    machine.swap(0)
+    assert machine.doubts(guard('{ available_below = "5%", swap_free_below = "10%" }')) == []
+
+
+@pytest.mark.parametrize("condition", ['stall_above = { some = "100ms" }', 'pressure_above = { full = "50%" }'])
+def test_without_pressure_files_pressure_is_never_over_anything(machine: Machine, condition: str) -> None:
+    (machine.proc / "pressure/memory").unlink()
+    (one,) = machine.doubts(guard(f"{ANY}, {{ {condition} }}"))
+    assert one.key == "policy.it.hard.when[1]"
+    assert "psi=1" in one.message
+
+
+def test_a_pattern_that_matches_nothing(machine: Machine) -> None:
+    (one,) = machine.doubts(guard(ANY, "/system.slice/wbe.service"))
+    assert (one.line, one.key) == (2, "policy.it.cgroup")
+    assert one.message == "/system.slice/wbe.service matches no cgroup now"
+
+
+def test_shares_of_a_limit_that_is_not_there(machine: Machine) -> None:
+    machine.service("system.slice/db.service", "max")
+    (one,) = machine.doubts(guard('{ memory_above = "90%" }', "/system.slice/*.service"))
+    assert one.message == "/system.slice/db.service has no memory.max: shares are of the machine's memory"
+    assert machine.doubts(guard('{ memory_above = "1GiB" }', "/system.slice/*.service")) == []
+
+
+def test_a_limit_further_up_is_a_limit(machine: Machine) -> None:
+    machine.service("system.slice/db.service", "max")
+    machine.service("system.slice", "1073741824")
+    assert machine.doubts(guard('{ memory_above = "90%" }', "/system.slice/*.service")) == []
+
+
+def test_without_cgroup_v2_a_guard_of_a_cgroup_watches_nothing(machine: Machine) -> None:
+    (machine.cgroup / "cgroup.controllers").unlink()
+    assert machine.said(guard(ANY, "/system.slice/web.service")) == [(2, "policy.it.cgroup")]
+    assert machine.said(guard(ANY)) == []
+
+
+def test_a_kill_of_anybody_on_the_machine(machine: Machine) -> None:
+    (one,) = machine.doubts(guard(ANY).replace(NEVER, ""))
+    assert (one.line, one.key) == (1, "policy.it.victim.never")
+    assert machine.doubts(guard(ANY, "/system.slice/web.service").replace(NEVER, "")) == []
+
+
+def test_a_kill_at_soft(machine: Machine) -> None:
+    assert machine.said(guard(ANY).replace('["snapshot"]', '["kill"]')) == [(6, "policy.it.soft.do")]
+
+
+def test_no_soft_watermark(machine: Machine) -> None:
+    text = f'[policy.it]\ncgroup = "/"\n{NEVER}\nhard = {{ when = [{ANY}], do = ["kill"] }}'
+    assert machine.said(text) == [(1, "policy.it.soft")]
+
+
+def test_a_doubt_stands_in_the_file_that_raised_it(machine: Machine) -> None:
+    first, second = machine.root / "first.toml", machine.root / "second.toml"
+    first.write_text(guard(ANY))
+    second.write_text(f'\n\n[policy.it.hard]\nwhen = [{ANY}, {{ swap_above = "50%" }}]\ndo = ["kill"]')
+    machine.swap(0)
+    plan = load([first, second])
+    daemon = model.Daemon(proc=str(machine.proc), cgroup=str(machine.cgroup))
+    (one,) = doubts.of(model.Plan(plan.version, daemon, plan.guards, plan.files), matches)
+    assert (one.file, one.line) == (str(second), 4)
+
+
+def test_a_machine_that_cannot_be_read_raises_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.toml"
+    path.write_text(guard('{ swap_above = "50%" }', "/a"))
+    plan = load([path])
+    nowhere = model.Daemon(proc=str(tmp_path / "none"), cgroup=str(tmp_path / "none"))
+    assert warnings(model.Plan(plan.version, nowhere, plan.guards, plan.files), matches)

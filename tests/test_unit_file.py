@@ -88,6 +88,12 @@ def test_what_is_lent_out_is_put_back_after_any_end() -> None:
     assert value("RuntimeDirectory") == "oomguard"
 
 
+def test_unit_and_core_agree_on_how_long_a_real_time_loop_may_spin() -> None:
+    from oomguard.core.boot import RTTIME_US
+
+    assert value("LimitRTTIME") == f"{RTTIME_US // 1_000_000}s"
+
+
 def test_incidents_are_for_the_group_only() -> None:
     assert (value("StateDirectory"), value("StateDirectoryMode"), value("Group")) == ("oomguard", "0750", "oomguard")
     assert value("UMask") == "0027"

@@ -4,12 +4,13 @@ Some facts about it (kernel/cgroup/cgroup.c, mm/memcontrol.c, fs/kernfs):
 
 - A directory descriptor is the cgroup itself. When that is removed, kept files answer ENODEV and new openat calls
   ENOENT; a cgroup made again under the same name is another inode, and no old descriptor leads to it.
-- The root has no memory.current, memory.events, memory.max, cgroup.events, cgroup.kill and cgroup.freeze. A cgroup
-  whose parent does not enable the memory controller has no memory.* but memory.pressure.
+- The root has no memory.current, memory.events, memory.max, cgroup.events, cgroup.kill and cgroup.freeze; it does have
+  memory.stat. A cgroup whose parent does not enable the memory controller has no memory.* but memory.pressure.
 - memory.current costs a read of one counter. memory.stat flushes the statistics of the whole subtree: milliseconds on
   large trees. memory.events does not flush.
 - poll on memory.events and cgroup.events says EPOLLPRI (always with EPOLLERR) from a change until *this* descriptor
-  reads it again. A removed cgroup says the same for ever: after each wake read, and forget what is gone.
+  reads it again. Removal itself wakes nobody who already waits for them (6.12, 6.18); who arms again or waits for
+  memory.pressure is told, the former for ever. After each wake read, forget what is gone, and watch the parent.
 - At most one such event per 10 ms and file (CGROUP_FILE_NOTIFY_MIN_INTV).
 - Writing memory.high or memory.max reclaims in the writer's context and may take seconds. O_NONBLOCK leaves the
   reclaim to the cgroup itself (Linux kernel commit c8e6002bd611); older kernels ignore the flag.

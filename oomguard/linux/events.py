@@ -10,6 +10,7 @@ from typing import Final
 from . import libc
 
 # <sys/inotify.h>
+_IN_MODIFY: Final = 0x02
 _IN_MOVED_FROM: Final = 0x40
 _IN_MOVED_TO: Final = 0x80
 _IN_CREATE: Final = 0x100
@@ -18,7 +19,11 @@ _IN_DELETE_SELF: Final = 0x400
 _IN_Q_OVERFLOW: Final = 0x4000
 _IN_IGNORED: Final = 0x8000
 _IN_ONLYDIR: Final = 0x0100_0000
-_MASK: Final = _IN_MOVED_FROM | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE | _IN_DELETE_SELF | _IN_ONLYDIR
+
+# What a TreeWatch can be told to watch for: entries of a directory that come and go, or writes to a file. Somebody's
+# write to a cgroup's memory.max goes through the VFS and is told as any other; the kernel's own changes are not.
+ENTRIES: Final = _IN_MOVED_FROM | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE | _IN_DELETE_SELF | _IN_ONLYDIR
+WRITES: Final = _IN_MODIFY
 
 _EVENT: Final = struct.Struct("=iIII")  # struct inotify_event: watch, mask, cookie, length of the name that follows
 _SIGINFO_BYTES: Final = 128  # struct signalfd_siginfo; the signal number is its first u32
@@ -66,17 +71,18 @@ class TreeWatch:
     of the end of a watched directory itself (IN_DELETE_SELF); its parent's event does.
     """
 
-    __slots__ = ("_paths", "fd")
+    __slots__ = ("_mask", "_paths", "fd")
 
-    def __init__(self) -> None:
+    def __init__(self, mask: int = ENTRIES) -> None:
         """OSError EMFILE: fs.inotify.max_user_instances."""
+        self._mask = mask
         self.fd = libc.inotify_init()
         self._paths: dict[int, str] = {}
 
     def watch(self, path: str) -> bool:
-        """Begin (again) with this directory. False: gone. OSError ENOSPC: fs.inotify.max_user_watches."""
+        """Begin (again) with this directory (or file, for ``WRITES``). False: gone. OSError ENOSPC: fs.inotify.max_user_watches."""
         try:
-            self._paths[libc.inotify_add_watch(self.fd, os.fsencode(path), _MASK)] = path
+            self._paths[libc.inotify_add_watch(self.fd, os.fsencode(path), self._mask)] = path
         except OSError as error:
             if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV):
                 return False

@@ -29,7 +29,7 @@ class Kill(NamedTuple):
     anon_kb: int
     file_kb: int
     shmem_kb: int
-    uid: int  # -1: an old kernel does not say
+    uid: int  # -1: the line does not say, as before 5.4
     memcg: bool  # a cgroup's limit, not the whole machine
 
 
@@ -82,24 +82,27 @@ UID:1000 pgtables:52kB oom_score_adj:0
     if not closing:
         return None
     try:
-        values = dict(_pairs(sizes))
+        words = sizes.split(" ")
+        values = dict(word.split(":", 1) for word in words[:-1] if ":" in word)
+        last, _, value = words[-1].partition(":")
+        if value.endswith("kB"):  # an old kernel's last word; else it is no size, or it was cut
+            values[last] = value
         return Kill(
             int(pid),
             comm,
-            values["anon-rss"],
-            values["file-rss"],
-            values.get("shmem-rss", 0),
-            values.get("UID", -1),
+            _kilobytes(values["anon-rss"]),
+            _kilobytes(values["file-rss"]),
+            _kilobytes(values["shmem-rss"]),
+            int(values.get("UID", -1)),
             head.startswith("Memory cgroup"),
         )
     except (ValueError, KeyError):
         return None
 
 
-def _pairs(sizes: str) -> list[tuple[str, int]]:
-    """ "8392kB, anon-rss:4096kB, UID:1000" """
-    words = (word.rstrip(",").removesuffix("kB").partition(":") for word in sizes.split())
-    return [(key, int(value)) for key, colon, value in words if colon]
+def _kilobytes(word: str) -> int:
+    """ "4096kB," """
+    return int(word.removesuffix(",").removesuffix("kB"))
 
 
 def parse_oom_kill(text: str) -> OomKill | None:

@@ -93,6 +93,7 @@ class Senses:
         self.targets: set[TargetId] = set()
         self.forest: Forest | None = None
         self.rescan_ns = 0
+        self.limits = events.TreeWatch(events.WRITES)  # memory.max of all that is watched, and above
         self.machine_triggers: list[int] = []
         self.asked: list[tuple[TargetId, Literal["heaviest", "whole"]]] = []
         self.host = self.meminfo.read()
@@ -102,6 +103,7 @@ class Senses:
         self.signals: list[int] = []
         self.signal_fd = events.signal_fd((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         self.listen(self.signal_fd, select.EPOLLIN, self._on_signal)
+        self.listen(self.limits.fd, select.EPOLLIN, self._on_limit)
         self._forget()
 
     def _forget(self) -> None:
@@ -258,6 +260,24 @@ class Senses:
     def _guards(self, path: str) -> tuple[Guard, ...]:
         return tuple(guard for guard in self.plan.guards if guard.cgroup != "/" and matches(guard.cgroup, path))
 
+    def _watch_limits(self, path: str) -> None:
+        """Be told when a limit on the way up is written. systemd makes a service's cgroup first and limits it then."""
+        while path not in ("", "/"):
+            try:
+                self.limits.watch(f"{self.root}{path}/memory.max")
+            except OSError as error:
+                self.say("limits", f"{error.filename}: {error.strerror}: limits are looked up every 10 s only")
+                return
+            path = path.rpartition("/")[0]
+
+    def _on_limit(self, _mask: int) -> None:
+        changed = {path.removeprefix(self.root or "").rpartition("/")[0] for path in self.limits.drain()}
+        for path, watch in self.watches.items():
+            if "" in changed or any(is_inside(path, above) for above in changed):
+                watch.settled_ns = 0
+                self.spoke.add(path)
+        self.wakes.append(Wake("tree"))
+
     def _come_machine(self, guard: Guard) -> None:
         target = TargetId(guard.name, "/")
         if target in self.targets:
@@ -276,6 +296,7 @@ class Senses:
             if group is None:
                 return
             watch = Watch(group, self._guards(path))
+            self._watch_limits(path)
         facts = self._settle(watch, time.monotonic_ns())
         if facts is None:
             watch.group.close()

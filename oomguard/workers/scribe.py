@@ -8,9 +8,7 @@ Nothing here can delay a kill: the core waits for nobody. What cannot be written
 again at the incident's next milestone, counted in its ``lost``, and said once on stderr.
 """
 
-import contextlib
 import gc
-import marshal
 import os
 import select
 import signal
@@ -20,14 +18,14 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from typing import Any, Final
 
-from ..linux import procfs
+from ..linux import cgroup2, procfs
 from ..linux.kmsg import Kill, KmsgFile, OomKill, parse_kill, parse_oom_kill
 from ..model.codec import from_plain
 from ..model.facts import KernelKill, TargetId
 from ..model.incident import Turn
-from ..model.policy import Plan
+from ..model.policy import Daemon, Plan
 from ..model.verdict import Dismiss, Nominate, ProcessRef, Snapshot
-from . import shelf
+from . import follow, shelf
 from .evidence import Evidence
 from .ring import Ring
 from .story import Milestone, Story, covers, short_id
@@ -38,7 +36,6 @@ RING_BYTES: Final = (
 )  # of an incident's turns as JSON; then only turns in which something happened, to 1.25 of it
 _OPEN_MAX: Final = 16  # a glob may cover a thousand cgroups; the host's own incident tells their story too
 _BEAT_S: Final = 1.0  # well under any patience of the pool's with a silent worker
-_END_S: Final = 8.0  # to finish what is open when the core has gone
 _GROWTH_MAX: Final = 1024  # processes whose growth is known: those that a survey found among the heaviest
 _LOG_LINES: Final = 400  # of one OOM report: the task table has a line for every process
 # The log's clock is not disciplined, CLOCK_MONOTONIC is, by at most 500 ppm (adjtimex(2)): after 100 days of uptime
@@ -78,7 +75,7 @@ def run(
         heartbeat()
         events = dict(poller.poll(0 if busy else _BEAT_S * 1000))
         if bell in events:
-            _quiet(bell)
+            follow.quiet(bell)
             scribe.follow()
         elif not events and not busy:
             scribe.beat()
@@ -87,11 +84,6 @@ def run(
             scribe.follow()
             scribe.end()
             return
-
-
-def _quiet(bell: int) -> None:
-    with contextlib.suppress(BlockingIOError):  # somebody else's wakeup
-        os.eventfd_read(bell)
 
 
 class Incident:
@@ -111,7 +103,6 @@ class Incident:
         self.copying = False
         self.until: int | None = None  # where to stop; None: follow
         self.copied = -1  # number of the last turn
-        self.opening = -1  # number of the turn that opened it
         self.ring_bytes = 0
         self.first: dict[tuple[int, int], int] = {}
         self.last: dict[tuple[int, int], int] = {}
@@ -196,10 +187,11 @@ class Scribe:
         daemon = plan.daemon
         self._shelf = shelf.Shelf(state_dir, daemon.incidents_max_count, daemon.incidents_max_bytes)
         self._boot_id = _boot_id(daemon.proc)
+        self._cgroup = _cgroup_root(daemon)
         self._position = ring.oldest()
         self._open: dict[TargetId, Incident] = {}
         self._nominated: dict[TargetId, Nominate] = {}  # with or without an incident
-        self._closing: set[str] = set()
+        self._finishing: list[Incident] = []
         self._done: set[str] = set()  # short ids that this ring's turns would open again, after our own restart
         self._told: set[tuple[TargetId, int]] = set()  # and their numbers, for the rest of their turns
         self._urgent: deque[Task] = deque()
@@ -240,7 +232,10 @@ class Scribe:
                 self._close(incident)
 
     def _turn(self, payload: bytes) -> None:
-        plain = marshal.loads(payload)
+        plain = follow.decode(payload)
+        if plain["kind"] == "Plan":
+            self._guards = {guard.name: guard for guard in from_plain(plain).guards}
+            return
         seen = plain["seen"]
         opens = plain["actions"] or seen["kernel_kills"]
         if not self._open and not opens:
@@ -260,7 +255,7 @@ class Scribe:
             elif isinstance(action, Snapshot):
                 self._snapshot(turn, action)
         for kill in _uncovered(turn, self._open):
-            self._begin(turn, Story(TargetId("", kill.cgroup), 0, turn.seen.at_ns, "kernel", None))
+            self._begin(Story(TargetId("", kill.cgroup), 0, turn.seen.at_ns, "kernel", None))
         for incident in list(self._open.values()):
             self._milestones(incident, incident.story.add(turn), turn)
 
@@ -273,9 +268,9 @@ class Scribe:
         if known is None:
             target, at_ns = snapshot.target, turn.seen.at_ns
             guard, nominated = self._guards.get(target.guard), self._nominated.get(target)
-            self._begin(turn, Story(target, snapshot.incident, at_ns, snapshot.watermark, guard, nominated))
+            self._begin(Story(target, snapshot.incident, at_ns, snapshot.watermark, guard, nominated))
 
-    def _begin(self, turn: Turn, story: Story) -> None:
+    def _begin(self, story: Story) -> None:
         short = short_id(self._boot_id, story.target, story.opened_ns)
         if short in self._done or (story.target, story.number) in self._told:
             self._told.add((story.target, story.number))
@@ -286,7 +281,7 @@ class Scribe:
                 _say(4, f"more than {_OPEN_MAX} incidents at once: the others are not written")
             return
         incident = self._adopt(short, story) or self._new(short, story)
-        incident.position, incident.opening = self._ring.oldest(), turn.number
+        incident.position = self._ring.oldest()
         self._open[story.target] = incident
         self._tasks.append(self._opening(incident))
 
@@ -328,7 +323,7 @@ class Scribe:
         def keep(place: str, data: bytes) -> None:
             incident.attempt("raw", lambda: folder.keep(place, data))
 
-        evidence = Evidence(self._plan.daemon.proc, self._plan.daemon.cgroup, keep, story.opened_ns)
+        evidence = Evidence(self._plan.daemon.proc, self._cgroup, keep, story.opened_ns)
         incident = Incident(story, folder, head, evidence)
         return incident
 
@@ -350,7 +345,7 @@ class Scribe:
     def _close(self, incident: Incident) -> None:
         if self._open.pop(incident.story.target, None) is not None:
             incident.until = self._ring.head()
-            self._closing.add(incident.id)
+            self._finishing.append(incident)
             self._tasks.append(self._finish(incident))
 
     # -- tasks
@@ -391,7 +386,7 @@ class Scribe:
             yield from self._kernel_log(incident)
         yield from self._copy(incident)
         self._write(incident, final=True)
-        self._closing.discard(incident.id)
+        self._finishing.remove(incident)
         gc.collect()  # off in a worker: this is the moment when nobody waits
 
     def _write(self, incident: Incident, final: bool = False) -> None:
@@ -405,9 +400,8 @@ class Scribe:
             incident.folder.close()
 
     def _prune(self) -> Generator[None]:
-        keep = {incident.id for incident in self._open.values()} | self._closing
         try:
-            yield from self._shelf.prune(keep)
+            yield from self._shelf.prune(self._ours())
         except OSError as error:
             _say(4, f"old incidents not removed: {error}")
 
@@ -415,7 +409,7 @@ class Scribe:
         """Finish what an earlier daemon, or a machine that lost power, has left open."""
         for name in self._shelf_names():
             yield
-            if name in {incident.id for incident in self._open.values()} | self._closing or not self._unfinished(name):
+            if name in self._ours() or not self._unfinished(name):
                 continue
             folder = self._shelf.folder(name)
             try:
@@ -426,6 +420,9 @@ class Scribe:
                 folder.write(doc, ring=True)
             except (OSError, ValueError) as error:
                 _say(4, f"incident {name} was left unfinished and cannot be finished: {error}")
+
+    def _ours(self) -> set[str]:
+        return {incident.id for incident in [*self._open.values(), *self._finishing]}
 
     # -- turns
 
@@ -441,7 +438,9 @@ class Scribe:
             payloads, incident.position, lost = self._ring.read(incident.position, 8)
             incident.lose("ring_gaps", lost)
             for payload in payloads:
-                self._copy_one(incident, marshal.loads(payload))
+                plain = follow.decode(payload)
+                if plain["kind"] == "Turn":
+                    self._copy_one(incident, plain)
             if not payloads:
                 break
             yield
@@ -451,10 +450,6 @@ class Scribe:
         number = int(plain["number"])
         if number <= incident.copied or plain["seen"]["at_ns"] < incident.since_ns:
             return
-        if incident.copied >= 0:
-            incident.lose("ring_turns", number - incident.copied - 1)
-        elif number > incident.opening:
-            incident.lose("ring_turns", number - incident.opening)
         incident.copied = number
         incident.notice(plain)
         seen = plain["seen"]
@@ -511,14 +506,15 @@ class Scribe:
     # -- the end
 
     def end(self) -> None:
-        """The core has gone: what is open is finished, as far as a few seconds allow."""
-        for incident in list(self._open.values()):
+        """The core has gone, and who stops a service gives its last processes a moment at most: no more evidence."""
+        self._urgent.clear()
+        unfinished = [*self._open.values(), *self._finishing]
+        for incident in self._open.values():
             incident.ended = "the daemon ended"
-            self._close(incident)
-        until = time.monotonic() + _END_S
-        while time.monotonic() < until and self.step():
-            self._heartbeat()
-            self.follow()
+        for incident in unfinished:
+            for _ in self._copy(incident):
+                self._heartbeat()
+            self._write(incident, final=True)
 
     def _shelf_names(self) -> list[str]:
         try:
@@ -547,6 +543,16 @@ def _boot_id(proc: str) -> str:
         return procfs.boot_id(proc)
     except (OSError, ValueError):
         return ""
+
+
+def _cgroup_root(daemon: Daemon) -> str:
+    """Where cgroup v2 is mounted; on a hybrid machine that is not /sys/fs/cgroup itself."""
+    if daemon.cgroup != Daemon().cgroup:
+        return daemon.cgroup
+    try:
+        return cgroup2.find_mount(daemon.proc)[0] or daemon.cgroup
+    except OSError:
+        return daemon.cgroup
 
 
 def _open_kmsg(path: str) -> tuple[KmsgFile | None, str]:

@@ -60,6 +60,9 @@ class Shelf:
             self.gid = grp.getgrnam("oomguard").gr_gid
         except KeyError:
             self.gid = -1
+        if self.gid >= 0:  # whoever made the directory may not have known the group
+            with contextlib.suppress(OSError):
+                os.chown(self.path, -1, self.gid)
 
     def names(self) -> list[str]:
         """All incidents, oldest first. Other things in the directory are not ours, and left alone."""

@@ -1,0 +1,37 @@
+"""What both followers of the ring need: its records as plain data, the bell taken back, and when they were born."""
+
+import contextlib
+import marshal
+import os
+import time
+from typing import Any
+
+from ..linux import procfs
+
+
+def decode(payload: bytes) -> dict[str, Any]:
+    """A record of the ring in its plain form: a Turn, or the Plan that is in force from now on."""
+    plain: dict[str, Any] = marshal.loads(payload)
+    return plain
+
+
+def quiet(bell: int) -> None:
+    """Take the wakeup back."""
+    with contextlib.suppress(BlockingIOError):  # somebody else's
+        os.eventfd_read(bell)
+
+
+def born_ns(proc: str) -> int:
+    """When this process was forked, in CLOCK_MONOTONIC. What is older in the ring, a predecessor has had.
+
+    The kernel tells it in ticks of CLOCK_BOOTTIME, which unlike CLOCK_MONOTONIC runs on in a suspended machine.
+    """
+    try:
+        with open(f"{proc}/self/stat", "rb") as file:
+            stat = procfs.parse_stat(file.read())
+    except OSError:
+        stat = None
+    if stat is None:
+        return 0
+    age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - stat[4] * 1_000_000_000 // os.sysconf("SC_CLK_TCK")
+    return time.monotonic_ns() - age_ns - 20_000_000  # two ticks: it is rounded down

@@ -80,7 +80,10 @@ class TreeWatch:
         self._paths: dict[int, str] = {}
 
     def watch(self, path: str) -> bool:
-        """Begin (again) with this directory (or file, for ``WRITES``). False: gone. OSError ENOSPC: fs.inotify.max_user_watches."""
+        """Begin (again) with this directory (or file, for ``WRITES``). False: gone.
+
+        OSError ENOSPC: fs.inotify.max_user_watches.
+        """
         try:
             self._paths[libc.inotify_add_watch(self.fd, os.fsencode(path), self._mask)] = path
         except OSError as error:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
-from ..model.facts import CgroupFacts, Observation, Survey, TargetId
+from ..model.facts import CgroupFacts, Observation, Result, Survey, TargetId
 from ..model.policy import (
     AvailableBelow,
     Guard,
@@ -52,9 +52,11 @@ CLEAR_FOR_NS: Final = SECOND  # clearly over for so long, before a phase is left
 SOFT_QUIET_NS: Final = 60 * SECOND  # a service that hovers at its soft watermark makes one incident a minute at most
 SETTLE_NS: Final = 300 * MS  # after a death, before "twice as bad as hard" may cut the cooldown short
 STALE_NS: Final = SECOND  # an older nomination is made anew before anybody is killed
+STALE_TURNS: Final = 2  # but not one that is as new as slow surveys allow
 REFRESH_NS: Final = 100 * MS  # shortest time between two surveys while armed
 REFRESH_SHARE: Final = 8  # surveys take at most one eighth of the time
 TELL_AGAIN_NS: Final = 30 * SECOND  # "nobody may be taken" and "budget spent" are said again after that
+UNSEEN_NS: Final = 100 * MS  # a target without facts, or whose survey did not come, is asked for again after that
 AFTER_NS: Final = SECOND  # nobody was there to take: look again for one after that
 ESRCH: Final = 3
 
@@ -103,6 +105,7 @@ class _Desk:
         self.token = state.next_token
         self.incident = state.next_incident
         self.counters = state.counters
+        self.past = dict(state.past)
         self.actions: list[Action] = []
         self.fresh: set[TargetId] = set()
         self.news: set[TargetId] = set()
@@ -117,6 +120,7 @@ class _Desk:
             next_token=self.token,
             next_incident=self.incident,
             counters=self.counters,
+            past=MappingProxyType(self.past),
         )
         return state, tuple(self.actions)
 
@@ -124,19 +128,14 @@ class _Desk:
 
     def remember(self) -> None:
         seen = self.seen
-        for target in seen.vanished:
+        for target in (*seen.vanished, *(t for t in self.targets if t.guard not in self.guards)):
             self._vanish(target)
         for new in seen.appeared:
-            self.targets[new.target] = TargetState(new.target, entered_ns=self.at, facts=new.facts, look_ns=self.at)
-            self.fresh.add(new.target)
-            self._tripwire(self.targets[new.target])
-        by_path = {facts.path: facts for facts in seen.cgroups}
-        for target in tuple(self.targets):
-            if target.cgroup == _MACHINE:
-                if seen.host is not None:
-                    self.fresh.add(target)
-            elif target.cgroup in by_path:
-                self._renew(target, by_path[target.cgroup])
+            if new.target.guard in self.guards:
+                self._appear(new.target, None if new.target.cgroup == _MACHINE else new.facts)
+        for result in seen.results:
+            self._unleased(result)
+        self._see()
         for stall in seen.stalls:
             if stall.target in self.targets:
                 self._stall(stall.target, stall.condition)
@@ -144,19 +143,54 @@ class _Desk:
         for kill in seen.kernel_kills:
             self._kernel_killed(kill.cgroup, kill.count, kill.comm, kill.pid)
 
+    def _see(self) -> None:
+        seen, by_path = self.seen, {facts.path: facts for facts in self.seen.cgroups}
+        for target in tuple(self.targets):
+            if target.cgroup == _MACHINE:
+                if seen.host is not None:
+                    self.fresh.add(target)
+            elif target.cgroup in by_path:
+                self._renew(target, by_path[target.cgroup])
+
+    def _appear(self, target: TargetId, facts: CgroupFacts | None) -> None:
+        self._vanish(target)  # as another directory under the same path; it is no more
+        kills = self.past.pop(target, ())
+        self.targets[target] = TargetState(target, entered_ns=self.at, facts=facts, look_ns=self.at, kills=kills)
+        self.fresh.add(target)
+        self._tripwire(self.targets[target])
+
     def _vanish(self, target: TargetId) -> None:
         old = self.targets.pop(target, None)
         if old is None:
             return
+        if old.kills:
+            self.past[target] = old.kills  # a budget is for a name: a service that was killed comes back
+        outcome = "the cgroup is gone, or no longer under this guard"
+        if old.pursuit is not None:
+            outcome = f"the victim is gone: {_who(old.pursuit.victim)}, and the cgroup with it"
+            self._tell(old, "VICTIM_GONE", outcome)
         for lease in old.leases:
             self.actions.append(Release(target, lease.token))
         if old.nominee is not None:
             self.actions.append(Dismiss(target, old.nominee.token))
         if old.incident:
-            self.actions.append(Close(target, old.incident, "the cgroup is gone"))
+            self.actions.append(Close(target, old.incident, outcome))
+
+    def _unleased(self, result: Result) -> None:
+        """A lease that could not be written: nobody may rely on it, and what the journal holds of it can go."""
+        if result.what != "Lease" or not result.errno:
+            return
+        for target, state in self.targets.items():
+            if any(lease.token == result.token for lease in state.leases):
+                self.actions.append(Release(target, result.token))
+                leases = tuple(lease for lease in state.leases if lease.token != result.token)
+                self.targets[target] = replace(state, leases=leases)
 
     def _renew(self, target: TargetId, facts: CgroupFacts) -> None:
         old = self.targets[target]
+        if old.facts is not None and old.facts.inode != facts.inode:
+            self._appear(target, facts)
+            return
         moved = old.facts is not None and old.facts.limit_bytes != facts.limit_bytes
         self.targets[target] = replace(old, facts=facts)
         self.fresh.add(target)
@@ -194,9 +228,13 @@ class _Desk:
     def judge(self) -> None:
         due = [t for t in self.targets if t in self.fresh or t in self.news or self.targets[t].pursuit is not None]
         due += [r for r in self._answered() if r not in due]
+        due += [t for t, state in self.targets.items() if state.look_ns <= self.at and t not in due]
         for target in sorted(due, key=lambda t: (-len(t.cgroup), t)):  # the innermost guard first
-            if self.host is not None and (target.cgroup == _MACHINE or self.targets[target].facts is not None):
-                self._judge(self.guards[target.guard], self.targets[target])
+            state = self.targets[target]
+            if self.host is not None and (target.cgroup == _MACHINE or state.facts is not None):
+                self._judge(self.guards[target.guard], state)
+            else:
+                self.targets[target] = replace(state, look_ns=self.at + UNSEEN_NS)
 
     def _answered(self) -> list[TargetId]:
         tokens = {result.token for result in self.seen.results}
@@ -217,6 +255,8 @@ class _Desk:
         if survey is not None:
             state = replace(state, asked="", survey_ns=self.at, survey_took_ns=survey.took_ns)
             state = self._nominate(guard, state, survey, sight)
+        elif state.asked:
+            state = replace(state, asked="", missed_ns=self.at + UNSEEN_NS)
         if state.phase == "draining":
             state = self._drain(guard, state, sight)
         state = self._move(guard, state, sight, soft, hard)
@@ -242,20 +282,20 @@ class _Desk:
 
     def _move(self, guard: Guard, state: TargetState, sight: Sight, soft: int | None, hard: int | None) -> TargetState:
         clear = bool(state.clear_since_ns) and self.at - state.clear_since_ns >= CLEAR_FOR_NS
+        if clear and hard is None and state.phase not in ("calm", "draining"):
+            return self._calm(state)
         match state.phase:
             case "calm" | "armed":
                 if hard is not None:
                     return self._enter_hard(guard, state, sight, hard)
-                if state.phase == "armed" and clear:
-                    return self._calm(state)
-                if state.phase == "calm" and soft is not None:
+                if soft is not None and state.phase == "calm":
                     return self._arm(guard, state, sight, soft)
+                if soft is not None and _kills(guard.soft):
+                    return self._enter_hard(guard, state, sight, soft, guard.soft)
             case "firing":
-                if clear:
-                    return self._calm(state)
+                if hard is None and (soft is None or not _kills(guard.soft)):
+                    return self._to(state, "eased")
             case "cooling":
-                if clear:
-                    return self._calm(state)
                 if hard is not None and self._may_again(guard, state, sight):
                     return self._enter_hard(guard, state, sight, hard)
                 if hard is None and self.at >= state.again_ns:
@@ -273,7 +313,7 @@ class _Desk:
         if self.at >= state.again_ns:
             return True
         settled = self.at - state.entered_ns >= SETTLE_NS
-        return settled and bool(state.kills) and any_holds(guard.hard, sight, "deep")
+        return settled and state.ended > 0 and any_holds(guard.hard, sight, "deep")
 
     # -- phases --------------------------------------------------------------------------------------------------
 
@@ -319,11 +359,11 @@ class _Desk:
     ) -> TargetState:
         watermark = watermark or guard.hard
         assert watermark is not None
-        state = replace(self._to(state, "hard"), told_ns=0)
+        state = self._to(state, "hard")
         why = self._why(watermark, clause, sight)
         kill = next((step for step in watermark.do if isinstance(step, KillStep)), None)
         if not state.hard_told:
-            state = replace(self._snapshot(state, why, hard=True), hard_told=True)
+            state = replace(self._snapshot(state, why, hard=True), hard_told=True, told_ns=0)
             if any(isinstance(step, NotifyStep) for step in watermark.do) or kill is not None:
                 self._tell(state, "HARD", why)
         for step in watermark.do:
@@ -339,15 +379,16 @@ class _Desk:
             if lease.purpose != "tripwire":
                 self.actions.append(Release(state.id, lease.token))
         if state.incident:
-            killed = "the victim is gone, " if state.kills and state.hard_told else ""
+            killed = "the victim is gone, " if state.ended else ""
             self.actions.append(Close(state.id, state.incident, f"{killed}memory is clearly over both watermarks"))
             if state.hard_told:
                 self._tell(state, "CALM", "calm again")
         trip = tuple(lease for lease in state.leases if lease.purpose == "tripwire")
-        return replace(state, leases=trip, incident=0, hard_told=False, asked="", pursuit=None)
+        return replace(state, leases=trip, incident=0, hard_told=False, ended=0, asked="", pursuit=None)
 
     def _dismiss(self, state: TargetState) -> TargetState:
         if state.nominee is not None:
+            state = self._uninsure(state)
             self.actions.append(Dismiss(state.id, state.nominee.token))
         return replace(state, nominee=None, ranking=None, reserve=())
 
@@ -363,37 +404,58 @@ class _Desk:
     def _refresh(self, guard: Guard, state: TargetState) -> TargetState:
         """Survey again while armed, at a bounded share of the time."""
         wants = guard.soft is not None and any(isinstance(step, NominateStep) for step in guard.soft.do)
-        every = max(REFRESH_NS, REFRESH_SHARE * state.survey_took_ns)
-        if not wants or state.asked or self.at - state.survey_ns < every:
+        if not wants or state.asked or self.at < state.missed_ns or self.at - state.survey_ns < _every(state):
             return state
         return self._look(state, "heaviest")
 
     def _nominate(self, guard: Guard, state: TargetState, survey: Survey, sight: Sight) -> TargetState:
-        victims, ranking = rank(guard.victim, survey, Bounds(self.before.ours, self.stuck, self.before.own_cgroup))
-        if state.phase == "draining":
+        if state.phase in ("calm", "draining"):
             return state
+        victims, ranking = rank(guard.victim, survey, Bounds(self.before.ours, self.stuck, self.before.own_cgroup))
         if not victims:
-            state = replace(self._dismiss(state), ranking=ranking)
+            state = self._release(replace(self._dismiss(state), ranking=ranking), "brake")
             return self._look(state, "whole") if survey.depth == "heaviest" else state
-        best = victims[0]
-        if state.nominee is None or _identity(state.nominee) != _identity(best):
+        best, held = victims[0], state.nominee
+        if held is not None and _identity(held) == _identity(best):
+            best = replace(best, token=held.token)
+        else:
             state = self._dismiss(state)
             best = replace(best, token=self.token)
             self.token += 1
             self.actions.append(Nominate(state.id, best, ranking))
-        else:
-            best = replace(best, token=state.nominee.token)
+            state = self._insure(guard, replace(state, nominee=best), sight)
         state = replace(state, nominee=best, ranking=ranking, reserve=victims[1:])
         return self._brake(guard, state, survey, sight)
 
+    def _insure(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
+        """If the kernel is faster after all, it is to kill the one that we would have killed."""
+        for step in guard.soft.do if guard.soft is not None and state.phase == "armed" else ():
+            if isinstance(step, SetOomScoreAdjStep):
+                state = self._set(guard, state, sight, step)
+        return state
+
+    def _uninsure(self, state: TargetState) -> TargetState:
+        for lease in state.leases:
+            if lease.pid:
+                self.actions.append(Release(state.id, lease.token))
+        return replace(state, leases=tuple(lease for lease in state.leases if not lease.pid))
+
     def _lost_nominee(self, state: TargetState) -> TargetState:
-        """A nominee that could not be opened is none: the next survey names another."""
-        if state.nominee is None or state.phase == "draining":
+        """A nominee that could not be opened is none: the next survey names another, and comes soon."""
+        victim = state.nominee
+        if victim is None or state.phase == "draining":
             return state
-        token = state.nominee.token
-        failed = any(r.token == token and r.errno and r.what == "Nominate" for r in self.seen.results)
-        ended = any(gone.token == token for gone in self.seen.gone)
-        return replace(self._dismiss(state), survey_ns=0) if failed or ended else state
+        token = victim.token
+        failed = [r.errno for r in self.seen.results if r.token == token and r.errno and r.what == "Nominate"]
+        if not failed and not any(gone.token == token for gone in self.seen.gone):
+            return state
+        if failed and failed[0] != ESRCH:
+            self._ban(victim)
+        return replace(self._dismiss(state), survey_ns=min(state.survey_ns, self.at - _every(state) // 2))
+
+    def _ban(self, victim: Victim) -> None:
+        """Not to be named again: one that cannot be ended would hide everybody behind it."""
+        self.stuck |= frozenset((p.pid, p.start_ticks) for p in victim.processes)
 
     # -- the kill ------------------------------------------------------------------------------------------------
 
@@ -406,17 +468,22 @@ class _Desk:
             return self._spent(guard, state, "BUDGET_SPENT", "the kill budget is spent, nobody is killed")
         if state.nominee is None and survey is not None:
             return self._spent(guard, state, "NO_VICTIM", _nobody(state.ranking))
-        if state.nominee is None or self.at - state.survey_ns > STALE_NS:
+        stale = self.at - state.survey_ns > max(STALE_NS, STALE_TURNS * _every(state))
+        if (state.nominee is None or stale) and self.at >= state.missed_ns:
             return self._look(state, "heaviest")
-        return self._signal(guard, state, sight)
+        return state if state.nominee is None else self._signal(guard, state, sight)
 
     def _other_pursuit(self, state: TargetState) -> bool:
-        """Whether a victim below this target, or above it, was signalled by another guard and is not gone yet."""
+        """Whether the death of another guard's victim gives memory back here: it is awaited, and so is its memory."""
         return any(
-            other.pursuit is not None
-            and other.id != state.id
-            and (is_inside(other.pursuit.victim.cgroup, state.id.cgroup) or is_inside(state.id.cgroup, other.id.cgroup))
+            _overlaps(other.pursuit.victim, state.id.cgroup)
+            if other.pursuit is not None
+            else other.ended
+            and other.phase == "cooling"
+            and self.at - other.entered_ns < SETTLE_NS
+            and (is_inside(other.id.cgroup, state.id.cgroup) or is_inside(state.id.cgroup, other.id.cgroup))
             for other in self.targets.values()
+            if other.id != state.id
         )
 
     def _within_budget(self, guard: Guard, state: TargetState) -> bool:
@@ -460,7 +527,8 @@ class _Desk:
             return state
         after = escalate.advance(pursuit, turn, self.at)
         if after.stage == "gone":
-            return self._gone(guard, state, after)
+            first = pursuit.stage == "term" or pursuit.until_ns == pursuit.since_ns + escalate.PATIENCE_NS
+            return self._gone(state, after, first)
         if after.stage == "stuck":
             return self._stuck(state, after, turn)
         if after.stage == "kill" and pursuit.stage == "term":
@@ -483,16 +551,25 @@ class _Desk:
             return "deeper"
         return None
 
-    def _gone(self, guard: Guard, state: TargetState, pursuit: escalate.Pursuit) -> TargetState:
-        took = (self.at - pursuit.since_ns) // MS
-        self._tell(state, "VICTIM_GONE", f"{_who(pursuit.victim)} is gone, {took} ms after the signal")
-        state = self._dismiss(replace(self._to(state, "gone"), pursuit=None))
+    def _gone(self, state: TargetState, pursuit: escalate.Pursuit, first: bool) -> TargetState:
+        who, token = _who(pursuit.victim), pursuit.victim.token
+        missed = any(r.token == token and r.what == "Kill" and r.errno == ESRCH for r in self.seen.results)
+        if missed and first:  # the first signal met nobody: nothing was ended by us
+            self._tell(state, "VICTIM_GONE", f"{who} had ended by itself before the signal")
+            self.counters = replace(self.counters, kills=self.counters.kills - 1)
+            state = replace(state, kills=state.kills[:-1], again_ns=0)
+        else:
+            took = (self.at - pursuit.since_ns) // MS
+            self._tell(state, "VICTIM_GONE", f"{who} is gone, {took} ms after the signal")
+            state = replace(state, ended=state.ended + 1)
+        again = max(state.again_ns, self.at + SETTLE_NS)
+        state = self._dismiss(replace(self._to(state, "gone"), pursuit=None, again_ns=again))
         return self._release(state, "brake")
 
     def _stuck(self, state: TargetState, pursuit: escalate.Pursuit, turn: escalate.Turn) -> TargetState:
         how = "could not be signalled" if turn == "failed" else "did not end in time and is left alone"
         self._tell(state, "VICTIM_STUCK", f"{_who(pursuit.victim)} {how}; the next one is taken")
-        self.stuck |= frozenset((p.pid, p.start_ticks) for p in pursuit.victim.processes)
+        self._ban(pursuit.victim)
         state = self._dismiss(replace(self._to(state, "stuck"), pursuit=None))
         return self._release(state, "brake")
 
@@ -500,20 +577,32 @@ class _Desk:
 
     def _tripwire(self, state: TargetState) -> None:
         """memory.high just under the hard watermark, as long as the guard lives and the cgroup has a limit."""
-        guard, facts = self.guards[state.id.guard], state.facts
-        state = self._release(state, "tripwire")
-        self.targets[state.id] = state
-        if not guard.tripwire or guard.mode == "observe" or facts is None or facts.limit_bytes is None:
+        held = next((lease for lease in state.leases if lease.purpose == "tripwire"), None)
+        value = self._tripwire_bytes(self.guards[state.id.guard], state.facts, held)
+        if value is None or state.facts is None:
+            self.targets[state.id] = self._release(state, "tripwire")
             return
+        # Moved under its own token: taken anew, it would find its own old value and put that back for ever.
+        token = self.token if held is None else held.token
+        lease = Held(token, "tripwire", state.facts.path, state.facts.inode, 0, value)
+        self._lease(state.id, lease, 0)
+        others = tuple(other for other in state.leases if other.purpose != "tripwire")
+        self.targets[state.id] = replace(state, leases=(*others, lease))
+
+    def _tripwire_bytes(self, guard: Guard, facts: CgroupFacts | None, held: Held | None) -> int | None:
+        if not guard.tripwire or guard.mode == "observe" or facts is None or facts.limit_bytes is None:
+            return None
+        if self.before.own_cgroup and is_inside(facts.path, self.before.own_cgroup):
+            return None  # whoever throttles the killer waits for it
+        if self.host is not None and facts.limit_bytes >= self.host.total_bytes:
+            return None  # the machine runs out first
         line = _hard_line(guard, facts.limit_bytes)
         if line is None:
-            return
+            return None
         value = (line - max(TRIPWIRE_MIN, facts.limit_bytes // TRIPWIRE_SHARE)) // PAGE * PAGE
-        if value <= 0 or (facts.high_bytes is not None and facts.high_bytes <= value):
-            return  # the owner's own memory.high is lower: it is a tripwire already
-        lease = Held(self.token, "tripwire", facts.path, facts.inode, 0, value)
-        self._lease(state.id, lease, 0)
-        self.targets[state.id] = replace(state, leases=(*state.leases, lease))
+        if value <= 0 or (facts.high_bytes is not None and facts.high_bytes <= value and not _is_ours(facts, held)):
+            return None  # the owner's own memory.high is lower: it is a tripwire already
+        return value
 
     def _brake(self, guard: Guard, state: TargetState, survey: Survey, sight: Sight) -> TargetState:
         """memory.high of the nominee's cgroup: what it has and what is left to the hard watermark."""
@@ -548,6 +637,8 @@ class _Desk:
                 return state
             value = step.to.of(sight.limit_bytes) // PAGE * PAGE
             token = self._step_token(state, state.facts.path, 0)
+            if _is_lower_already(state, state.facts, token, value):
+                return state
             lease = Held(token, "step", state.facts.path, state.facts.inode, 0, value, self.at + step.for_ns)
             self._lease(state.id, lease, 0)
         else:
@@ -597,7 +688,8 @@ class _Desk:
     def _mute(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
         """Events that cache explains are not listened to for as long as the distance to the watermark allows."""
         facts = state.facts
-        if facts is None or facts.stat is None or not any(w.source == "events" for w in self.seen.wakes):
+        spoke = any(wake.source == "events" and wake.path == state.id.cgroup for wake in self.seen.wakes)
+        if facts is None or not spoke:
             return state
         if state.phase not in ("calm", "armed") or state.id not in self.fresh:
             return state
@@ -633,6 +725,36 @@ def _available_line(guard: Guard, sight: Sight) -> int | None:
         if below:
             lines.append(min(below))
     return max(lines, default=None)
+
+
+def _kills(watermark: Watermark | None) -> bool:
+    return watermark is not None and any(isinstance(step, KillStep) for step in watermark.do)
+
+
+def _every(state: TargetState) -> int:
+    """Between two surveys while armed."""
+    return max(REFRESH_NS, REFRESH_SHARE * state.survey_took_ns)
+
+
+def _overlaps(victim: Victim, cgroup: str) -> bool:
+    """Whether the victim's end gives memory back to this cgroup."""
+    if is_inside(victim.cgroup, cgroup) or (victim.take == "cgroup" and is_inside(cgroup, victim.cgroup)):
+        return True
+    return any(is_inside(process.cgroup, cgroup) for process in victim.processes)
+
+
+def _is_ours(facts: CgroupFacts, held: Held | None) -> bool:
+    """Whether the memory.high that was found is what this lease has put there."""
+    return held is not None and facts.high_bytes == held.value
+
+
+def _is_lower_already(state: TargetState, facts: CgroupFacts, token: int, value: int) -> bool:
+    """Whether its owner, or another lease of ours, keeps memory.high lower than that."""
+    mine = next((lease for lease in state.leases if lease.token == token), None)
+    if facts.high_bytes is not None and facts.high_bytes <= value and not _is_ours(facts, mine):
+        return True
+    high = (x for x in state.leases if not x.pid and x.cgroup == facts.path and x.token != token)
+    return any(lease.value <= value for lease in high)
 
 
 def _tripped(state: TargetState) -> bool:

@@ -25,7 +25,7 @@ from ..model.policy import (
 )
 
 Phase = Literal["calm", "armed", "firing", "draining", "cooling"]
-Event = Literal["soft", "hard", "clear", "fired", "gone", "stuck", "spent", "cooled"]
+Event = Literal["soft", "hard", "clear", "eased", "fired", "gone", "stuck", "spent", "cooled"]
 
 TABLE: Final[dict[tuple[Phase, Event], Phase]] = {
     ("calm", "soft"): "armed",
@@ -34,6 +34,7 @@ TABLE: Final[dict[tuple[Phase, Event], Phase]] = {
     ("armed", "clear"): "calm",
     ("firing", "fired"): "draining",  # a signal was sent
     ("firing", "spent"): "cooling",  # nobody may be taken, or only observing
+    ("firing", "eased"): "armed",  # memory came back before a signal was sent: nobody dies for it
     ("firing", "clear"): "calm",
     ("draining", "gone"): "cooling",
     ("draining", "stuck"): "firing",  # the next one; the stuck one is not asked again
@@ -129,8 +130,24 @@ def _pressure(condition: PressureAbove, pressure: Pressure | None) -> float:
 
 
 def clause_holds(clause: Clause, sight: Sight, margin: Margin = "at") -> bool:
-    """All conditions of one table, regardless of how long."""
+    """All conditions of one table, regardless of how long.
+
+    Only a level can be "deep": pressure averages lag by their window, and a trigger does not say how bad it is.
+    """
+    if is_moot(clause, sight) or (margin == "deep" and not any(_is_level(c, sight) for c in clause.all_of)):
+        return False
     return all(holds(condition, sight, margin) for condition in clause.all_of)
+
+
+def is_moot(clause: Clause, sight: Sight) -> bool:
+    """Whether nothing but free swap is asked for, on a machine without swap: that says nothing, and kills nobody."""
+    return not sight.host.swap_total_bytes and all(isinstance(c, SwapFreeBelow) for c in clause.all_of)
+
+
+def _is_level(condition: Condition, sight: Sight) -> bool:
+    if isinstance(condition, SwapFreeBelow):
+        return sight.host.swap_total_bytes > 0
+    return not isinstance(condition, StallAbove | PressureAbove)
 
 
 def since(watermark: Watermark | None, sight: Sight, before: tuple[int, ...]) -> tuple[int, ...]:
@@ -147,7 +164,7 @@ def crossed(watermark: Watermark | None, began: tuple[int, ...], at_ns: int) -> 
     """The number of the first clause that has lasted long enough, None if none has."""
     if watermark is None:
         return None
-    for i, clause in enumerate(watermark.when):
+    for i, clause in enumerate(watermark.when[: len(began)]):
         if began[i] and at_ns - began[i] >= clause.lasting_ns:
             return i
     return None

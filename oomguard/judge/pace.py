@@ -14,7 +14,7 @@ from ..model.policy import (
     SwapFreeBelow,
     Watermark,
 )
-from .detect import Sight, holds
+from .detect import Sight, holds, is_moot
 from .state import TargetState
 
 MIB: Final = 1 << 20
@@ -59,13 +59,15 @@ def time_to(watermark: Watermark | None, since: tuple[int, ...], sight: Sight, t
     """The shortest time in which the watermark could be crossed; NEVER where only a kernel event can tell."""
     if watermark is None:
         return NEVER
-    began = since or (0,) * len(watermark.when)
+    began = (*since, *(0,) * len(watermark.when))
     return min(_clause(clause, began[i], sight, tripped) for i, clause in enumerate(watermark.when))
 
 
 def _clause(clause: Clause, began_ns: int, sight: Sight, tripped: bool) -> int:
     if began_ns:
         return max(0, clause.lasting_ns - (sight.at_ns - began_ns))
+    if is_moot(clause, sight):
+        return NEVER
     return max(_condition(condition, sight, tripped) for condition in clause.all_of)
 
 

@@ -42,10 +42,12 @@ class TargetState:
     muted_ns: int = 0
     incident: int = 0  # number of the open one, 0: none
     hard_told: bool = False  # this engagement's hard watermark is in the incident
+    ended: int = 0  # victims of this engagement that are gone
     last_soft_ns: int = 0  # when the last soft snapshot was taken
     asked: Literal["", "heaviest", "whole"] = ""  # the survey that is to come
     survey_ns: int = 0
     survey_took_ns: int = 0
+    missed_ns: int = 0  # a survey did not come: none is asked for before that
     nominee: Victim | None = None
     ranking: Ranking | None = None
     reserve: tuple[Victim, ...] = ()
@@ -76,6 +78,7 @@ class State:
     stuck: frozenset[tuple[int, int]] = frozenset()
     host: MemInfo | None = None
     pressure: Pressure | None = None
+    past: Mapping[TargetId, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))  # kills before
     next_token: int = 1
     next_incident: int = 1
     counters: Counters = Counters()

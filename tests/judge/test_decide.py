@@ -1,0 +1,850 @@
+"""The fold as a transcript: given these observations, so is decided. Each test is one story, told turn by turn."""
+
+from dataclasses import replace
+
+import pytest
+
+from oomguard.judge import decide as decide_module
+from oomguard.judge.decide import deadline, decide
+from oomguard.model.facts import KernelKill, MemInfo, Result, Stalled, TargetId, TargetSeen, VictimGone, Wake
+from oomguard.model.policy import (
+    Amount,
+    AvailableBelow,
+    Budget,
+    Guard,
+    KillStep,
+    MemoryAbove,
+    NotifyStep,
+    PressureAbove,
+    SetHighStep,
+    SetOomScoreAdjStep,
+    StallAbove,
+)
+from oomguard.model.verdict import Close, Kill, Lease, Nominate, Notify, Release, Snapshot
+
+from .world import (
+    EPERM,
+    ESRCH,
+    MIB,
+    MS,
+    SECOND,
+    SOFT_STEPS,
+    START,
+    Court,
+    cgroup,
+    host_guard,
+    limit_guard,
+    meminfo,
+    plan,
+    pressure,
+    process,
+    share,
+    survey,
+    watermark,
+    when,
+)
+
+HOST = TargetId("host", "/")
+LEAK = process(500, "leak", "/system.slice/leak.service", 600)
+SMALL = process(501, "small", "/system.slice/small.service", 50)
+WORLD = (LEAK, SMALL)
+
+
+def host_court(guard: Guard | None = None, **options: object) -> Court:
+    """A guard on the machine that has seen one calm look."""
+    court = Court(plan(guard or host_guard(**options)))  # type: ignore[arg-type]
+    court.sees(0, appeared=(TargetSeen(HOST, None),), host=meminfo(500))
+    return court
+
+
+def firing(court: Court, at_ms: int = 1000) -> list[str]:
+    """Through the soft watermark with a nominee to the hard one, at ``at_ms``."""
+    court.sees(at_ms - 100, host=meminfo(100))
+    court.sees(at_ms - 90, host=meminfo(100), surveys=(survey("/", WORLD),))
+    return court.sees(at_ms, host=meminfo(40))
+
+
+# -- the straight way ----------------------------------------------------------------------------------------------
+
+
+def test_nominate_at_soft_fire_at_hard_and_calm_again() -> None:
+    court = host_court()
+    assert court.sees(1000, host=meminfo(500)) == []
+    assert court.phase == "calm"
+    assert court.sees(1100, host=meminfo(110)) == ["snapshot soft #1", "tell SOFT", "look heaviest"]
+    assert court.phase == "armed"
+    assert court.sees(1105, host=meminfo(100), surveys=(survey("/", WORLD),)) == ["nominate 1: process 500"]
+    assert court.sees(1200, host=meminfo(45)) == ["snapshot hard #1", "tell HARD", "KILL 1", "reap 1", "tell KILLED"]
+    assert court.phase == "draining"
+    assert court.sees(1220, host=meminfo(40)) == []
+    assert court.sees(1240, host=meminfo(600), gone=(VictimGone(1, 0),)) == ["tell VICTIM_GONE", "dismiss 1"]
+    assert court.phase == "cooling"
+    assert court.sees(1500, host=meminfo(640)) == []
+    assert court.sees(2300, host=meminfo(640)) == ["close #1", "tell CALM"]
+    assert court.phase == "calm"
+
+
+def test_without_a_soft_watermark_the_survey_comes_first_and_the_kill_in_the_next_turn() -> None:
+    court = host_court(replace(host_guard(), soft=None))
+    assert court.sees(100, host=meminfo(40)) == ["snapshot hard #1", "tell HARD", "look heaviest"]
+    assert court.sees(105, host=meminfo(39), surveys=(survey("/", WORLD),)) == [
+        "nominate 1: process 500",
+        "KILL 1",
+        "reap 1",
+        "tell KILLED",
+    ]
+
+
+def test_soft_hovers_and_nobody_is_killed_for_it() -> None:
+    court = host_court()
+    for i in range(300):
+        looked = (survey("/", WORLD),) if court.state.targets and court.target().asked else ()
+        court.sees(1000 + i * 20, host=meminfo(115 if i % 2 else 125), surveys=looked)
+    assert court.phase == "armed"
+    assert not [a for a in court.said if isinstance(a, Kill)]
+    assert len([a for a in court.said if isinstance(a, Snapshot)]) == 1
+
+
+def test_a_soft_watermark_that_comes_and_goes_makes_one_snapshot_a_minute() -> None:
+    court = host_court(replace(host_guard(), soft=watermark(when(AvailableBelow(share(12))), do=SOFT_STEPS[:2])))
+    for second in range(4, 184, 4):  # three minutes; down, then well over it for long enough to be calm
+        court.sees(second * 1000, host=meminfo(110))
+        court.sees(second * 1000 + 1000, host=meminfo(300))
+        court.sees(second * 1000 + 2100, host=meminfo(300))
+        assert court.phase == "calm"
+    assert len([a for a in court.said if isinstance(a, Snapshot)]) == 3
+    assert len([a for a in court.said if isinstance(a, Notify) and a.message == "SOFT"]) == 3
+
+
+def test_lasting_is_unbroken_time() -> None:
+    clause = when(AvailableBelow(share(5)), lasting_ms=10_000)
+    court = host_court(replace(host_guard(), soft=None, hard=watermark(clause, do=(KillStep(),))))
+    for at in range(1000, 10_000, 500):
+        court.sees(at, host=meminfo(40))
+    court.sees(10_000, host=meminfo(60))
+    for at in range(10_500, 20_500, 500):
+        court.sees(at, host=meminfo(40))
+    assert court.phase == "calm"
+    assert court.sees(20_500, host=meminfo(40)) == ["snapshot hard #1", "tell HARD", "look heaviest"]
+
+
+def test_swap_that_is_still_free_keeps_the_hard_watermark_from_firing() -> None:
+    """Healthy machines with swap run at little available memory: conditions of one table are AND-ed (syncloud 769)."""
+    from oomguard.model.policy import SwapFreeBelow
+
+    clause = when(AvailableBelow(share(5)), SwapFreeBelow(share(10)))
+    court = host_court(replace(host_guard(), soft=None, hard=watermark(clause, do=(KillStep(),))))
+    assert court.sees(1000, host=meminfo(0, swap_total=1000, swap_free=900)) == []
+    assert court.phase == "calm"
+    assert court.sees(2000, host=meminfo(0, swap_total=1000, swap_free=90))[:1] == ["snapshot hard #1"]
+
+
+# -- it kills only while it must -----------------------------------------------------------------------------------
+
+
+def test_memory_that_came_back_during_the_survey_saves_the_victim() -> None:
+    """The hard watermark was crossed, but no longer is when the victim is known: then nobody dies for it."""
+    court = host_court(replace(host_guard(), soft=None))
+    assert court.sees(100, host=meminfo(40))[-1] == "look heaviest"
+    assert court.sees(150, host=meminfo(60), surveys=(survey("/", WORLD),)) == ["nominate 1: process 500"]
+    assert court.phase == "armed"
+    assert "KILL 1" in court.sees(200, host=meminfo(45)), "and it is armed: the next crossing is one call away"
+
+
+def test_a_nominee_that_ended_by_itself_is_not_replaced_once_memory_is_back() -> None:
+    court = host_court()
+    court.sees(100, host=meminfo(100))
+    court.sees(110, host=meminfo(100), surveys=(survey("/", WORLD),))
+    assert court.sees(120, host=meminfo(40), gone=(VictimGone(1, 0),))[:1] == ["dismiss 1"]
+    court.sees(125, host=meminfo(70), surveys=(survey("/", [SMALL]),))
+    assert court.phase == "armed"
+    assert not [a for a in court.said if isinstance(a, Kill)]
+
+
+def test_a_stale_nominee_at_the_hard_watermark_is_replaced_in_two_turns_while_memory_is_short() -> None:
+    court = host_court()
+    court.sees(100, host=meminfo(100))
+    court.sees(110, host=meminfo(100), surveys=(survey("/", WORLD),))
+    assert "look heaviest" in court.sees(120, host=meminfo(40), gone=(VictimGone(1, 0),))
+    assert "KILL 2" in court.sees(125, host=meminfo(40), surveys=(survey("/", [SMALL]),))
+
+
+def test_a_kill_that_met_nobody_counts_for_nothing_and_costs_no_cooldown() -> None:
+    """ESRCH: it ended between nomination and signal. Another is looked for as soon as its memory should be back."""
+    court = host_court(budget=Budget(1, 60 * SECOND))
+    assert "KILL 1" in firing(court)
+    court.sees(1001, host=meminfo(41), results=(Result(1, "Kill", ESRCH),))
+    assert court.phase == "cooling"
+    assert court.state.counters.kills == 0
+    assert court.sees(1100, host=meminfo(41)) == [], "memory settles first"
+    assert court.sees(1350, host=meminfo(41)) == ["look heaviest"]
+    assert "KILL 2" in court.sees(1355, host=meminfo(41), surveys=(survey("/", [SMALL]),)), "the budget was not spent"
+    assert court.state.counters.kills == 1
+
+
+def test_a_victim_that_took_longer_than_the_cooldown_still_has_its_memory_settle() -> None:
+    court = host_court(grace_ms=10_000, cooldown_ms=1000)
+    assert "TERM 1" in firing(court)
+    court.sees(7000, host=meminfo(45))
+    assert court.sees(7010, host=meminfo(45), gone=(VictimGone(1, 0),)) == ["tell VICTIM_GONE", "dismiss 1"]
+    assert court.phase == "cooling"
+    assert court.sees(7030, host=meminfo(45)) == []
+    assert court.sees(7330, host=meminfo(45)) == ["look heaviest"]
+
+
+def test_the_cooldown_is_kept_while_it_is_short_but_not_worse() -> None:
+    court = host_court()
+    firing(court)
+    court.sees(1020, host=meminfo(40), gone=(VictimGone(1, 0),))
+    for at in range(1040, 5980, 20):
+        assert court.sees(at, host=meminfo(40)) == []
+    assert court.sees(6000, host=meminfo(40)) == ["look heaviest"]
+
+
+def test_twice_as_bad_cuts_the_cooldown_once_the_first_death_has_settled() -> None:
+    court = host_court()
+    firing(court)
+    court.sees(1020, host=meminfo(20), gone=(VictimGone(1, 0),))
+    assert court.sees(1300, host=meminfo(20)) == []
+    assert court.sees(1320, host=meminfo(20)) == ["look heaviest"]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        pytest.param(PressureAbove("full", 0.2, "10s"), id="pressure averages lag by ten seconds"),
+        pytest.param(StallAbove("full", 150_000, 1_000_000, 7), id="a trigger does not say how bad it is"),
+    ],
+)
+def test_pressure_alone_is_never_twice_as_bad(condition: PressureAbove | StallAbove) -> None:
+    """syncloud 769: three healthy apps killed, one after the other, by a PSI average that had not come down yet."""
+    guard = replace(host_guard(), soft=None, hard=watermark(when(condition), do=(KillStep(2000 * MS),)))
+    court = host_court(guard)
+    bad = {"host": meminfo(400), "pressure": pressure(90, 90), "stalls": (Stalled(HOST, 7),)}
+    assert court.sees(1000, **bad)[-1] == "look heaviest"
+    assert "TERM 1" in court.sees(1010, **bad, surveys=(survey("/", WORLD),)), "the grace is granted"
+    court.sees(1100, **bad, gone=(VictimGone(1, 0),))
+    for at in range(1200, 6000, 100):
+        assert court.sees(at, **bad) == [], "the cooldown is kept"
+    assert court.sees(6010, **bad) == ["look heaviest"]
+
+
+def test_a_machine_without_swap_does_not_fire_because_it_has_no_swap() -> None:
+    """swap_free_below alone says nothing where there is no swap: it must not kill for ever on a healthy machine."""
+    from oomguard.model.policy import SwapFreeBelow
+
+    clause = when(SwapFreeBelow(share(10)))
+    court = host_court(replace(host_guard(), soft=None, hard=watermark(clause, do=(KillStep(),))))
+    assert court.sees(1000, host=meminfo(900)) == []
+    assert court.phase == "calm"
+    assert court.sleeps_ms >= 5900, "and it sleeps as if it were not there"
+
+
+# -- the way of a victim -------------------------------------------------------------------------------------------
+
+
+def test_term_then_kill_when_the_grace_is_over() -> None:
+    court = host_court(grace_ms=2000)
+    assert firing(court)[-2:] == ["TERM 1", "tell KILLED"]
+    assert court.sees(2990, host=meminfo(40)) == []
+    assert court.sees(3010, host=meminfo(40)) == ["KILL 1", "reap 1"]
+    assert court.sees(3030, host=meminfo(40)) == []
+    assert court.state.counters.kills == 1
+
+
+def test_the_grace_is_cut_short_when_it_gets_twice_as_bad() -> None:
+    court = host_court(grace_ms=10_000)
+    firing(court)
+    assert court.sees(1100, host=meminfo(26)) == []
+    assert court.sees(1120, host=meminfo(24)) == ["KILL 1", "reap 1"]
+    kills = [a for a in court.said if isinstance(a, Kill)]
+    assert "twice as bad" in kills[-1].why
+
+
+def test_no_grace_where_it_is_twice_as_bad_already() -> None:
+    court = host_court(grace_ms=10_000)
+    court.sees(900, host=meminfo(100))
+    court.sees(910, host=meminfo(100), surveys=(survey("/", WORLD),))
+    assert "KILL 1" in court.sees(1000, host=meminfo(20))
+
+
+def test_a_victim_that_cannot_die_is_left_alone_and_never_asked_again() -> None:
+    """A task in uninterruptible sleep takes no SIGKILL. oomd and systemd-oomd loop on such a one (SD 23755)."""
+    court = host_court()
+    firing(court)
+    for at in range(1020, 11_000, 500):
+        assert court.sees(at, host=meminfo(40)) == []
+    assert court.sees(11_000, host=meminfo(40)) == ["tell VICTIM_STUCK", "dismiss 1", "look heaviest"]
+    assert "KILL 2" in court.sees(11_010, host=meminfo(40), surveys=(survey("/", WORLD),))
+    nominees = [a.victim.processes[0].pid for a in court.said if isinstance(a, Nominate)]
+    assert nominees == [500, 501]
+    court.sees(21_020, host=meminfo(40))
+    assert court.sees(21_030, host=meminfo(40), surveys=(survey("/", WORLD),)) == ["look whole"]
+    assert court.sees(21_040, host=meminfo(40), surveys=(survey("/", WORLD, depth="whole"),)) == ["tell NO_VICTIM"]
+
+
+def test_after_a_stuck_victim_nobody_else_dies_if_memory_is_back() -> None:
+    court = host_court()
+    firing(court)
+    assert court.sees(11_000, host=meminfo(60))[:2] == ["tell VICTIM_STUCK", "dismiss 1"]
+    assert court.phase == "armed"
+
+
+def test_a_victim_that_cannot_be_signalled_makes_room_for_the_next_one() -> None:
+    """SD 31573: EINVAL for every candidate, for ever."""
+    court = host_court()
+    firing(court)
+    assert court.sees(1001, host=meminfo(40), results=(Result(1, "Kill", EPERM),))[0] == "tell VICTIM_STUCK"
+    assert "KILL 2" in court.sees(1005, host=meminfo(40), surveys=(survey("/", WORLD),))
+    assert court.target().pursuit is not None
+    assert court.target().pursuit.victim.processes[0].pid == 501
+
+
+def test_a_victim_that_cannot_be_opened_makes_room_for_the_next_one() -> None:
+    """Otherwise every survey names it again, and every turn asks for a survey."""
+    court = host_court()
+    court.sees(100, host=meminfo(100))
+    court.sees(105, host=meminfo(100), surveys=(survey("/", WORLD),))
+    court.sees(110, host=meminfo(100), results=(Result(1, "Nominate", EPERM),))
+    assert court.sees(300, host=meminfo(100)) == ["look heaviest"]
+    assert court.sees(305, host=meminfo(100), surveys=(survey("/", WORLD),)) == ["nominate 2: process 501"]
+
+
+def test_a_nominee_that_is_lost_in_every_turn_does_not_make_the_loop_spin() -> None:
+    """Short-lived processes: each is gone before it can be opened. Looks stay paced while nothing has to die yet."""
+    court = host_court()
+    looks = 0
+    court.sees(100, host=meminfo(100))
+    for at in range(101, 1101):  # a turn a millisecond
+        results, surveys = (), ()
+        state = court.target()
+        if state.asked:
+            surveys = (survey("/", [process(1000 + at, "brief", "/system.slice/x.service", 90)]),)
+            looks += 1
+        elif state.nominee is not None:
+            results = (Result(state.nominee.token, "Nominate", ESRCH),)
+        court.sees(at, host=meminfo(100), results=results, surveys=surveys)
+    assert looks <= 60
+
+
+def test_a_second_look_at_a_draining_victim_does_not_kill_it_twice() -> None:
+    court = host_court()
+    firing(court)
+    for at in range(1001, 1100):
+        assert court.sees(at, host=meminfo(10), surveys=(survey("/", WORLD),)) == []
+
+
+# -- nobody to take ------------------------------------------------------------------------------------------------
+
+
+def test_nobody_to_take_is_said_once_in_half_a_minute_and_looked_for_all_the_time() -> None:
+    """Start9 4010: "considered 10 cgroups", for seven minutes, and no word why."""
+    court = host_court(cooldown_ms=1000)
+    at, whole = 1000, 0
+    court.sees(at, host=meminfo(40))
+    while at < 60_000:
+        at += 100
+        asked = court.target().asked
+        surveys = (survey("/", [process(1, "init", "/init.scope", 300)], depth=asked),) if asked else ()
+        whole += asked == "whole"
+        court.sees(at, host=meminfo(40), surveys=surveys)
+    said = [a for a in court.said if isinstance(a, Notify) and a.message == "NO_VICTIM"]
+    assert len(said) == 2
+    assert "pid 1" in said[0].text
+    assert whole > 20
+
+
+def test_the_budget_is_a_bound_and_says_so_once() -> None:
+    court = host_court(cooldown_ms=0, budget=Budget(2, 300 * SECOND))
+    at, token = 1000, 0
+    court.sees(at, host=meminfo(40))
+    while at < 30_000:
+        at += 400
+        state = court.target()
+        surveys = (survey("/", [process(at, "again", "/system.slice/again.service", 300)]),) if state.asked else ()
+        gone = (VictimGone(state.pursuit.victim.token, 0),) if state.pursuit is not None else ()
+        court.sees(at, host=meminfo(40), surveys=surveys, gone=gone)
+        token += 1
+    assert court.state.counters.kills == 2
+    assert len([a for a in court.said if isinstance(a, Notify) and a.message == "BUDGET_SPENT"]) == 1
+
+
+def test_a_budget_outlives_the_cgroup_that_it_is_for() -> None:
+    """A service that is killed whole comes back as a new cgroup: its kills of the last minutes still count."""
+    path = "/system.slice/web.service"
+    web = TargetId("limited", path)
+    court = Court(plan(limit_guard(path, budget=Budget(2, 300 * SECOND), cooldown_ms=0)))
+    for life in range(5):
+        at = 1000 + life * 10_000
+        full = cgroup(path, 99, limit=100, inode=50 + life)
+        body = survey(path, [process(700 + life, "web", path, 99)], [full], guard="limited")
+        court.sees(at, appeared=(TargetSeen(web, full),), cgroups=(full,), host=meminfo(500))
+        if court.target().asked:
+            court.sees(at + 10, cgroups=(full,), surveys=(body,))
+        if court.target().pursuit is not None:
+            court.sees(at + 50, gone=(VictimGone(court.target().pursuit.victim.token, 0),), vanished=(web,))
+        else:
+            court.sees(at + 50, vanished=(web,))
+    assert court.state.counters.kills == 2
+
+
+def test_observe_mode_gives_the_verdict_and_counts_no_kill() -> None:
+    court = host_court(mode="observe", brake=True)
+    said = firing(court)
+    assert said == ["snapshot hard #1", "tell HARD", "KILL 1", "reap 1", "tell KILLED"]
+    assert court.phase == "cooling"
+    assert court.state.counters.kills == 0
+    for at in range(1100, 60_000, 100):
+        assert court.sees(at, host=meminfo(10)) == [], "the world did not follow: one verdict an engagement"
+    court.sees(60_100, host=meminfo(500))
+    assert court.sees(61_200, host=meminfo(500)) == ["dismiss 1", "close #1", "tell CALM"]
+    assert not [a for a in court.said if isinstance(a, Lease)]
+
+
+def test_an_incident_says_that_the_victim_is_gone_only_if_there_was_one() -> None:
+    court = host_court()
+    firing(court)
+    court.sees(1100, host=meminfo(600), gone=(VictimGone(1, 0),))
+    court.sees(2200, host=meminfo(600))
+    court.sees(2300, host=meminfo(600))
+    court.sees(80_000, host=meminfo(40))
+    court.sees(80_010, host=meminfo(600), surveys=(survey("/", WORLD),))
+    court.sees(81_100, host=meminfo(600))
+    first, second = (a for a in court.said if isinstance(a, Close))
+    assert "the victim is gone" in first.outcome
+    assert "the victim is gone" not in second.outcome
+
+
+# -- surveys that do not come --------------------------------------------------------------------------------------
+
+
+def test_a_survey_that_never_comes_is_asked_for_again_at_a_pace() -> None:
+    court = host_court()
+    court.sees(100, host=meminfo(40))
+    for at in range(101, 2101):
+        court.sees(at, host=meminfo(40))
+    looks = [a for a in court.said if type(a).__name__ == "Look"]
+    assert 5 <= len(looks) <= 25, "neither given up nor in a spin"
+    assert "KILL 1" in court.sees(2110, host=meminfo(40), surveys=(survey("/", WORLD),))
+
+
+def test_a_survey_of_a_target_that_is_gone_by_then_is_nothing() -> None:
+    path = "/system.slice/web.service"
+    web = TargetId("limited", path)
+    court = Court(plan(limit_guard(path)))
+    full = cgroup(path, 99, limit=100)
+    seen = court.sees(0, appeared=(TargetSeen(web, full),), cgroups=(full,), host=meminfo(500))
+    assert seen[-1] == "look heaviest"
+    late = survey(path, [process(700, "web", path, 99)], [full], guard="limited")
+    assert court.sees(10, vanished=(web,), surveys=(late,)) == ["close #1"]
+    assert court.sees(20, surveys=(late,)) == []
+    assert not court.state.targets
+
+
+def test_a_survey_that_comes_after_calm_leaves_nothing_behind() -> None:
+    court = host_court(brake=True)
+    court.sees(100, host=meminfo(100))
+    court.sees(200, host=meminfo(500))
+    court.sees(1300, host=meminfo(500))
+    assert court.phase == "calm"
+    assert court.sees(1310, host=meminfo(500), surveys=(survey("/", WORLD),)) == []
+
+
+# -- the loop's clock ----------------------------------------------------------------------------------------------
+
+
+def test_the_deadline_never_stands_still_though_the_facts_do_not_come() -> None:
+    """A cgroup whose files cannot be read this turn, a machine not read yet: still no spin."""
+    path = "/system.slice/web.service"
+    web = TargetId("limited", path)
+    court = Court(plan(limit_guard(path), host_guard()))
+    court.sees(0, appeared=(TargetSeen(web, cgroup(path, 10, limit=100)), TargetSeen(HOST, None)))
+    for _ in range(20):
+        at = max(court.sleeps_ms, 0)
+        court.sees(int(at))
+        assert court.sleeps_ms > at
+    court.sees(5000, host=meminfo(500))
+    assert court.sleeps_ms > 5000
+
+
+def test_news_before_the_first_look_is_no_crash() -> None:
+    path = "/system.slice/web.service"
+    web = TargetId("limited", path)
+    court = Court(plan(limit_guard(path)))
+    court.sees(0, appeared=(TargetSeen(web, cgroup(path, 10, limit=100)),))
+    court.sees(1, host=meminfo(500), stalls=(Stalled(web, 3),))
+    assert court.phase == "calm"
+
+
+def test_guards_that_are_no_longer_in_the_plan_are_let_go() -> None:
+    path = "/system.slice/web.service"
+    guard = limit_guard(path, tripwire=True)
+    court = Court(plan(guard))
+    court.sees(0, appeared=(TargetSeen(TargetId("limited", path), cgroup(path, 10, limit=100)),), host=meminfo(500))
+    court.plan = plan(host_guard())
+    assert court.sees(10, host=meminfo(500)) == ["release 1"]
+    assert not court.state.targets
+
+
+def test_more_clauses_than_before_are_no_crash() -> None:
+    court = host_court()
+    two = watermark(when(AvailableBelow(share(12))), when(PressureAbove("full", 0.5, "10s")), do=SOFT_STEPS)
+    court.plan = plan(replace(host_guard(), soft=two, hard=two))
+    court.sees(5, stalls=(Stalled(HOST, 3),))
+    assert court.phase == "calm"
+
+
+# -- several guards ------------------------------------------------------------------------------------------------
+
+WEB = "/system.slice/web.service"
+HOG = process(600, "hog", WEB, 390)
+
+
+def both(host_available: float, current: float, at: int, court: Court, **more: object) -> list[str]:
+    return court.sees(at, host=meminfo(host_available), cgroups=(cgroup(WEB, current, limit=400),), **more)
+
+
+def test_two_guards_that_cover_one_victim_kill_once() -> None:
+    court = Court(plan(host_guard(), limit_guard(WEB)))
+    target = TargetId("limited", WEB)
+    first = cgroup(WEB, 100, limit=400)
+    court.sees(0, appeared=(TargetSeen(HOST, None), TargetSeen(target, first)), cgroups=(first,), host=meminfo(500))
+    looked = (survey(WEB, [HOG], guard="limited"), survey("/", [HOG, SMALL]))
+    both(100, 350, 100, court)
+    both(100, 350, 110, court, surveys=looked)
+    both(40, 399, 200, court)
+    assert [a.target.guard for a in court.said if isinstance(a, Kill)] == ["limited"], "the innermost guard"
+    assert court.target("host").phase == "firing"
+    for at in range(220, 400, 20):
+        both(40, 399, at, court)
+    token = court.target("limited").pursuit.victim.token
+    other = court.target("host").nominee.token
+    both(42, 10, 400, court, gone=(VictimGone(token, 0), VictimGone(other, 0)))
+    both(60, 10, 420, court, surveys=(survey("/", [SMALL]),))
+    both(430, 10, 440, court)
+    assert len([a for a in court.said if isinstance(a, Kill)]) == 1
+    assert court.state.counters.kills == 1
+
+
+def test_the_other_guards_victim_has_its_memory_settle_before_the_machine_takes_another() -> None:
+    court = Court(plan(host_guard(), limit_guard(WEB)))
+    target = TargetId("limited", WEB)
+    first = cgroup(WEB, 100, limit=400)
+    court.sees(0, appeared=(TargetSeen(HOST, None), TargetSeen(target, first)), cgroups=(first,), host=meminfo(500))
+    both(100, 350, 100, court)
+    both(100, 350, 110, court, surveys=(survey(WEB, [HOG], guard="limited"), survey("/", [SMALL])))
+    both(40, 399, 200, court)
+    token = court.target("limited").pursuit.victim.token
+    both(40, 10, 220, court, gone=(VictimGone(token, 0),))
+    both(40, 10, 240, court)
+    assert court.state.counters.kills == 1, "what just died is not counted as free memory yet"
+    both(40, 10, 560, court, surveys=(survey("/", [SMALL]),))
+    assert court.state.counters.kills == 2, "but if it stays short, it was not enough"
+
+
+def test_a_victim_elsewhere_does_not_keep_a_guard_with_its_own_limit_from_acting() -> None:
+    """The machine's victim is stuck in a dead NFS mount; web.service must not run into its limit meanwhile."""
+    court = Court(plan(host_guard(), limit_guard(WEB)))
+    target = TargetId("limited", WEB)
+    first = cgroup(WEB, 100, limit=400)
+    court.sees(0, appeared=(TargetSeen(HOST, None), TargetSeen(target, first)), cgroups=(first,), host=meminfo(500))
+    both(100, 100, 100, court)
+    both(100, 100, 110, court, surveys=(survey("/", [LEAK]),))
+    both(40, 100, 200, court)
+    assert court.target("host").phase == "draining"
+    both(40, 350, 300, court)
+    both(40, 350, 310, court, surveys=(survey(WEB, [HOG], guard="limited"),))
+    both(40, 399, 400, court)
+    assert court.target("limited").phase == "draining"
+
+
+# -- steps ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_soft_watermark_that_kills_does_so_again_while_it_lasts() -> None:
+    soft = watermark(when(AvailableBelow(share(12))), do=(KillStep(),))
+    court = host_court(replace(host_guard(), soft=soft, hard=None))
+    kills, at = 0, 100
+    while at < 21_000:
+        state = court.target()
+        surveys = (survey("/", [process(at, "again", "/system.slice/again.service", 300)]),) if state.asked else ()
+        gone = (VictimGone(state.pursuit.victim.token, 0),) if state.pursuit is not None else ()
+        kills += sum(line.startswith("KILL") for line in court.sees(at, host=meminfo(100), surveys=surveys, gone=gone))
+        at += 20
+    assert 4 <= kills <= 5, "one a cooldown"
+
+
+def test_a_hard_watermark_that_only_tells_takes_nobody() -> None:
+    hard = watermark(when(AvailableBelow(share(5))), do=(NotifyStep(),))
+    court = host_court(replace(host_guard(), hard=hard))
+    firing(court)
+    for at in range(1020, 20_000, 100):
+        court.sees(at, host=meminfo(30), surveys=(survey("/", WORLD),))
+    assert not [a for a in court.said if isinstance(a, Kill)]
+    assert len([a for a in court.said if isinstance(a, Notify) and a.message == "HARD"]) == 1
+
+
+def test_insurance_is_taken_out_on_the_nominee_and_given_back_with_it() -> None:
+    """If the kernel is faster after all, it kills the process that we would have killed."""
+    steps = (*SOFT_STEPS, SetOomScoreAdjStep(1000, 60 * SECOND))
+    court = host_court(replace(host_guard(), soft=watermark(when(AvailableBelow(share(12))), do=steps)))
+    court.sees(100, host=meminfo(100))
+    assert court.sees(110, host=meminfo(100), surveys=(survey("/", WORLD),)) == [
+        "nominate 1: process 500",
+        "lease 2: step oom_score_adj /system.slice/leak.service",
+    ]
+    court.sees(220, host=meminfo(100))
+    grown = replace(SMALL, anon_bytes=800 * MIB)
+    assert court.sees(230, host=meminfo(100), surveys=(survey("/", [LEAK, grown]),)) == [
+        "release 2",
+        "dismiss 1",
+        "nominate 3: process 501",
+        "lease 4: step oom_score_adj /system.slice/small.service",
+    ]
+    court.sees(300, host=meminfo(500))
+    assert court.sees(1400, host=meminfo(500)) == ["release 4", "dismiss 3", "close #1"]
+
+
+def test_set_high_leaves_an_owners_lower_memory_high_alone() -> None:
+    hard = watermark(when(MemoryAbove(share(95))), do=(SetHighStep(share(90), 30 * SECOND),))
+    court = Court(plan(replace(limit_guard(WEB), soft=None, hard=hard)))
+    full = cgroup(WEB, 390, limit=400, high=200)
+    court.sees(0, appeared=(TargetSeen(TargetId("limited", WEB), full),), cgroups=(full,), host=meminfo(500))
+    assert not [a for a in court.said if isinstance(a, Lease)]
+
+
+def test_set_high_is_a_lease_that_ends_by_itself() -> None:
+    soft = watermark(when(MemoryAbove(share(80))), do=(SetHighStep(share(90), 3 * SECOND),))
+    court = Court(plan(replace(limit_guard(WEB), soft=soft)))
+    full = cgroup(WEB, 350, limit=400)
+    said = court.sees(0, appeared=(TargetSeen(TargetId("limited", WEB), full),), cgroups=(full,), host=meminfo(500))
+    assert said == ["lease 1: step memory.high /system.slice/web.service"]
+    assert court.sees(2990, cgroups=(full,)) == []
+    assert court.sees(3010, cgroups=(full,)) == ["release 1"]
+
+
+# -- tripwires -----------------------------------------------------------------------------------------------------
+
+
+def tripped(**facts: object) -> Court:
+    court = Court(plan(limit_guard(WEB, tripwire=True)))
+    first = cgroup(WEB, 100, **{"limit": 400, **facts})  # type: ignore[arg-type]
+    court.sees(0, appeared=(TargetSeen(TargetId("limited", WEB), first),), cgroups=(first,), host=meminfo(500))
+    return court
+
+
+def wires(court: Court) -> list[tuple[int, int]]:
+    return [(a.token, a.value) for a in court.said if isinstance(a, Lease)]
+
+
+def test_the_tripwire_lies_just_under_the_hard_watermark_in_whole_pages() -> None:
+    ((token, value),) = wires(tripped())
+    assert token == 1
+    assert 370 * MIB < value < 380 * MIB - MIB
+    assert value % 4096 == 0
+
+
+def test_the_tripwire_moves_with_the_limit_as_one_lease() -> None:
+    """Released and taken anew it would find its own old value in memory.high, and put that back for ever."""
+    court = tripped()
+    wider = cgroup(WEB, 100, limit=800, high=wires(court)[0][1] / MIB)
+    assert court.sees(1000, cgroups=(wider,)) == ["lease 1: tripwire memory.high /system.slice/web.service"]
+    assert wires(court)[1][1] > 750 * MIB
+    narrower = cgroup(WEB, 100, limit=200, high=wires(court)[1][1] / MIB)
+    court.sees(2000, cgroups=(narrower,))
+    assert wires(court)[2][1] < 190 * MIB
+    assert not [a for a in court.said if isinstance(a, Release)]
+
+
+def test_the_tripwire_goes_when_the_limit_does() -> None:
+    court = tripped()
+    assert court.sees(1000, cgroups=(cgroup(WEB, 100),)) == ["release 1"]
+
+
+def test_the_tripwire_goes_with_the_cgroup() -> None:
+    assert tripped().sees(1000, vanished=(TargetId("limited", WEB),)) == ["release 1"]
+
+
+def test_an_owners_own_lower_memory_high_is_left_alone() -> None:
+    assert wires(tripped(high=300)) == []
+
+
+def test_an_owners_higher_memory_high_is_undercut() -> None:
+    assert len(wires(tripped(high=399))) == 1
+
+
+def test_no_tripwire_in_observe_mode() -> None:
+    court = Court(plan(limit_guard(WEB, tripwire=True, mode="observe")))
+    first = cgroup(WEB, 100, limit=400)
+    court.sees(0, appeared=(TargetSeen(TargetId("limited", WEB), first),), cgroups=(first,), host=meminfo(500))
+    assert wires(court) == []
+
+
+def test_no_tripwire_that_could_never_trip() -> None:
+    """A limit over the machine's memory: the machine is what runs out, and deadlines have to stay short for it."""
+    assert wires(tripped(limit=64_000)) == []
+
+
+def test_no_tripwire_on_ourselves() -> None:
+    court = Court(plan(limit_guard(WEB, tripwire=True)), own_cgroup=WEB)
+    first = cgroup(WEB, 100, limit=400)
+    court.sees(0, appeared=(TargetSeen(TargetId("limited", WEB), first),), cgroups=(first,), host=meminfo(500))
+    assert wires(court) == []
+
+
+def test_a_tripwire_that_could_not_be_laid_is_not_relied_upon() -> None:
+    """The write failed: from now on deadlines have to do what the kernel would have done."""
+    court, without = tripped(), Court(plan(limit_guard(WEB)))
+    near = cgroup(WEB, 300, limit=400)
+    without.sees(0, appeared=(TargetSeen(TargetId("limited", WEB), near),), cgroups=(near,), host=meminfo(500))
+    assert court.sees(500, results=(Result(1, "Lease", EPERM),)) == ["release 1"]
+    court.sees(1000, cgroups=(near,))
+    assert court.sleeps_ms - 1000 == without.sleeps_ms
+    assert court.target().leases == ()
+
+
+def test_a_cgroup_made_anew_under_the_same_path_is_a_new_target() -> None:
+    court = tripped()
+    court.sees(500, cgroups=(cgroup(WEB, 350, limit=400),))
+    assert court.phase == "armed"
+    anew = cgroup(WEB, 10, limit=400, inode=77)
+    assert court.sees(1000, cgroups=(anew,)) == [
+        "release 1",
+        "close #1",
+        "lease 2: tripwire memory.high /system.slice/web.service",
+    ]
+    assert court.phase == "calm"
+
+
+def test_a_cgroup_that_appears_twice_leaves_no_lease_behind() -> None:
+    court = tripped()
+    anew = cgroup(WEB, 10, limit=400, inode=77)
+    said = court.sees(1000, appeared=(TargetSeen(TargetId("limited", WEB), anew),), cgroups=(anew,))
+    assert said == ["release 1", "lease 2: tripwire memory.high /system.slice/web.service"]
+
+
+def test_a_service_that_was_killed_whole_and_removed_has_its_end_told() -> None:
+    """systemd removes the cgroup at once: its vanishing is the news of the victim's death."""
+    court = Court(plan(limit_guard(WEB)))
+    web = TargetId("limited", WEB)
+    workers = [process(700 + i, "web", WEB, 4) for i in range(99)]
+    full = cgroup(WEB, 399, limit=400)
+    court.sees(0, appeared=(TargetSeen(web, full),), cgroups=(full,), host=meminfo(500))
+    assert "KILL 1" in court.sees(10, cgroups=(full,), surveys=(survey(WEB, workers, [full], guard="limited"),))
+    said = court.sees(30, vanished=(web,), gone=(VictimGone(1, 0),))
+    assert said == ["tell VICTIM_GONE", "dismiss 1", "close #1"]
+    (close,) = (a for a in court.said if isinstance(a, Close))
+    assert "the victim is gone" in close.outcome
+
+
+# -- cache is not use ----------------------------------------------------------------------------------------------
+
+
+def test_a_reader_full_of_cache_is_never_armed_and_its_events_are_muted() -> None:
+    """1.2 GB read over and over under MemoryMax=256M: at the limit all the time, with 1 MB of its own."""
+    court = Court(plan(limit_guard(WEB, tripwire=True)))
+    first = cgroup(WEB, 256, cache=255, limit=256)
+    court.sees(0, appeared=(TargetSeen(TargetId("limited", WEB), first),), cgroups=(first,), host=meminfo(500))
+    awake = 0
+    at, muted_until = 0, 0
+    while at < 60_000:
+        at = max(at + 16, muted_until)  # 60 events a second, as measured
+        said = court.sees(at, cgroups=(first,), wakes=(Wake("events", WEB),))
+        assert [line.split()[0] for line in said] == ["mute"]
+        muted_until = int(said[0].split()[1])
+        awake += 1
+    assert court.phase == "calm"
+    assert awake <= 61, "at most once a second"
+
+
+def test_events_of_another_cgroup_mute_nobody() -> None:
+    court = tripped()
+    assert court.sees(500, cgroups=(cgroup(WEB, 200, limit=400),), wakes=(Wake("events", "/other.slice"),)) == []
+
+
+def test_events_far_below_the_watermark_are_muted_without_memory_stat_too() -> None:
+    """An owner's own low memory.high raises events all day; memory.current alone says that nothing is near."""
+    court = tripped(limit=900, high=100)
+    near = cgroup(WEB, 100, cache=None, limit=900, high=100)
+    assert court.sees(500, cgroups=(near,), wakes=(Wake("events", WEB),)) == ["mute 625"]
+
+
+# -- the brake -----------------------------------------------------------------------------------------------------
+
+
+def test_the_brake_leaves_the_nominee_what_is_left_to_the_hard_watermark() -> None:
+    court = host_court(brake=True)
+    court.sees(100, host=meminfo(110))
+    facts = cgroup("/system.slice/leak.service", 600)
+    assert court.sees(110, host=meminfo(100), surveys=(survey("/", WORLD, [facts]),)) == [
+        "nominate 1: process 500",
+        "lease 2: brake memory.high /system.slice/leak.service",
+    ]
+    (lease,) = (a for a in court.said if isinstance(a, Lease))
+    assert lease.value == 650 * MIB
+
+
+def test_the_brake_follows_the_nominee_and_goes_with_it() -> None:
+    court = host_court(brake=True)
+    court.sees(100, host=meminfo(110))
+    court.sees(110, host=meminfo(100), surveys=(survey("/", WORLD),))
+    court.sees(300, host=meminfo(90))
+    grown = replace(SMALL, anon_bytes=800 * MIB)
+    assert court.sees(310, host=meminfo(90), surveys=(survey("/", [LEAK, grown]),)) == [
+        "dismiss 1",
+        "nominate 3: process 501",
+        "release 2",
+        "lease 4: brake memory.high /system.slice/small.service",
+    ]
+    court.sees(500, host=meminfo(90))
+    said = court.sees(510, host=meminfo(90), surveys=(survey("/", [process(1, "init", "/init.scope")]),))
+    assert said == ["dismiss 3", "release 4", "look whole"], "nobody is braked for nothing"
+
+
+def test_no_brake_on_ourselves_on_slices_and_under_an_owners_own() -> None:
+    for own, where, high in (("/a.service", "/a.service", None), ("", "/a.slice", None), ("", "/a.service", 500)):
+        court = Court(plan(host_guard(brake=True)), own_cgroup=own)
+        court.sees(0, appeared=(TargetSeen(HOST, None),), host=meminfo(100))
+        facts = cgroup(where, 600, high=high)
+        court.sees(10, host=meminfo(100), surveys=(survey("/", [process(500, "leak", where, 600)], [facts]),))
+        assert not [a for a in court.said if isinstance(a, Lease)]
+
+
+# -- the kernel's killer -------------------------------------------------------------------------------------------
+
+
+def test_the_kernels_kills_are_recorded_though_we_did_not_act() -> None:
+    court = host_court()
+    said = court.sees(100, host=meminfo(500), kernel_kills=(KernelKill("/", 1, 4711, "java"),))
+    assert said == ["snapshot kernel #1", "tell KERNEL_KILLED", "close #1"]
+    assert "java[4711]" in next(a.text for a in court.said if isinstance(a, Notify))
+    assert court.state.counters.kernel_oom_kills == 1
+
+
+def test_the_kernel_was_faster_in_the_middle_of_an_engagement() -> None:
+    court = host_court()
+    court.sees(100, host=meminfo(100))
+    assert court.sees(110, host=meminfo(30), kernel_kills=(KernelKill("/", 1),))[:2] == [
+        "snapshot kernel #1",
+        "tell KERNEL_KILLED",
+    ], "one incident, not two"
+
+
+# -- the fold ------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_observation_twice_gives_the_same_answer_from_the_same_state() -> None:
+    court = host_court()
+    court.sees(100, host=meminfo(100))
+    seen = decide_module.Observation(START + 110 * MS, host=meminfo(40), surveys=(survey("/", WORLD),))
+    assert decide(court.plan, court.state, seen) == decide(court.plan, court.state, seen)
+
+
+def test_the_first_deadline_of_a_calm_machine_is_seconds_away() -> None:
+    court = host_court(host_guard())
+    court.sees(10, host=MemInfo(64 << 30, 50 << 30, 60 << 30, 0, 0))
+    assert deadline(court.state) - (START + 10 * MS) == 5 * SECOND
+
+
+def test_an_amount_without_anything_is_nothing() -> None:
+    assert Amount().of(1 << 30) == 0

@@ -473,11 +473,13 @@ def _stand_in(victim: Victim) -> ProcessRef:
 
 
 def _kill_text(action: Kill, who: str, errno: int | None, held: bool) -> str:
+    # The judge's reason for a first signal names the victim itself: "leak[812] holding 700 MiB".
+    to = action.why if " holding " in action.why else f"{who}: {action.why}"
     if held:
-        return f"would have sent SIG{action.signal} to {who} (observe mode): {action.why}"
+        return f"would have sent SIG{action.signal} to {to} (observe mode)"
     if errno:
-        return f"SIG{action.signal} to {who} failed with errno {errno}: {action.why}"
-    return f"SIG{action.signal} to {who}: {action.why}"
+        return f"SIG{action.signal} failed with errno {errno}: {to}"
+    return f"SIG{action.signal} to {to}"
 
 
 def _plain_death(death: Death, hard_ns: int | None, opened_ns: int) -> dict[str, object]:

@@ -1,0 +1,106 @@
+"""``oomguard incidents``: what happened, when nobody looked. Reads what the daemon wrote; needs no daemon."""
+
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ..model.policy import Daemon
+from ..policy import files
+from ..policy.faults import PolicyError
+from ..report import store
+from . import say
+
+app = typer.Typer(help="What happened: list incidents, show one.", no_args_is_help=True, rich_markup_mode=None)
+
+StateDir = Annotated[
+    Path | None, typer.Option("--state-dir", metavar="DIR", help="Where incidents are (default: as configured).")
+]
+Config = Annotated[Path, typer.Option("--config", metavar="FILE", help="The policy file that says where they are.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@app.command("list")
+def list_(state_dir: StateDir = None, config: Config = files.DEFAULT, json: Json = False) -> None:
+    """List all incidents, newest first."""
+    directory = where(state_dir, config)
+    found = store.list_incidents(directory)
+    if json:
+        say.as_json([summary.plain() for summary in found])
+    elif found:
+        _table(found)
+    else:
+        say.aside(f"no incidents in {directory / 'incidents'}")
+
+
+@app.command()
+def show(
+    incident: Annotated[
+        str, typer.Argument(metavar="ID", help="Its id, a beginning of it, its last digits, or 'last'.")
+    ],
+    state_dir: StateDir = None,
+    config: Config = files.DEFAULT,
+    json: Json = False,
+    whole: Annotated[bool, typer.Option("--all", help="Every line of every table.")] = False,
+) -> None:
+    """Tell what happened: 0 told, 1 there is no such incident."""
+    try:
+        doc = store.load(where(state_dir, config), incident)
+    except (store.NoSuchIncident, store.Damaged) as error:
+        say.fail(say.FOUND, str(error.args[0]))
+    except FileNotFoundError as error:
+        say.fail(say.FOUND, f"{error.filename} is missing: the incident was never written whole")
+    if json:
+        say.as_json(doc)
+        return
+    from ..report import text
+
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    width = min(shutil.get_terminal_size((100, 24)).columns, 120)
+    sys.stdout.write(text.half_page(doc, width, color, whole))
+
+
+def where(asked: Path | None, config: Path) -> Path:
+    """The asked state directory, else the configured one; without root, one's own where only that has incidents."""
+    if asked is not None:
+        return asked
+    configured = Path(_configured(config))
+    own = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "oomguard"
+    if not (configured / "incidents").exists() and (own / "incidents").exists():
+        return own
+    return configured
+
+
+def _configured(config: Path) -> str:
+    """state_dir of [daemon]. A wrong policy is no reason not to show the past."""
+    answer = Daemon().state_dir
+    try:
+        sources = [files.read(path) for path in files.find(config)]
+    except PolicyError:
+        return answer
+    for source in sources:
+        table = source.table.get("daemon") if isinstance(source, files.Source) else None
+        wanted = table.get("state_dir") if isinstance(table, dict) else None
+        answer = wanted if isinstance(wanted, str) and wanted.startswith("/") else answer
+    return answer
+
+
+def _table(found: list[store.Summary]) -> None:
+    from ..report.text import duration, size
+
+    rows: list[tuple[str, ...]] = []
+    for it in found:
+        if it.damaged:
+            rows.append((it.time, "damaged", it.policy, "", "", "", "", f"{it.id}: {it.damaged}"))
+            continue
+        names = [f"{victim['comm']}[{victim['pid']}]" for victim in it.victims]
+        victims = ", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else "")
+        observed = f"{it.kind} (observe)" if it.mode == "observe" and it.policy else it.kind
+        freed = size(it.freed_bytes) if it.freed_bytes else ""
+        late = duration(it.latency_ms) if it.latency_ms is not None else ""
+        killed_by = it.killed_by if it.killed_by != "none" else "-"
+        rows.append((it.time[:19] + "Z", observed, it.policy, killed_by, victims, freed, late, it.id))
+    say.table(("TIME", "KIND", "POLICY", "KILLED BY", "VICTIM", "FREED", "LATENCY", "ID"), rows)

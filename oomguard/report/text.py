@@ -1,0 +1,240 @@
+"""An incident as half a page: what a person who was asleep understands in a minute. Plain text, escaped, wrapped.
+
+First the sentence, then when, who and why, who else grew, what it freed, whether it helped, and where to look further.
+Nothing is computed here that the incident does not say.
+"""
+
+import textwrap
+from collections.abc import Iterator
+from typing import Any
+
+_RED, _GREEN, _YELLOW, _DIM, _BOLD = "31", "32", "33", "2", "1"
+_TIMELINE = 9  # lines; with --all: every one
+_GROWERS = 4
+_CANDIDATES = 3
+_SHOWN_FIRST = ("hard", "kernel", "kill", "gone", "close", "soft", "notify")
+
+
+def half_page(incident: dict[str, Any], width: int = 100, color: bool = False, whole: bool = False) -> str:
+    """``width``: of the terminal. ``whole``: no table is cut."""
+    page = _Page(incident, max(40, width), color, whole)
+    blocks = [page.headline(), page.timeline(), page.reasons(), page.growers(), page.result(), page.further()]
+    return "\n\n".join("\n".join(lines) for lines in map(list, blocks) if lines) + "\n"
+
+
+def sentence(incident: dict[str, Any]) -> str:
+    """What happened, in one sentence."""
+    where = "the machine" if incident["cgroup"] == "/" else incident["cgroup"]
+    victims = _victims(incident)
+    if incident["killed_by"] == "kernel":
+        who = victims or "somebody it did not name"
+        late = "" if incident["policy"] else ", which no guard covers"
+        return f"The kernel's OOM killer killed {who} in {where}{late}."
+    if incident["killed_by"] == "oomguard":
+        and_kernel = ", and the kernel killed as well" if incident["kind"] == "kernel" else ""
+        return f"oomguard killed {victims} because {where} ran out of memory{and_kernel}."
+    if incident["mode"] == "observe" and victims:
+        return (
+            f"oomguard would have killed {victims} because {where} ran out of memory (observe mode: nothing was done)."
+        )
+    if incident["kind"] == "hard":
+        return f"{where[0].upper() + where[1:]} ran out of memory, and nobody was killed{_why_nobody(incident)}."
+    return f"Memory of {where} got short and recovered; nobody was killed."
+
+
+def size(count: int | None) -> str:
+    """Bytes for people."""
+    if count is None:
+        return "?"
+    value, unit = float(abs(count)), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1000:
+            break
+        value, unit = value / 1024, larger
+    digits = 0 if unit == "B" or value >= 100 else 1
+    return f"{'-' if count < 0 else ''}{value:.{digits}f} {unit}"
+
+
+def duration(ms: float | None) -> str:
+    """Milliseconds for people."""
+    if ms is None:
+        return "?"
+    if ms < 10:
+        return f"{ms:.1f} ms"
+    return f"{ms:.0f} ms" if ms < 10_000 else f"{ms / 1000:.0f} s"
+
+
+def printable(text: object) -> str:
+    """Names come from whoever named the process: nothing in them may move a cursor or turn the writing direction."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
+
+
+def _victims(incident: dict[str, Any]) -> str:
+    victims = incident["victims"]
+    if not victims:
+        return ""
+    kills = [kill for kill in incident["kills"] if kill["errno"] == 0 and kill["what"]]
+    names = [kill["what"] for kill in kills] or [f"{victim['comm']}[{victim['pid']}]" for victim in victims]
+    held = sum(kill["held_bytes"] or 0 for kill in kills) or sum(victim["bytes"] for victim in victims)
+    more = f" and {len(names) - 2} more" if len(names) > 2 else ""
+    told = f"{', '.join(names[:2]) if more else ' and '.join(names[:2])}{more}"
+    return f"{told}, holding {size(held)}," if held else told
+
+
+def _why_nobody(incident: dict[str, Any]) -> str:
+    told = [entry["text"] for entry in incident["timeline"] if entry["what"] == "notify"]
+    failed = [entry["text"] for entry in incident["timeline"] if entry["what"] == "kill"]
+    return f": {(told or failed)[-1]}" if told or failed else ""
+
+
+class _Page:
+    def __init__(self, incident: dict[str, Any], width: int, color: bool, whole: bool) -> None:
+        self.it, self.width, self.color, self.whole = incident, width, color, whole
+
+    # -- blocks
+
+    def headline(self) -> Iterator[str]:
+        color = {"hard": _RED, "kernel": _RED, "soft": _YELLOW}.get(self.it["kind"], _BOLD)
+        for line in self.wrapped(sentence(self.it), ""):
+            yield self.paint(line, f"{_BOLD};{color}")
+        policy = f"policy {self.it['policy']} on {self.it['cgroup']}" if self.it["policy"] else "no policy"
+        observed = ", observe mode" if self.it["mode"] == "observe" and self.it["policy"] else ""
+        line = f"{self.it['time']}  {self.it['hostname']}  {policy}{observed}  {self.it['id']}"
+        yield from (self.paint(part, _DIM) for part in self.wrapped(line, ""))
+        if not self.it["complete"]:
+            why = self.it["ended"] or "it is still open"
+            yield from (
+                self.paint(part, _YELLOW) for part in self.wrapped(f"This incident is not complete: {why}.", "")
+            )
+
+    def timeline(self) -> Iterator[str]:
+        entries = self.it["timeline"]
+        shown = entries if self.whole else _most_telling(entries)
+        if not entries:
+            return
+        yield self.title("What happened")
+        stamps = [_stamp(entry["at_ms"]) for entry in shown]
+        wide = max(len(stamp) for stamp in stamps)
+        for stamp, entry in zip(stamps, shown, strict=True):
+            color = {"kill": _RED, "kernel": _RED, "hard": _RED, "soft": _YELLOW, "gone": _GREEN}.get(entry["what"], "")
+            yield from self.item(stamp.rjust(wide), f"{entry['what']}: {entry['text']}", color)
+        cut = len(entries) - len(shown) + self.it["lost"].get("timeline", 0)
+        if cut:
+            yield self.paint(f"  ({cut} more)", _DIM)
+
+    def reasons(self) -> Iterator[str]:
+        ranking = self.it["ranking"]
+        if not ranking or not ranking["candidates"]:
+            return
+        yield self.title(f"Why this one (by {ranking['by']}, take {ranking['take']})")
+        for step in ranking["descent"]:
+            yield from self.item("", step, _DIM)
+        ranked = sorted((c for c in ranking["candidates"] if c["rank"]), key=lambda c: int(c["rank"]))
+        excluded = sorted((c for c in ranking["candidates"] if not c["rank"]), key=lambda c: -int(c["held_bytes"]))
+        most = len(ranking["candidates"]) if self.whole else _CANDIDATES
+        for candidate in ranked[:most]:
+            lead = "victim" if candidate["rank"] == 1 else "runner-up" if candidate["rank"] == 2 else "next"
+            yield from self.candidate(lead, candidate)
+        for candidate in excluded[: most if self.whole else 2]:
+            yield from self.candidate("spared", candidate)
+
+    def growers(self) -> Iterator[str]:
+        rows = [row for row in self.it["evidence"].get("processes", ()) if (row["growth_bytes"] or 0) > 0]
+        rows.sort(key=lambda row: -int(row["growth_bytes"]))
+        if rows:
+            yield self.title("Grew most in the minutes before")
+        for row in rows[: len(rows) if self.whole else _GROWERS]:
+            growth = f"+{size(row['growth_bytes'])} to {size(row['held_bytes'])}"
+            command = self.it["evidence"].get("cmdlines", {}).get(str(row["pid"]))
+            what = f"{row['comm']}[{row['pid']}] in {row['cgroup']}" + (f": {command}" if command else "")
+            yield from self.item(growth.rjust(24), what, "", limit=2)
+
+    def result(self) -> Iterator[str]:
+        yield self.title("Result")
+        if self.it["latency_ms"] is not None:
+            text = f"{duration(self.it['latency_ms'])} from seeing the hard watermark crossed to the signal"
+            if self.it["gone_ms"] is not None:
+                text += f", {duration(self.it['gone_ms'])} from the signal to its end"
+            yield from self.item("", text + ".", "")
+        if self.it["killed_by"] == "oomguard":
+            yield from self.item("", f"Freed {size(self.it['freed_bytes'])}: {self.it['freed_how']}.", "")
+        if self.it["outcome"]:
+            yield from self.item("", f"Ended: {self.it['outcome']}.", "")
+        verdict, color = _helped(self.it)
+        yield from self.item("", verdict, color)
+
+    def further(self) -> Iterator[str]:
+        yield self.title("Look further")
+        short = self.it["id"].rpartition("-")[2]
+        yield from self.item("", f"oomguard incidents show {short} --all    every line; --json for programs", "")
+        yield from self.item("", f"journalctl -x OOMGUARD_INCIDENT={short}", "")
+        if self.it["lost"]:
+            lost = ", ".join(f"{count} {what}" for what, count in self.it["lost"].items())
+            yield from self.item("", f"Could not be kept: {lost}.", _YELLOW)
+
+    # -- lines
+
+    def candidate(self, lead: str, candidate: dict[str, Any]) -> Iterator[str]:
+        text = f"{candidate['what']}, {size(candidate['held_bytes'])}: {candidate['why']}"
+        yield from self.item(lead.rjust(9), text, _BOLD if candidate["rank"] == 1 else "", limit=3)
+
+    def title(self, text: str) -> str:
+        return self.paint(text, _BOLD)
+
+    def item(self, lead: str, text: str, color: str, limit: int = 4) -> Iterator[str]:
+        """A line behind a lead, wrapped under itself; at most ``limit`` lines unless the whole is wanted."""
+        indent = " " * (len(lead) + (4 if lead else 2))
+        lines = self.wrapped(text, indent)
+        if not self.whole and len(lines) > limit:
+            lines = [*lines[: limit - 1], lines[limit - 1][: self.width - 4] + " ..."]
+        if lines and lead:
+            lines[0] = f"  {lead}  {lines[0][len(indent) :]}"
+        for line in lines:
+            yield self.paint(line, color)
+
+    def wrapped(self, text: str, indent: str) -> list[str]:
+        text = printable(text)
+        return textwrap.wrap(
+            text, self.width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+        ) or [indent]
+
+    def paint(self, text: str, color: str) -> str:
+        return f"\x1b[{color}m{text}\x1b[0m" if self.color and color else text
+
+
+def _most_telling(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """As many as fit, in their order: first what decided, then the rest."""
+    by_weight = sorted(
+        range(len(entries)),
+        key=lambda i: _SHOWN_FIRST.index(entries[i]["what"]) if entries[i]["what"] in _SHOWN_FIRST else 99,
+    )
+    return [entries[i] for i in sorted(by_weight[:_TIMELINE])]
+
+
+def _stamp(at_ms: float) -> str:
+    return f"{at_ms / 1000:+.3f} s"
+
+
+def _helped(incident: dict[str, Any]) -> tuple[str, str]:
+    """Did it help? Only what the record can prove."""
+    if incident["killed_by"] == "oomguard":
+        return _kill_helped(incident)
+    if incident["killed_by"] == "kernel":
+        covered = "oomguard was too late" if incident["policy"] else "no guard covers this cgroup"
+        return f"The kernel had to act: {covered}.", _RED
+    if incident["mode"] == "observe":
+        return "Nothing was touched, so what followed is what happens without oomguard.", _DIM
+    if incident["kind"] == "soft":
+        return "It calmed down by itself.", _GREEN
+    return "Nothing was done; see above why.", _RED
+
+
+def _kill_helped(incident: dict[str, Any]) -> tuple[str, str]:
+    if incident["kind"] == "kernel":
+        return "It did not help enough: the kernel killed as well.", _RED
+    killed = len({kill["token"] for kill in incident["kills"] if kill["errno"] == 0})
+    if not incident["complete"]:
+        return "Whether it helped is not recorded.", _YELLOW
+    if killed > 1:
+        return f"It took {killed} kills until memory was clear.", _YELLOW
+    return "It helped: one kill, and memory was clear.", _GREEN

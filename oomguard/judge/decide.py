@@ -387,9 +387,9 @@ class _Desk:
         return replace(state, leases=trip, incident=0, hard_told=False, ended=0, asked="", pursuit=None)
 
     def _dismiss(self, state: TargetState) -> TargetState:
-        if state.nominee is not None:
+        if (victim := state.nominee) is not None:
             state = self._uninsure(state)
-            self.actions.append(Dismiss(state.id, state.nominee.token))
+            self.actions.append(Dismiss(state.id, victim.token))
         return replace(state, nominee=None, ranking=None, reserve=())
 
     # -- nominees ------------------------------------------------------------------------------------------------

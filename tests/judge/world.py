@@ -91,6 +91,7 @@ def watermark(*clauses: Clause, do: tuple[Step, ...]) -> Watermark:
 def host_guard(
     soft: float = 12,
     hard: float = 5,
+    *,
     grace_ms: int = 0,
     rule: VictimRule = VictimRule(),
     mode: Literal["enforce", "observe"] = "enforce",
@@ -117,6 +118,7 @@ def limit_guard(
     cgroup: str,
     soft: float = 80,
     hard: float = 95,
+    *,
     grace_ms: int = 0,
     rule: VictimRule = VictimRule(),
     mode: Literal["enforce", "observe"] = "enforce",
@@ -157,6 +159,7 @@ def process(
     cgroup: str,
     held: float = 10,
     ppid: int = 1,
+    *,
     start: int | None = None,
     adj: int = 0,
     kernel: bool = False,
@@ -175,6 +178,7 @@ def cgroup(
     current: float,
     cache: float | None = 0,
     limit: float | None = None,
+    *,
     shmem: float = 0,
     inode: int = 0,
     high: float | None = None,
@@ -228,7 +232,7 @@ def pressure(some: float = 0, full: float = 0) -> Pressure:
 # -- a transcript: observations in, lines out ----------------------------------------------------------------------
 
 
-def brief(action: Action) -> str:
+def brief(action: Action) -> str:  # noqa: PLR0911 - one line a kind
     """One action as a line, for tables of what is expected."""
     match action:
         case Look():

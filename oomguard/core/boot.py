@@ -31,6 +31,7 @@ RR_PRIORITY: Final = 20  # over everything that does not ask for real time, unde
 RTTIME_US: Final = (
     10_000_000  # a real-time loop that spins so long is ended by the kernel, and started again by systemd
 )
+ENDING_S: Final = 4.0  # for workers to finish what they have begun; the unit waits 15 s for us
 LOCK_WAIT_S: Final = 5.0  # the reaper of a daemon that was killed still puts things back and holds the lock so long
 
 # What a capability is for, where it is missing.
@@ -88,6 +89,7 @@ class Boot:
         self.lock_fd = _only_one(f"{daemon.runtime_dir}/lock")
         self.status = Status(f"{daemon.runtime_dir}/{statuspage.NAME}", plan.version)
         self.said: list[tuple[str, str]] = []  # messages for the journal, once there is a herald
+        self.announced = False
         self.root, flavour = _cgroup_root(daemon)
         if self.root is None:
             self.degraded(
@@ -101,8 +103,12 @@ class Boot:
 
     def degraded(self, what: str, why: str) -> None:
         """Named in status, and in the journal."""
-        self.status.degraded(what, why)
-        self.said.append(("DEGRADED", f"{what}: {why}"))
+        if not self.status.degraded(what, why):
+            return
+        if self.announced:
+            self.recorder.say("DEGRADED", f"{what}: {why}", time.monotonic_ns())
+        else:
+            self.said.append(("DEGRADED", f"{what}: {why}"))
 
     # -- before anything is forked -------------------------------------------------------------------------------
 
@@ -120,6 +126,8 @@ class Boot:
 
     def _protect(self) -> None:
         """What workers inherit."""
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # some ten descriptors for every guarded cgroup
         try:
             with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
                 file.write("-1000")
@@ -179,22 +187,24 @@ class Boot:
         loop = Loop(plan, state, senses, hands, self.recorder, self.status, self.pool, socket)
         for worker in self.pool.workers.values():
             loop.mind(worker)
-        senses.listen(self.answers.bell, 1, lambda _mask: self._answers(senses))
+        senses.listen(self.answers.bell, 1, lambda _mask: self._answers(senses, book))
         for what, why in reaper.rehearse(senses.proc_fd):
             self.degraded(what, why)
         loop.watchdog_ns = _watchdog_ns()
         senses.aim(plan)
         self._real_time()
         self._lock()
-        loop.turn()
+        loop.turn(until_ns=0)
         self._announce(loop)
         self.status.arm()
         return loop
 
-    def _answers(self, senses: Senses) -> None:
+    def _answers(self, senses: Senses, book: LeaseBook) -> None:
         messages, lost = self.answers.take()
         for token, what, number, took_ns, value in messages:
             senses.tell(Result(token, what, number, took_ns, value))
+            if what in ("Lease", "Release"):
+                book.settled(token, what, number)
         if lost:
             self.status.degraded("reaper", "some of its answers were lost: more than 4,000 at once")
 
@@ -224,16 +234,21 @@ class Boot:
         self.recorder.say("STARTED", f"oomguard {plan.version} guards: {mode}", at_ns)
         for message, text in self.said:
             self.recorder.say(message, text, at_ns)
+        self.said.clear()
+        self.announced = True
         self.status.publish(plan, loop.state, at_ns, self.recorder.dropped)
         systemd.notify(f"READY=1\nSTATUS=guarding: {mode}\nMAINPID={os.getpid()}", loop.notify_socket)
 
     def stop(self, loop: Loop) -> None:
         """Put everything back, say so, and let the workers finish."""
         systemd.notify(b"STOPPING=1", loop.notify_socket)
+        # First the reaper, lest an order that it has not come to yet undoes what is put back here.
+        self.pool.kill("reaper", ENDING_S)
         for sentence in loop.hands.book.end_all():
             self.recorder.say("LEASE_UNDONE", sentence, time.monotonic_ns())
         loop.hands.let_go()
         self.recorder.say("STOPPED", "oomguard ends; everything it had set for a time is put back", time.monotonic_ns())
+        self.pool.end(ENDING_S)
 
 
 def _only_one(path: str) -> int:

@@ -1,5 +1,11 @@
-"""What the daemon changes for a time: journalled here, written by the reaper, put back by whoever is left."""
+"""What the daemon changes for a time: journalled here, written by the reaper, put back by whoever is left.
 
+Several leases may be on one file (a tripwire, and another guard's brake): there is one journal entry a file, which
+knows what its owner had there, and at most one order a file is with the reaper. So what stands in the file is always
+one of the two values that the journal names, whatever moment we are killed at.
+"""
+
+import errno
 import os
 from typing import Final
 
@@ -7,73 +13,168 @@ from ..linux import leases
 from ..model.verdict import Lease
 from ..workers.pool import Mailbox
 
-_EIO: Final = 5
-_ENOSPC: Final = 28
-_ESRCH: Final = 3
+RETRY_NS: Final = 10_000_000_000  # what could not be put back is tried again after that
+
+_Key = tuple[int, str, int, int, int]  # kind, path, inode, pid, start_ticks
+
+
+class _File:
+    """One file that is not as its owner left it. ``wanted``: token to value, of all leases on it, oldest first."""
+
+    __slots__ = ("busy", "entry", "failed", "order", "wanted")
+
+    def __init__(self, entry: leases.Entry) -> None:
+        self.entry = entry
+        self.wanted: dict[int, int] = {}
+        self.busy = self.failed = False
+        self.order = 0  # token under which the last order was given
+
+    def in_force(self) -> int:
+        """Of several memory.high the lowest, and never a looser one than its owner's; else what was asked last."""
+        entry = self.entry
+        if entry.kind != leases.HIGH or not self.wanted:
+            return next(reversed(self.wanted.values()), entry.found)
+        lowest = min(self.wanted.values())
+        return lowest if entry.found == leases.MAX else min(lowest, entry.found)
 
 
 class LeaseBook:
-    """The leases that are out, by token. Without a journal (no runtime directory) nothing is leased at all."""
+    """The leases that are out. Without a journal (no runtime directory) nothing is leased at all."""
 
     def __init__(self, journal: leases.Journal | None, orders: Mailbox, cgroup: str, proc: str) -> None:
         self.journal, self.orders, self.cgroup, self.proc = journal, orders, cgroup, proc
-        self.out: dict[int, leases.Entry] = {}
+        self.files: dict[_Key, _File] = {}
+        self.retry_ns = 0
+
+    # -- lending -------------------------------------------------------------------------------------------------
 
     def lend(self, action: Lease) -> int:
         """Journal it, then have it written. An errno, 0 for well: the write's own comes back as a Result later."""
+        kind = leases.HIGH if action.file == "memory.high" else leases.SCORE
+        key = (kind, action.cgroup, action.inode, action.pid, action.start_ticks)
+        try:
+            return self._lend(key, action.token, action.value)
+        except OSError as error:
+            return error.errno or errno.EIO
+
+    def _lend(self, key: _Key, token: int, value: int) -> int:
         if self.journal is None:
-            return _EIO
-        entry = self._entry(action)
-        if entry is None:
-            return _ESRCH
-        if not self.journal.out(entry):
-            return _ENOSPC
-        self.out[action.token] = entry
-        self.orders.post(("write", action.token, tuple(entry)))
+            return errno.EIO
+        file = self.files.get(key)
+        if file is None:
+            kind, path, inode, pid, start = key
+            entry = leases.Entry(kind, token, inode, start, pid, 0, 0, 0, path)
+            found = leases.read_value(entry, self.cgroup, self.proc)
+            if found is None:
+                return errno.ESRCH
+            file = _File(entry._replace(value=found, before=found, found=found))
+        file.wanted.pop(token, None)
+        file.wanted[token] = value
+        if not file.busy and not self._issue(file, token):
+            return errno.ENOSPC
+        self.files[key] = file
         return 0
 
-    def _entry(self, action: Lease) -> leases.Entry | None:
-        kind = leases.HIGH if action.file == "memory.high" else leases.SCORE
-        known = self.out.get(action.token)
-        if known is not None:
-            return known._replace(value=action.value, before=known.value)
-        entry = leases.Entry(
-            kind,
-            action.token,
-            action.inode,
-            action.start_ticks,
-            action.pid,
-            action.value,
-            action.value,
-            0,
-            action.cgroup,
-        )
-        found = leases.read_value(entry, self.cgroup, self.proc)
-        return None if found is None else entry._replace(found=found)
+    def _issue(self, file: _File, token: int) -> bool:
+        """Have the reaper do what is wanted now. False: it cannot be journalled, so it is not done."""
+        file.order = token
+        if not file.wanted:
+            self.orders.post(("undo", token, tuple(file.entry)))
+            file.busy = True
+            return True
+        entry = file.entry._replace(before=file.entry.value, value=file.in_force())
+        if entry.value == entry.before and entry.value != entry.found:
+            return True  # another lease holds it there
+        if self.journal is None or not self.journal.out(entry):
+            return False
+        file.entry = entry
+        self.orders.post(("write", token, tuple(entry)))
+        file.busy = True
+        return True
+
+    # -- ending --------------------------------------------------------------------------------------------------
 
     def end(self, token: int) -> int:
-        """Have it put back; ``settled`` frees its journal entry once that is done."""
-        entry = self.out.get(token)
-        if entry is None:
-            return _ESRCH
-        self.orders.post(("undo", token, tuple(entry)))
+        """Have it put back, or have what the other leases on that file want; ``settled`` is told when that is done."""
+        file = next((file for file in self.files.values() if token in file.wanted), None)
+        if file is None:
+            return errno.ESRCH
+        del file.wanted[token]
+        if not file.busy:
+            self._issue(file, token)
         return 0
 
-    def settled(self, token: int) -> None:
-        """The reaper has put it back, or there was nothing to put back any more."""
-        if self.out.pop(token, None) is not None and self.journal is not None:
-            self.journal.back(token)
+    def settled(self, token: int, what: str, number: int) -> None:
+        """The reaper has answered ("Lease", "Release") with this errno."""
+        key = next((key for key, file in self.files.items() if file.busy and file.order == token), None)
+        if key is None:
+            return
+        file = self.files[key]
+        file.busy = False
+        if what == "Release":
+            self._put_back(key, file, number)
+        elif number in (errno.ESRCH, errno.ECANCELED):  # gone; or somebody else has written there since: it is his
+            self._forget(key)
+        else:
+            tried = file.entry.value
+            if number:
+                file.entry = file.entry._replace(value=file.entry.before)
+            if not file.wanted or file.in_force() != tried:
+                self._issue(file, token)
+
+    def _put_back(self, key: _Key, file: _File, number: int) -> None:
+        if number:
+            file.failed = not file.wanted
+            if file.wanted:
+                self._issue(file, next(reversed(file.wanted)))
+            return
+        self._forget(key)
+        for token, value in file.wanted.items():  # lent again while it was being put back
+            self._lend(key, token, value)
+
+    def _forget(self, key: _Key) -> None:
+        file = self.files.pop(key)
+        if self.journal is not None:
+            self.journal.back(file.entry.token)
+
+    def retry(self, at_ns: int) -> None:
+        """Now and then: what could not be put back."""
+        if not self.files or at_ns < self.retry_ns:
+            return
+        self.retry_ns = at_ns + RETRY_NS
+        for file in self.files.values():
+            if file.failed and not file.busy:
+                file.failed = False
+                self._issue(file, file.order)
+
+    def again(self) -> None:
+        """The reaper is another one: what the last one was told and did not answer is to be done again."""
+        for key, file in list(self.files.items()):
+            if not file.busy:
+                continue
+            file.busy = False
+            try:
+                now = leases.read_value(file.entry, self.cgroup, self.proc)
+            except OSError:
+                file.failed = True
+                continue
+            if now is None or not leases.stands(file.entry, now):
+                self._forget(key)  # gone, or somebody else's by now
+                continue
+            if file.wanted:
+                file.entry = file.entry._replace(value=now)
+            self._issue(file, file.order)
 
     def end_all(self) -> list[str]:
-        """At the end of the daemon: all of it, here and now. A sentence for each."""
+        """At the end of the daemon, when the reaper is gone: all of it, here and now. A sentence for each."""
         said = []
-        for token, entry in list(self.out.items()):
+        for key, file in list(self.files.items()):
             try:
-                sentence = leases.undo(entry, self.cgroup, self.proc)
+                sentence = leases.undo(file.entry, self.cgroup, self.proc)
             except OSError as error:
                 said.append(f"{error.filename}: could not be put back: {os.strerror(error.errno or 0)}")
                 continue
-            self.settled(token)
+            self._forget(key)
             if sentence:
                 said.append(sentence)
         return said

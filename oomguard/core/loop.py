@@ -1,13 +1,14 @@
 """The loop. All else in this house serves these lines."""
 
+import os
 import signal
 import time
+from dataclasses import replace
 from typing import Final
 
 from ..judge.decide import deadline, decide
 from ..judge.state import State
-from ..linux import systemd
-from ..model.facts import Result
+from ..linux import memlock, systemd
 from ..model.policy import Plan
 from ..model.verdict import Outcome
 from ..workers.pool import Pool, Worker
@@ -48,18 +49,16 @@ class Loop:
         while not self.stopping:
             self.turn()
 
-    def turn(self) -> None:
+    def turn(self, until_ns: int | None = None) -> None:
         """Observe, judge, act, record."""
         before = self.state
-        seen = self.senses.observe(before, self._until())
+        seen = self.senses.observe(before, self._until() if until_ns is None else until_ns)
         self.state, actions = decide(self.plan, before, seen)
         outcomes: list[Outcome] = []
         for action in actions:
             outcome = self.hands.perform(action)
             if outcome is not None:
                 outcomes.append(outcome)
-        for result in seen.results:
-            self._settle(result)
         self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes))
         self.status.publish(self.plan, self.state, seen.at_ns, self.recorder.dropped, bool(actions))
         self._housekeeping(seen.at_ns)
@@ -67,10 +66,6 @@ class Loop:
     def _until(self) -> int:
         until = deadline(self.state)
         return min(until, self.watchdog_due_ns) if self.watchdog_ns else until
-
-    def _settle(self, result: Result) -> None:
-        if result.what == "Release" and not result.errno:
-            self.hands.book.settled(result.token)
 
     def calm(self) -> bool:
         """Nothing is armed: the time for what needs memory."""
@@ -90,6 +85,7 @@ class Loop:
             self.reload.begin(self.plan, self.notify_socket)
         if self.dead and self.calm():
             self._revive()
+        self.hands.book.retry(at_ns)
 
     # -- workers -------------------------------------------------------------------------------------------------
 
@@ -114,16 +110,19 @@ class Loop:
                 worker.name, f"the {worker.name} ended {RESTARTS} times and stays dead; see the journal"
             )
             return
-        self.pool.fork(worker)
+        self.hands.orders.rewind()  # what the last reaper was told is done, or is done again below
+        try:
+            self.pool.fork(worker)
+        except OSError as error:
+            self.dead.append(worker)
+            self.status.degraded(worker.name, f"the {worker.name} ended and cannot be started: {error.strerror}")
+            return
         self.mind(worker)
-        self.state = self._with_ours(self.state)
+        memlock.populate()  # the fork has left our pages shared with it: the next write to each would fault
+        self.hands.book.again()
+        self.state = replace(self.state, ours=frozenset({os.getpid(), *self.pool.pids()}))
         self.status.mended(worker.name)
         self.recorder.say("WORKER_RESTARTED", f"the {worker.name} had ended and was started again", time.monotonic_ns())
-
-    def _with_ours(self, state: State) -> State:
-        from dataclasses import replace
-
-        return replace(state, ours=frozenset({*state.ours, *self.pool.pids()}))
 
     # -- reload --------------------------------------------------------------------------------------------------
 

@@ -29,10 +29,12 @@ class Status:
         self.notes_stale = True
         self.last_ns = 0
 
-    def degraded(self, what: str, why: str) -> None:
-        """Something works less well than it could. Said once for each ``what``; the last ``why`` stands."""
+    def degraded(self, what: str, why: str) -> bool:
+        """Something works less well than it could. Whether that is new; the last ``why`` of each ``what`` stands."""
+        new = what not in self.notes
         self.notes[what] = why.replace("\n", " ").replace("\t", " ")
         self.notes_stale = True
+        return new
 
     def mended(self, what: str) -> None:
         """It works again."""

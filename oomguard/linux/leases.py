@@ -12,6 +12,7 @@ import errno
 import mmap
 import os
 import struct
+import sys
 from typing import Final, NamedTuple
 
 from . import cgroup2, files, procfs
@@ -28,6 +29,8 @@ _SLOT: Final = struct.Struct("=IIQQQIIqqq")
 _FREE: Final = 0
 _OUT: Final = 1
 PATH_BYTES: Final = SLOT_BYTES - _SLOT.size
+_VALUE_AT: Final = 40
+_BEFORE_AT: Final = 48
 
 HIGH: Final = 1
 SCORE: Final = 2
@@ -72,7 +75,7 @@ class Journal:
         return mmap.PAGESIZE + number * SLOT_BYTES
 
     def _state(self, number: int) -> int:
-        return int.from_bytes(self._map[self._place(number) : self._place(number) + 4], "little")
+        return int.from_bytes(self._map[self._place(number) : self._place(number) + 4], sys.byteorder)
 
     def entries(self) -> list[tuple[int, Entry]]:
         """(slot, entry) of all that are out."""
@@ -94,10 +97,15 @@ class Journal:
                 return False
             number = self._slots[entry.token] = self._free.pop()
         place = self._place(number)
+        if self._state(number) == _OUT:
+            # ``before`` first: whenever we end in between, the value that stands is one of the two.
+            for at, value in ((place + _BEFORE_AT, entry.before), (place + _VALUE_AT, entry.value)):
+                self._map[at : at + 8] = value.to_bytes(8, sys.byteorder, signed=True)
+            return True
         fields = (entry.kind, entry.token, entry.inode, entry.start_ticks, entry.pid, len(path))
         self._map[place + _SLOT.size : place + _SLOT.size + len(path)] = path
-        _SLOT.pack_into(self._map, place, self._state(number), *fields, entry.value, entry.before, entry.found)
-        self._map[place : place + 4] = _OUT.to_bytes(4, "little")
+        _SLOT.pack_into(self._map, place, _FREE, *fields, entry.value, entry.before, entry.found)
+        self._map[place : place + 4] = _OUT.to_bytes(4, sys.byteorder)
         return True
 
     def back(self, token: int) -> None:
@@ -109,7 +117,7 @@ class Journal:
     def clear(self, number: int) -> None:
         """Free a slot."""
         place = self._place(number)
-        self._map[place : place + 4] = _FREE.to_bytes(4, "little")
+        self._map[place : place + 4] = _FREE.to_bytes(4, sys.byteorder)
         self._free.append(number)
 
     def close(self) -> None:
@@ -176,14 +184,22 @@ def write_value(entry: Entry, value: int, cgroup: str, proc: str) -> bool:
     return True
 
 
+def stands(entry: Entry, now: int) -> bool:
+    """Whether what the file says is ours. The kernel keeps memory.high in whole pages, not of 4 KiB everywhere."""
+    if entry.kind == HIGH:
+        page = mmap.PAGESIZE
+        return now in (entry.value, entry.before, entry.value // page * page, entry.before // page * page)
+    return now in (entry.value, entry.before)
+
+
 def undo(entry: Entry, cgroup: str, proc: str) -> str:
     """Put back what was found, where ours still stands. A sentence for the journal, "" where nothing was to do."""
     where = f"memory.high of {entry.path}" if entry.kind == HIGH else f"oom_score_adj of process {entry.pid}"
     found = "max" if entry.kind == HIGH and entry.found == MAX else str(entry.found)
     now = read_value(entry, cgroup, proc)
-    if now is None or now not in (entry.value, entry.before):
+    if now is None or not stands(entry, now) or now == entry.found:
         return ""
-    if now == entry.found or not write_value(entry, entry.found, cgroup, proc):
+    if not write_value(entry, entry.found, cgroup, proc):
         return ""
     return f"{where} is put back to {found}, as it was found"
 
@@ -199,7 +215,7 @@ def undo_all(runtime_dir: str, cgroup: str, proc: str) -> list[str]:
         for number, entry in journal.entries():
             try:
                 sentence = undo(entry, cgroup, proc)
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: no path, but something else in the slot
                 said.append(f"could not be put back: {error}")
                 continue
             journal.clear(number)

@@ -7,8 +7,10 @@ works when nothing else does. No worker is ever waited for.
 import marshal
 import mmap
 import os
+import select
 import signal
 import sys
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -121,8 +123,13 @@ class Pool:
         pid = os.fork()
         if pid == 0:
             self._be(worker)
+        try:
+            worker.pidfd = os.pidfd_open(pid)
+        except OSError:  # it cannot be watched, so it must not be
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            raise
         worker.pid = pid
-        worker.pidfd = os.pidfd_open(pid)
 
     def bury(self, worker: Worker) -> int:
         """Its exit status, after its pidfd became readable."""
@@ -130,6 +137,28 @@ class Pool:
         worker.pidfd = -1
         _, status = os.waitpid(worker.pid, 0)
         return os.waitstatus_to_exitcode(status)
+
+    def kill(self, name: str, patience_s: float) -> bool:
+        """End this worker now; False: it has not ended in that time (then it sleeps where no signal wakes it)."""
+        worker = self.workers[name]
+        if worker.pidfd < 0:
+            return True
+        signal.pidfd_send_signal(worker.pidfd, signal.SIGKILL)
+        return self._ended([worker], time.monotonic() + patience_s)
+
+    def end(self, patience_s: float) -> bool:
+        """Let all workers see that the core ends, and wait for them. False: some are still at it."""
+        os.close(self._core_end)
+        return self._ended([w for w in self.workers.values() if w.pidfd >= 0], time.monotonic() + patience_s)
+
+    def _ended(self, workers: list[Worker], until: float) -> bool:
+        for worker in workers:
+            poll = select.poll()
+            poll.register(worker.pidfd, select.POLLIN)
+            if not poll.poll(max(0.0, until - time.monotonic()) * 1000):
+                return False
+            self.bury(worker)
+        return True
 
     def pids(self) -> frozenset[int]:
         """Of all that live."""

@@ -51,12 +51,12 @@ class Reaper:
         while True:
             ready = dict(poll.poll(BEAT_MS))
             self.beat()
+            if self.alive in ready:  # what was ordered last is of no interest any more: it would be undone at once
+                self.put_back()
+                return
             messages, _ = self.orders.take()
             for message in messages:
                 self.obey(message)
-            if self.alive in ready:
-                self.put_back()
-                return
 
     def obey(self, message: tuple[Any, ...]) -> None:
         """One order. Whatever goes wrong is an answer."""
@@ -73,9 +73,7 @@ class Reaper:
                 case "reap":
                     value = self._reap(token)
                 case "write":
-                    entry = leases.Entry(*rest[0])
-                    if not leases.write_value(entry, entry.value, self.cgroup, self.proc):
-                        number = errno.ESRCH
+                    number = self._write(leases.Entry(*rest[0]))
                 case "undo":
                     value = bool(leases.undo(leases.Entry(*rest[0]), self.cgroup, self.proc))
                 case _:
@@ -97,6 +95,15 @@ class Reaper:
     def _close(self, token: int) -> None:
         for _, fd in self.held.pop(token, []):
             os.close(fd)
+
+    def _write(self, entry: leases.Entry) -> int:
+        """An errno. ESRCH: gone; ECANCELED: since the core looked somebody else has written there: it is his."""
+        now = leases.read_value(entry, self.cgroup, self.proc)
+        if now is None:
+            return errno.ESRCH
+        if not leases.stands(entry, now):
+            return errno.ECANCELED
+        return 0 if leases.write_value(entry, entry.value, self.cgroup, self.proc) else errno.ESRCH
 
     def _reap(self, token: int) -> int:
         """Free what the victim's processes hold; how many bytes were there when we came."""
@@ -130,10 +137,14 @@ def _release(fd: int) -> bool:
 def rehearse(proc_fd: int) -> list[tuple[str, str]]:
     """Every system call of a kill, once, on a child of our own. (what, why) of each that does not work here."""
     missing: list[tuple[str, str]] = []
+    core = os.getpid()
     pid = os.fork()
     if pid == 0:
-        while True:
+        # It has inherited the lock and the pipe by which workers learn of the core's end: it must not outlive the core.
+        libc.prctl_set_pdeathsig(signal.SIGKILL)
+        while os.getppid() == core:
             signal.pause()
+        os._exit(0)
     start = procfs.start_ticks(proc_fd, pid)
     fd = None
     try:
@@ -147,7 +158,8 @@ def rehearse(proc_fd: int) -> list[tuple[str, str]]:
     except OSError as error:
         name = "process_mrelease" if error.filename == "process_mrelease" else "pidfd_send_signal"
         # The child may have gone between the two calls: then there is nothing left to release, and the call works.
-        if error.errno != errno.ESRCH:
+        # EAGAIN: it is just letting go of its memory by itself.
+        if error.errno not in (errno.ESRCH, errno.EAGAIN):
             missing.append((name, f"{os.strerror(error.errno or 0)}; a kill then frees memory a little later"))
         os.kill(pid, signal.SIGKILL)
     finally:

@@ -289,7 +289,8 @@ def _down_trees(members: tuple[ProcessFacts, ...], way: list[str]) -> tuple[Proc
     total = sum(p.held_bytes for p in members)
     level = [p for p in members if p.ppid not in pids]
     found: ProcessFacts | None = None
-    while level:
+    passed: set[int] = set()  # a pid that was reused during the survey may stand in it twice, and make a loop
+    while level := [p for p in level if p.pid not in passed]:
         top = max(level, key=lambda p: (sums[p.pid], -p.start_ticks, p.pid))
         if sums[top.pid] * 2 <= total:
             break
@@ -298,6 +299,7 @@ def _down_trees(members: tuple[ProcessFacts, ...], way: list[str]) -> tuple[Proc
             way.append(f"{top.comm}[{top.pid}]: {mib(top.held_bytes)} of {mib(total)}, most of it by itself")
             return (top,)
         way.append(f"{top.comm}[{top.pid}] and below: {mib(sums[top.pid])} of {mib(total)}")
+        passed.add(top.pid)
         level = below.get(top.pid, [])
     return None if found is None else _tree(found, below)
 

@@ -503,7 +503,7 @@ class _Desk:
         assert victim is not None
         grace = 0 if any_holds(guard.hard, sight, "deep") else state.grace_ns
         text = f"{_who(victim)} holding {mib(victim.held_bytes)}"
-        self.actions.append(Kill(state.id, victim.token, "TERM" if grace else "KILL", text))
+        self.actions.append(Kill(state.id, victim.token, "TERM" if grace else "KILL", text, state.ranking))
         if not grace:
             self.actions.append(Reap(state.id, victim.token))
         if guard.mode == "observe":

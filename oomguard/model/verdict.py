@@ -106,12 +106,16 @@ class Dismiss:
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """Signal the victim of this token, which was nominated before."""
+    """Signal the victim of this token, which was nominated before.
+
+    ``ranking``: of the last survey, newer than the nomination's own where the nominee stayed the same.
+    """
 
     target: TargetId
     token: int
     signal: Literal["TERM", "KILL"]
     why: str
+    ranking: Ranking | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -272,6 +272,7 @@ class Story:
     def _kill(self, action: Kill, outcome: Outcome | None, seen: Observation, reached: set[Milestone]) -> None:
         errno, held, at_ns = (outcome.errno, outcome.held, outcome.at_ns) if outcome else (None, False, seen.at_ns)
         self.held = self.held or held
+        self.ranking = action.ranking or self.ranking
         death = self.deaths.get(action.token)
         if death is None:
             victim = self.nominee if self.nominee is not None and self.nominee.token == action.token else None

@@ -49,6 +49,7 @@ _SYS_PROCESS_MRELEASE = 448
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_NAME = 15
+_PR_SET_THP_DISABLE = 41
 _SFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC  # SFD_* and IN_* are defined as these
 _SIGSET_WORDS = 16  # glibc's sigset_t: 1024 bits
 
@@ -155,6 +156,12 @@ def prctl_set_pdeathsig(signal: int) -> None:
     """Be sent this signal when the *thread* that forked us ends. Compare getppid() afterwards: it may have, already."""
     if _libc.prctl(_PR_SET_PDEATHSIG, signal, 0, 0, 0) != 0:
         raise oserror("PR_SET_PDEATHSIG")
+
+
+def prctl_set_thp_disable(on: bool) -> None:
+    """No huge pages for this process, its children and what they execute. EINVAL: this kernel has none anyway."""
+    if _libc.prctl(_PR_SET_THP_DISABLE, int(on), 0, 0, 0) != 0:
+        raise oserror("PR_SET_THP_DISABLE")
 
 
 def prctl_set_name(name: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 _RED, _GREEN, _YELLOW, _DIM, _BOLD = "31", "32", "33", "2", "1"
 _TIMELINE = 9  # lines; with --all: every one
 _GROWERS = 4
+_GREW = 1 << 20  # what is less is noise
 _CANDIDATES = 3
 _SHOWN_FIRST = ("hard", "kernel", "kill", "gone", "close", "soft", "notify")
 
@@ -139,7 +140,7 @@ class _Page:
             yield from self.candidate("spared", candidate)
 
     def growers(self) -> Iterator[str]:
-        rows = [row for row in self.it["evidence"].get("processes", ()) if (row["growth_bytes"] or 0) > 0]
+        rows = [row for row in self.it["evidence"].get("processes", ()) if (row["growth_bytes"] or 0) >= _GREW]
         rows.sort(key=lambda row: -int(row["growth_bytes"]))
         if rows:
             yield self.title("Grew most in the minutes before")

@@ -453,8 +453,9 @@ class Scribe:
         incident.copied = number
         incident.notice(plain)
         seen = plain["seen"]
-        told = plain["actions"] or seen["gone"] or seen["results"] or seen["kernel_kills"]
-        if incident.ring_bytes > (RING_BYTES * 5 // 4 if told else RING_BYTES):
+        told = seen["gone"] or seen["results"] or seen["kernel_kills"]
+        told = told or any(action["kind"] not in ("Look", "Mute") for action in plain["actions"])
+        if incident.ring_bytes > (RING_BYTES * 3 // 2 if told else RING_BYTES):
             incident.lose("ring_cut")
             return
         line = shelf.encode(plain).encode("ascii")

@@ -5,7 +5,7 @@ covers, with the fact), takes every turn that follows, and ends with Close. Numb
 that the same story can be told again from a recording.
 """
 
-import hashlib
+import binascii
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -46,9 +46,12 @@ _TOLD_OTHERWISE: Final = frozenset({"SOFT", "HARD", "KILLED", "VICTIM_GONE", "CA
 
 
 def short_id(boot_id: str, target: TargetId, opened_ns: int) -> str:
-    """Six hex digits for the incident that this target opened then. Two processes that saw the turn agree on it."""
+    """Six hex digits for the incident that this target opened then. Two processes that saw the turn agree on it.
+
+    A checksum is enough, with the time in the directory's name; hashlib would bring OpenSSL into locked memory.
+    """
     seed = f"{boot_id}\0{target.guard}\0{target.cgroup}\0{opened_ns}"
-    return hashlib.blake2s(seed.encode("utf-8", "surrogateescape"), digest_size=3).hexdigest()
+    return f"{binascii.crc32(seed.encode('utf-8', 'surrogateescape')) & 0xFFFFFF:06x}"
 
 
 def covers(cgroup: str, path: str) -> bool:

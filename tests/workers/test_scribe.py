@@ -674,6 +674,7 @@ def test_pruning_by_bytes(core: Core) -> None:
         directory = incidents / f"2020010{day}T000000Z-host-00000{day}" / "raw"
         directory.mkdir(parents=True)
         (directory / "big").write_bytes(bytes(MIB))
+        (directory / "link").symlink_to("/etc")
     core.daemon = Daemon(incidents_max_bytes=2 * MIB + MIB // 2)
     core.start()
     core.turn(Snapshot(HOST, "soft", 1, "low"))

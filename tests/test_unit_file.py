@@ -11,7 +11,7 @@ UNIT = ROOT / "systemd" / "oomguard.service"
 
 CAPABILITIES = {
     "CAP_KILL", "CAP_IPC_LOCK", "CAP_SYS_RESOURCE", "CAP_SYS_NICE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH",
-    "CAP_SYS_PTRACE", "CAP_SYSLOG",
+    "CAP_SYS_PTRACE", "CAP_SYSLOG", "CAP_SETUID", "CAP_SETGID",
 }  # fmt: skip
 
 # What the core rehearses, and what its workers need. The unit has to let all of them through.
@@ -158,7 +158,7 @@ def test_systemd_would_have_found_a_wrong_setting(tmp_path: Path) -> None:
 @needs_systemd
 def test_it_is_exposed_no_more_than_its_work_needs(tmp_path: Path) -> None:
     """systemd's own score, 0 (nothing is allowed) to 10 (everything is). What is left is what a kill needs."""
-    limit_tenths = 30
+    limit_tenths = 31  # of which 2 are the herald's way to become nobody
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=yes", f"--threshold={limit_tenths}", str(copy_with(tmp_path))],
         capture_output=True, text=True, check=False,

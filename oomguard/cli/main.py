@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from .. import __version__
-from . import check, run, say, status, undo
+from . import check, incidents, run, say, status, undo
 
 # Plain help, no rich: `oomguard run` starts under memory pressure, on slow machines, at boot.
 app = typer.Typer(
@@ -39,6 +39,7 @@ app.command("run")(run.run)
 app.command("check")(check.check)
 app.command("status")(status.status)
 app.command("undo")(undo.undo)
+app.add_typer(incidents.app, name="incidents")
 app.command("compile", hidden=True)(run.compile_)
 
 

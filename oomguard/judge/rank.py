@@ -6,7 +6,7 @@ cgroup, a process tree, a process, as long as one of them holds most of it. What
 holds most.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -34,6 +34,10 @@ class Bounds:
     stuck: frozenset[tuple[int, int]] = frozenset()  # (pid, start_ticks)
     own_cgroup: str = ""
 
+    def has(self, cgroup: str) -> bool:
+        """Whether that is a part of our own cgroup."""
+        return not is_corridor(self.own_cgroup or "/") and is_inside(cgroup, self.own_cgroup)
+
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
@@ -43,9 +47,27 @@ class _Unit:
     weight: int
     held: int
     members: tuple[ProcessFacts, ...]  # those that may die
-    spared: int  # members that may not: then the cgroup cannot be taken whole
     why: str
     whole_cgroup: bool  # a cgroup of its own, not just a part of the root or a slice
+
+
+@dataclass(frozen=True, slots=True)
+class _Scene:
+    """What the survey shows, sorted once."""
+
+    root: str
+    facts: dict[str, CgroupFacts]
+    alive: tuple[ProcessFacts, ...]  # those that may die
+    kept: dict[str, int]  # where those live that may not, and what they hold
+    homes: frozenset[str]  # every unit that is there
+
+    def may_end(self, path: str) -> bool:
+        """Whether nobody below this cgroup has to live: cgroup.kill spares nobody."""
+        return not any(is_inside(cgroup, path) for cgroup in self.kept)
+
+    def is_alone(self, path: str, unit: str) -> bool:
+        """Whether no other unit lives below this cgroup of a unit."""
+        return not any(home != unit and is_inside(home, path) for home in self.homes)
 
 
 def unit_path(path: str) -> str:
@@ -74,7 +96,15 @@ def spare(match: Match, comm: str | None, cgroup: str) -> bool:
         return False
     if match.unit is not None and not matches(match.unit, unit_name(cgroup)):
         return False
-    return match.cgroup is None or matches(match.cgroup, cgroup)
+    return match.cgroup is None or any(matches(match.cgroup, path) for path in _way_up(cgroup))
+
+
+def _way_up(path: str) -> Iterable[str]:
+    """The cgroup and those around it: what is said of a container holds for what it makes inside of itself."""
+    yield path
+    while path not in ("", "/"):
+        path = path.rpartition("/")[0] or "/"
+        yield path
 
 
 # Answers of ``_first``, per list of rules: a survey asks the same of every worker of a service, again every 100 ms, and
@@ -111,12 +141,12 @@ def refusal(process: ProcessFacts, rule: VictimRule, bounds: Bounds) -> str:
         return "pid 1"
     if process.kernel_thread:
         return "kernel thread"
-    if process.pid in bounds.ours or process.ppid in bounds.ours:
+    if process.pid in bounds.ours or process.ppid in bounds.ours or bounds.has(process.cgroup):
         return "oomguard itself"
     if process.oom_score_adj <= -1000:
         return "oom_score_adj -1000"
     if (process.pid, process.start_ticks) in bounds.stuck:
-        return "was signalled before and did not end"
+        return "was tried before and did not end"
     if match := _first(rule.never, process.comm, process.cgroup):
         return f"never: {_say(match)}"
     return ""
@@ -126,20 +156,24 @@ def rank(rule: VictimRule, survey: Survey, bounds: Bounds) -> tuple[tuple[Victim
     """The victims in order, best first (tokens 0: the judge gives them), and the reasons for everybody."""
     refused: list[Candidate] = []
     alive: list[ProcessFacts] = []
-    spared: dict[str, int] = {}
-    for process in survey.processes:
+    kept: dict[str, int] = {} if is_corridor(bounds.own_cgroup or "/") else {bounds.own_cgroup: 0}
+    root = survey.target.cgroup
+    # One that moved, or whose pid was used again, while all were read may be listed twice, or be elsewhere by now.
+    for process in {process.pid: process for process in survey.processes}.values():
         why = refusal(process, rule, bounds)
         if why:
-            home = unit_path(process.cgroup)
-            spared[home] = spared.get(home, 0) + 1
+            kept[process.cgroup] = kept.get(process.cgroup, 0) + process.held_bytes
             if not process.kernel_thread:
                 refused.append(_candidate_process(process, 0, 0, why))
-        else:
+        elif is_inside(process.cgroup, root):
             alive.append(process)
     if rule.by == "oom_score" or rule.take in ("process", "subtree"):
         victims, listed, descent = _by_process(rule, survey, alive)
     else:
-        victims, listed, descent = _by_unit(rule, survey, alive, spared)
+        homes = {_home(process.cgroup, root) for process in alive}
+        homes |= {_home(facts.path, root) for facts in survey.cgroups if facts.path.endswith(_UNITS)}
+        facts = {facts.path: facts for facts in survey.cgroups}
+        victims, listed, descent = _by_unit(rule, _Scene(root, facts, tuple(alive), kept, frozenset(homes)))
     refused.sort(key=lambda candidate: -candidate.held_bytes)
     return tuple(victims), Ranking(rule.by, rule.take, tuple(listed[:LISTED] + refused[:LISTED]), tuple(descent))
 
@@ -157,7 +191,7 @@ def _by_process(
     order = sorted(alive, key=lambda p: (-weigh(p), p.start_ticks, p.pid))
     order = [process for process in order if process.held_bytes >= WORTHLESS_BYTES]
     listed = [_candidate_process(p, weigh(p), i, rule.by.replace("_", " ")) for i, p in enumerate(order[:LISTED], 1)]
-    below = _children(alive)
+    _, below = _forest(alive)
     inodes = {facts.path: facts.inode for facts in survey.cgroups}
     victims = []
     for process in order[:4]:
@@ -170,11 +204,8 @@ def _by_process(
 # -- unit by unit, then down -------------------------------------------------------------------------------------
 
 
-def _by_unit(
-    rule: VictimRule, survey: Survey, alive: list[ProcessFacts], spared: dict[str, int]
-) -> tuple[list[Victim], list[Candidate], list[str]]:
-    facts = {cgroup.path: cgroup for cgroup in survey.cgroups}
-    units = sorted(_units(rule, survey.target.cgroup, facts, alive, spared), key=lambda u: (-u.weight, u.path))
+def _by_unit(rule: VictimRule, scene: _Scene) -> tuple[list[Victim], list[Candidate], list[str]]:
+    units = sorted(_units(rule, scene), key=lambda u: (-u.weight, u.path))
     able = [unit for unit in units if unit.weight >= 0 and unit.members and unit.held >= WORTHLESS_BYTES]
     listed = [
         Candidate(unit.path, unit.path, unit.weight, unit.held, i, f"{len(unit.members)} processes{unit.why}")
@@ -184,32 +215,41 @@ def _by_unit(
     victims: list[Victim] = []
     descent: list[str] = []
     for unit in able[:4]:
-        victim, way = _descend(rule, survey.target.cgroup, unit, facts)
+        victim, way = _descend(rule, scene, unit)
         victims.append(victim)
         if not descent:
             descent = way
     return victims, listed, descent
 
 
-def _units(
-    rule: VictimRule, root: str, facts: dict[str, CgroupFacts], alive: list[ProcessFacts], spared: dict[str, int]
-) -> Iterable[_Unit]:
+def _units(rule: VictimRule, scene: _Scene) -> Iterable[_Unit]:
     homes: dict[str, list[ProcessFacts]] = {}
-    for process in alive:
-        homes.setdefault(_home(process.cgroup, root), []).append(process)
+    for process in scene.alive:
+        homes.setdefault(_home(process.cgroup, scene.root), []).append(process)
     for path, members in homes.items():
         if is_corridor(path):
             yield from _trees_of_corridor(rule, path, members)
             continue
-        known = facts.get(path)
-        held = sum(p.held_bytes for p in members)
-        if known is not None:
-            held = max(known.unreclaimable_bytes + known.swap_bytes, held if known.stat is None else 0)
+        held = _freed(scene, path, members)
         never = _first(rule.never, None, path)
         weight, why = _weighed(held, rule, None, path)
         if never is not None:
             weight, why = -1, f"never: {_say(never)}"
-        yield _Unit(path, weight, held, tuple(members), spared.get(path, 0), why, True)
+        yield _Unit(path, weight, held, tuple(members), why, True)
+
+
+def _freed(scene: _Scene, path: str, members: list[ProcessFacts]) -> int:
+    """What the end of the unit's processes would give back.
+
+    The cgroup's own count knows kernel memory and counts shared memory once; but it also counts files in tmpfs, which
+    stay whoever dies, and those that have to live. Without memory.stat, or with other units inside, it says nothing.
+    """
+    known = scene.facts.get(path)
+    if known is None or known.stat is None or not scene.is_alone(path, path):
+        return sum(p.held_bytes for p in members)
+    files = max(0, known.stat.shmem_bytes - sum(p.shmem_bytes for p in members))
+    kept = sum(held for cgroup, held in scene.kept.items() if is_inside(cgroup, path))
+    return max(0, known.unreclaimable_bytes + known.swap_bytes - files - kept)
 
 
 def _home(cgroup: str, root: str) -> str:
@@ -220,15 +260,12 @@ def _home(cgroup: str, root: str) -> str:
 
 def _trees_of_corridor(rule: VictimRule, path: str, members: list[ProcessFacts]) -> Iterable[_Unit]:
     """Processes straight in the root or in a slice have no unit: every tree of them stands for itself."""
-    below = _children(members)
-    pids = {process.pid for process in members}
-    for top in members:
-        if top.ppid in pids:
-            continue
+    tops, below = _forest(members)
+    for top in tops:
         tree = _tree(top, below)
         held = sum(p.held_bytes for p in tree)
         weight, why = _weighed(held, rule, top.comm, path)
-        yield _Unit(path, weight, held, tree, 1, f", tree of {top.comm}[{top.pid}]{why}", False)
+        yield _Unit(path, weight, held, tree, f", tree of {top.comm}[{top.pid}]{why}", False)
 
 
 def _weighed(base: int, rule: VictimRule, comm: str | None, cgroup: str) -> tuple[int, str]:
@@ -239,26 +276,28 @@ def _weighed(base: int, rule: VictimRule, comm: str | None, cgroup: str) -> tupl
     return base, ""
 
 
-def _descend(rule: VictimRule, root: str, unit: _Unit, facts: dict[str, CgroupFacts]) -> tuple[Victim, list[str]]:
+def _descend(rule: VictimRule, scene: _Scene, unit: _Unit) -> tuple[Victim, list[str]]:
+    facts = scene.facts
     way = [f"{unit.path}: {mib(unit.held)}, the heaviest{unit.why}"]
-    group = _oom_group(unit.path, root, facts)
-    if group is not None and unit.spared == 0:
+    group = _oom_group(unit.path, scene.root, facts)
+    if group is not None and scene.may_end(group):
         way.append(f"{group}: memory.oom.group, taken whole")
-        return _victim("cgroup", group, _inode(group, facts), unit.members, unit.held), way
+        inside = tuple(p for p in scene.alive if is_inside(p.cgroup, group))
+        return _victim("cgroup", group, _inode(group, facts), inside, unit.held if group == unit.path else None), way
     path, members = unit.path, unit.members
     if rule.take == "cgroup":
-        if unit.whole_cgroup and unit.spared == 0:
+        if unit.whole_cgroup and scene.may_end(path) and scene.is_alone(path, unit.path):
             return _victim("cgroup", path, _inode(path, facts), members, unit.held), way
-        way.append("holds processes that must live, or is a slice: its other processes are taken one by one")
+        way.append("holds processes that must live, or other units, or is a slice: its own are taken one by one")
         return _victim("subtree", path, _inode(path, facts), members), way
     path, members = _down_cgroups(path, members, way)
     chosen = _down_trees(members, way)
     if chosen is None or len(chosen) == len(members) > 1:
         inner = path if is_inside(path, unit.path) else unit.path
-        if unit.whole_cgroup and unit.spared == 0:
+        if unit.whole_cgroup and scene.may_end(inner) and scene.is_alone(inner, unit.path):
             way.append(f"{inner}: no single process holds most of it, taken whole")
             return _victim("cgroup", inner, _inode(inner, facts), members), way
-        way.append("no single process holds most of it; processes that must live stay")
+        way.append("no single process holds most of it; processes that must live, and other units, stay")
         return _victim("subtree", inner, _inode(inner, facts), members), way
     take: Literal["process", "subtree"] = "subtree" if len(chosen) > 1 else "process"
     home = chosen[0].cgroup
@@ -283,11 +322,9 @@ def _down_cgroups(path: str, members: tuple[ProcessFacts, ...], way: list[str]) 
 
 def _down_trees(members: tuple[ProcessFacts, ...], way: list[str]) -> tuple[ProcessFacts, ...] | None:
     """The smallest process tree that holds most of what the members hold; None if none does."""
-    below = _children(members)
-    pids = {p.pid for p in members}
+    level, below = _forest(members)
     sums = _sums(members, below)
     total = sum(p.held_bytes for p in members)
-    level = [p for p in members if p.ppid not in pids]
     found: ProcessFacts | None = None
     passed: set[int] = set()  # a pid that was reused during the survey may stand in it twice, and make a loop
     while level := [p for p in level if p.pid not in passed]:
@@ -318,43 +355,44 @@ def _child(path: str, below: str) -> str:
     return below if end < 0 else below[:end]
 
 
-def _children(members: Iterable[ProcessFacts]) -> dict[int, list[ProcessFacts]]:
+def _forest(members: Iterable[ProcessFacts]) -> tuple[list[ProcessFacts], dict[int, list[ProcessFacts]]]:
+    """The tops, and who is right below whom, by pid.
+
+    A parent is older than its child. Whoever is not was read after its pid had been used again: by that rule nothing
+    can be its own grandparent, and every walk ends.
+    """
+    known = {process.pid: process for process in members}
+    tops: list[ProcessFacts] = []
     below: dict[int, list[ProcessFacts]] = {}
-    for process in members:
-        below.setdefault(process.ppid, []).append(process)
-    return below
+    for process in known.values():
+        parent = known.get(process.ppid)
+        if parent is None or _age(parent) >= _age(process):
+            tops.append(process)
+        else:
+            below.setdefault(parent.pid, []).append(process)
+    return tops, below
 
 
-def _walk(top: ProcessFacts, below: dict[int, list[ProcessFacts]], visit: Callable[[ProcessFacts], None]) -> None:
-    seen: set[int] = set()  # /proc is read process by process: pids may be reused meanwhile, and make a loop
-    stack = [top]
-    while stack:
-        process = stack.pop()
-        if process.pid in seen:
-            continue
-        seen.add(process.pid)
-        visit(process)
-        stack.extend(reversed(below.get(process.pid, [])))
+def _age(process: ProcessFacts) -> tuple[int, int]:
+    return process.start_ticks, process.pid
 
 
 def _tree(top: ProcessFacts, below: dict[int, list[ProcessFacts]]) -> tuple[ProcessFacts, ...]:
     """The process and all below it, itself first."""
     found: list[ProcessFacts] = []
-    _walk(top, below, found.append)
+    stack = [top]
+    while stack:
+        process = stack.pop()
+        found.append(process)
+        stack.extend(reversed(below.get(process.pid, [])))
     return tuple(found)
 
 
-def _sums(members: tuple[ProcessFacts, ...], below: dict[int, list[ProcessFacts]]) -> dict[int, int]:
-    """Held bytes of every process with all below it, each process looked at once."""
-    order: list[ProcessFacts] = []
-    pids = {p.pid for p in members}
-    for process in members:
-        if process.ppid not in pids:
-            _walk(process, below, order.append)
-    sums = {p.pid: p.held_bytes for p in members}
-    for process in reversed(order):
-        if process.ppid in sums and process.ppid != process.pid:
-            sums[process.ppid] += sums[process.pid]
+def _sums(members: Iterable[ProcessFacts], below: dict[int, list[ProcessFacts]]) -> dict[int, int]:
+    """Held bytes of every process with all below it."""
+    sums: dict[int, int] = {}
+    for process in sorted(members, key=_age, reverse=True):  # children are younger: they are summed already
+        sums[process.pid] = process.held_bytes + sum(sums[child.pid] for child in below.get(process.pid, []))
     return sums
 
 
@@ -385,7 +423,10 @@ def _victim(
     members: tuple[ProcessFacts, ...],
     held: int | None = None,
 ) -> Victim:
-    order = members if take != "cgroup" else tuple(sorted(members, key=lambda p: (-p.held_bytes, p.pid)))
+    order = members
+    if take == "cgroup" or len(members) > MEMBERS:  # then those count that hold most, and the root of the tree
+        keep = 0 if take == "cgroup" else 1
+        order = (*members[:keep], *sorted(members[keep:], key=lambda p: (-p.held_bytes, p.pid)))
     refs = tuple(ProcessRef(p.pid, p.start_ticks, p.comm, p.cgroup, p.held_bytes) for p in order[:MEMBERS])
     total = sum(p.held_bytes for p in members) if held is None else held
     return Victim(0, take, cgroup, inode, unit_name(cgroup), refs, total, len(members))

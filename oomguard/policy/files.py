@@ -103,7 +103,7 @@ def _parsed(file: str, text: str) -> Source | Fault:
 
 
 def _syntax_fault(file: str, text: str, error: ValueError) -> Fault:
-    last = max(1, len(text.splitlines()))
+    last = text.count("\n", 0, len(text) - 1) + 1
     if not isinstance(error, tomli.TOMLDecodeError):
         endless = _ENDLESS_NUMBER.search(text)
         line = text.count("\n", 0, endless.start()) + 1 if endless else 1

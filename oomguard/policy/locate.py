@@ -45,11 +45,19 @@ class Lines:
 
     def at(self, offset: int) -> int:
         """The line of a character."""
-        return bisect_right(self._breaks, offset - 1) + 1
+        return bisect_right(self._breaks, offset) + 1
 
 
 class _Lost(Exception):
     """The text is not what it should be."""
+
+
+def _decoded(raw: str) -> str:
+    """A key without its quotes and escapes."""
+    try:
+        return next(iter(tomli.loads(f"{raw} = 0")))
+    except tomli.TOMLDecodeError:
+        raise _Lost from None
 
 
 class _Walk:
@@ -108,7 +116,7 @@ class _Walk:
             first = self.peek_after(_SPACE)
             if first in ('"', "'"):
                 raw = self.match(_STRING)
-                parts.append(next(iter(tomli.loads(f"{raw} = 0"))))
+                parts.append(_decoded(raw))
             else:
                 parts.append(self.match(_BARE_KEY))
             if self.peek_after(_SPACE) != ".":

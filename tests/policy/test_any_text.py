@@ -74,6 +74,7 @@ def test_any_bytes(raw: bytes) -> None:
     compiled(raw)
 
 
+@example("'\x1e")  # ends a line for str.splitlines, not for TOML
 @given(st.text() | st.text(st.sampled_from("[]{}=.,\"'\\#\n policy.host1")))
 def test_any_text(text: str) -> None:
     compiled(text.encode("utf-8", "surrogatepass"))

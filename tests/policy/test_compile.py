@@ -192,6 +192,23 @@ def test_a_slip_elsewhere_does_not_hide_swapped_watermarks(tmp_path: Path) -> No
     assert [fault.key for fault in faults_of(tmp_path, text)] == ["policy.host.mode", "policy.host.hard.when[0]"]
 
 
+def test_a_slip_in_hard_is_not_blamed_on_the_tripwire(tmp_path: Path) -> None:
+    text = HOST.replace('"/"', '"/web"').replace('"5%"', "5.0") + "tripwire = true"
+    assert [fault.key for fault in faults_of(tmp_path, text)] == ["policy.host.hard.when[0].available_below"]
+
+
+@pytest.mark.parametrize("comm", ["x" * 15, "x" * 15 + "*", "*" + "?" * 15, "gnome-session-b", "é" * 7])
+def test_names_of_processes_that_can_match(comm: str, tmp_path: Path) -> None:
+    guard = guard_of(tmp_path, HOST + f'victim = {{ never = [{{ comm = "{comm}" }}] }}')
+    assert guard.victim.never == (model.Match(comm=comm),)
+
+
+@pytest.mark.parametrize("comm", ["x" * 16, "x" * 16 + "*", "?" * 16, "é" * 8])
+def test_names_of_processes_that_the_kernel_cuts(comm: str, tmp_path: Path) -> None:
+    (fault,) = faults_of(tmp_path, HOST + f'victim = {{ never = [{{ comm = "{comm}" }}] }}')
+    assert "never matches: the kernel keeps 15 bytes" in fault.message
+
+
 @pytest.mark.parametrize(
     ("soft", "hard"),
     [

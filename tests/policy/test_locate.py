@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import tomli
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from oomguard.policy.locate import Key, Lines
@@ -231,6 +231,7 @@ def test_every_key_of_any_document_is_found_where_it_was_written(written: Writer
         assert lines.know(key)
 
 
+@example('"\\0"')
 @given(st.text() | st.text(st.sampled_from("a.=[]{}\"'#,\\\n 1"), max_size=60))
 def test_it_gets_lost_in_no_text_at_all(text: str) -> None:
     assert Lines(text).of(("a", 0, "b")) >= 1

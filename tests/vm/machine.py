@@ -152,6 +152,7 @@ class Machine(Qemu):
         try:
             subprocess.run([HERE / "image"], check=True)
             state = self._installed_state() if self.installed else self._boot_state()
+            os.utime(state)
             self.launch(state / "disk.qcow2", state / "ram")
             self._renew_probes(state)
         except BaseException:
@@ -172,7 +173,7 @@ class Machine(Qemu):
     def _boot_state(self) -> Path:
         state = CACHE / f"state-boot-{self.hardware.slug}-{self._boot_key()}"
         if not (state / "ram").exists():
-            self._prune(f"state-boot-{self.hardware.slug}-*")
+            self._prune(f"state-*-{self.hardware.slug}-*", keep=0)  # installations stand on a boot
             print(f"# booting a {self.hardware.memory} machine once", file=sys.stderr, flush=True)
             self._new_disk(state, CACHE / "disk.img", "raw")
             self.launch(state / "disk.qcow2", None, keep_writes=True)
@@ -198,7 +199,7 @@ class Machine(Qemu):
         state = CACHE / f"state-installed-{self.hardware.slug}-{self._boot_key()}-{digest(files)}"
         if not (state / "ram").exists():
             below = self._boot_state()
-            self._prune(f"state-installed-{self.hardware.slug}-*")
+            self._prune(f"state-installed-{self.hardware.slug}-*", keep=2)
             self._new_disk(state, below / "disk.qcow2", "qcow2")
             self.launch(state / "disk.qcow2", below / "ram", keep_writes=True)
             self.install(files)
@@ -223,8 +224,11 @@ class Machine(Qemu):
         print("# copied {:.0f} s, make install {:.0f} s, started {:.0f} s".format(*spent), file=sys.stderr, flush=True)
 
     @staticmethod
-    def _prune(pattern: str) -> None:
-        for old in CACHE.glob(pattern):
+    def _prune(pattern: str, keep: int) -> None:
+        """Makes room: of the states that are whole, those that were used last may stay."""
+        whole = [state for state in CACHE.glob(pattern) if (state / "ram").exists()]
+        newest = sorted(whole, key=lambda state: state.stat().st_mtime, reverse=True)[:keep]
+        for old in set(CACHE.glob(pattern)) - set(newest):
             shutil.rmtree(old)
 
     @staticmethod

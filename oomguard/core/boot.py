@@ -180,6 +180,7 @@ class Boot:
         senses = Senses(plan, self.root, self.degraded)
         root = self.root or daemon.cgroup
         book = LeaseBook(self.journal, self.orders, root, daemon.proc)
+        senses.found_high = book.found_high
         hands = Hands(plan, self.root, senses, self.orders, book)
         ours = {os.getpid(), *self.pool.pids()}
         state = judge.begin(ours, _own_cgroup(ours, self.root, daemon.proc))

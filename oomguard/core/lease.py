@@ -92,6 +92,13 @@ class LeaseBook:
         file.busy = True
         return True
 
+    def found_high(self, path: str, inode: int, now: int | None) -> int | None:
+        """The memory.high that its owner gave this cgroup, where ``now`` is ours. None: "max"."""
+        file = self.files.get((leases.HIGH, path, inode, 0, 0))
+        if file is None or not leases.stands(file.entry, leases.MAX if now is None else now):
+            return now
+        return None if file.entry.found == leases.MAX else file.entry.found
+
     # -- ending --------------------------------------------------------------------------------------------------
 
     def end(self, token: int) -> int:

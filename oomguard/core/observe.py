@@ -21,6 +21,7 @@ from ..linux.cgroup2 import Cgroup, walk
 from ..model.facts import (
     CgroupFacts,
     KernelKill,
+    MemInfo,
     Observation,
     Pressure,
     ProcessFacts,
@@ -32,7 +33,7 @@ from ..model.facts import (
     VictimGone,
     Wake,
 )
-from ..model.policy import Guard, MemoryAbove, Plan, PressureAbove, StallAbove
+from ..model.policy import AvailableBelow, Guard, MemoryAbove, Plan, PressureAbove, StallAbove, SwapFreeBelow
 from .trees import Forest
 
 MS: Final = 1_000_000
@@ -40,6 +41,7 @@ SECOND: Final = 1000 * MS
 SETTLED_NS: Final = 10 * SECOND  # limits, memory.high and the like are looked up again after that
 LEDGER_NS: Final = 10 * SECOND  # the kernel's own count of its kills: dear to read, and never urgent
 RESCAN_NS: Final = 100 * MS  # a machine that makes cgroups all the time: looked through ten times a second at most
+RESCAN_SHARE: Final = 8  # and at most an eighth of the time
 UNWATCHED_NS: Final = 60 * SECOND  # the same where not every directory could be watched
 NEAR: Final = 0.8  # of the lowest memory_above: from there on, cache is told from use
 LONGEST_S: Final = 3600.0
@@ -58,14 +60,18 @@ class Watch:
 
     def __init__(self, group: Cgroup, guards: tuple[Guard, ...]) -> None:
         self.group = group
-        self.guards = guards
         self.settled: CgroupFacts | None = None
         self.settled_ns = 0
-        self.kills = -1
+        self.last: CgroupFacts | None = None  # as last read without an error
+        self.kills = -1  # of the kernel's killer, as far as they were told; -1: not looked at yet
         self.events_fd = -1
-        self.muted_ns = 0
-        self.triggers: list[int] = []
+        self.aim(guards)
+
+    def aim(self, guards: tuple[Guard, ...]) -> None:
+        """It is these guards' business now."""
+        self.guards = guards
         self.wants_pressure = any(_has(guard, PressureAbove) for guard in guards)
+        self.wants_host = any(_has(guard, AvailableBelow) or _has(guard, SwapFreeBelow) for guard in guards)
 
     def line_bytes(self, total_bytes: int) -> int:
         """Below this memory.current alone settles every condition."""
@@ -94,10 +100,13 @@ class Senses:
         self.forest: Forest | None = None
         self.rescan_ns = 0
         self.limits = events.TreeWatch(events.WRITES)  # memory.max of all that is watched, and above
-        self.machine_triggers: list[int] = []
+        self.look_took_ns = 0
+        self.triggers: dict[TargetId, list[int]] = {}
+        self.muted: dict[str, int] = {}  # path: until when its events are not listened to
+        self.found_high: Callable[[str, int, int | None], int | None] = lambda _path, _inode, now: now
         self.asked: list[tuple[TargetId, Literal["heaviest", "whole"]]] = []
         self.host = self.meminfo.read()
-        self.ledger = self.vmstat.oom_kill()
+        self.ledger = self.counted = self.vmstat.oom_kill()
         self.ledger_ns = 0
         self.last_turn_ns = 0
         self.signals: list[int] = []
@@ -121,8 +130,8 @@ class Senses:
 
     def listen(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
         """Call ``handler`` with the event mask when it comes."""
-        self.handlers[fd] = handler
         self.epoll.register(fd, mask)
+        self.handlers[fd] = handler
 
     def ignore(self, fd: int) -> None:
         """Before a descriptor is closed."""
@@ -141,7 +150,7 @@ class Senses:
         watch = self.watches.get(target.cgroup)
         if watch is not None and watch.events_fd >= 0:
             self.ignore(watch.events_fd)
-            watch.muted_ns = until_ns
+            self.muted[target.cgroup] = until_ns
 
     def tell(self, result: Result) -> None:
         """A fact for the next observation."""
@@ -165,10 +174,11 @@ class Senses:
         machine = any(t.cgroup == "/" for t in due) or any(s.target.cgroup == "/" for s in self.stalls)
         machine = machine or any(new.target.cgroup == "/" for new in self.appeared)
         machine = machine or any(target.cgroup == "/" for target, _ in self.asked)
-        host = self.meminfo.read() if machine else None
-        if host is not None:
-            self.host = host
+        paths = {t.cgroup for t in due} | self.spoke | {target.cgroup for target, _ in self.asked}
+        machine = machine or any(self.watches[path].wants_host for path in paths & self.watches.keys())
+        host = self._read_host() if machine else None
         surveys = tuple(self._survey(target, depth) for target, depth in self._take_asked())
+        cgroups = self._cgroups(at_ns, paths)
         self._count_kernel_kills(at_ns)
         seen = Observation(
             at_ns,
@@ -177,7 +187,7 @@ class Senses:
             self._pressure() if machine else None,
             tuple(self.appeared),
             tuple(self.vanished),
-            self._cgroups(at_ns, {t.cgroup for t in due} | self.spoke | {s.target.cgroup for s in surveys}),
+            cgroups,
             tuple(self.stalls),
             surveys,
             tuple(self.gone),
@@ -188,22 +198,19 @@ class Senses:
         return seen
 
     def _sleep(self, until_ns: int) -> None:
-        if self.results or self.gone or self.appeared or self.vanished or self.asked:
-            timeout = 0.0
-        else:
-            for watch in self.watches.values():
-                if watch.muted_ns:
-                    until_ns = min(until_ns, watch.muted_ns)
-            if self.rescan_ns:
-                until_ns = min(until_ns, self.rescan_ns)
-            now = time.monotonic_ns()
-            until_ns = max(until_ns, self.last_turn_ns + TURN_NS)
-            timeout = min(max(0.0, (until_ns - now) / SECOND), LONGEST_S)
-        for fd, mask in self.epoll.poll(timeout):
-            handler = self.handlers.get(fd)
-            if handler is not None:
+        now = time.monotonic_ns()
+        if now < self.last_turn_ns + TURN_NS:
+            time.sleep((self.last_turn_ns + TURN_NS - now) / SECOND)  # whatever is ready already
+        timeout = 0.0
+        if not (self.results or self.gone or self.appeared or self.vanished or self.asked or self.stalls):
+            until_ns = min(until_ns, self.rescan_ns or until_ns, *self.muted.values())
+            timeout = min(max(0.0, (until_ns - time.monotonic_ns()) / SECOND), LONGEST_S)
+        # A handler may close what comes later in the batch, and its number may have a new owner by then.
+        for fd, mask, handler in [(fd, mask, self.handlers.get(fd)) for fd, mask in self.epoll.poll(timeout)]:
+            if handler is not None and self.handlers.get(fd) is handler:
                 handler(mask)
-        self._unmute(time.monotonic_ns())
+        if self.muted:
+            self._unmute(time.monotonic_ns())
 
     def _on_signal(self, _mask: int) -> None:
         self.signals += events.read_signals(self.signal_fd)
@@ -217,6 +224,8 @@ class Senses:
             if target.guard not in keep:
                 self._leave(target)
         self.plan = plan
+        for path, watch in self.watches.items():
+            watch.aim(self._guards(path))
         patterns = tuple(sorted({guard.cgroup for guard in plan.guards if guard.cgroup != "/"}))
         if self.forest is not None:
             self.ignore(self.forest.fileno())
@@ -225,37 +234,51 @@ class Senses:
         if patterns and self.root is None:
             self.say("cgroups", "no cgroup v2 with the memory controller is mounted: only guards on / work here")
         elif patterns and self.root is not None:
-            self.forest = Forest(self.root, patterns)
-            self.listen(self.forest.fileno(), select.EPOLLIN, self._on_tree)
+            try:
+                self.forest = Forest(self.root, patterns)
+                self.listen(self.forest.fileno(), select.EPOLLIN, self._on_tree)
+            except OSError as error:
+                self.say("cgroups", f"{error.filename}: {error.strerror}: cgroups that come and go are not seen")
         for guard in plan.guards:
             if guard.cgroup == "/":
                 self._come_machine(guard)
         self._look_through()
 
     def _on_tree(self, _mask: int) -> None:
-        if self.forest is not None and self.forest.changed() and not self.rescan_ns:
-            self.rescan_ns = max(time.monotonic_ns(), self.last_turn_ns + RESCAN_NS)
+        if self.forest is not None and self.forest.changed():
+            self._rescan_by(self.last_turn_ns + max(RESCAN_NS, RESCAN_SHARE * self.look_took_ns))
         self.wakes.append(Wake("tree"))
+
+    def _rescan_by(self, at_ns: int) -> None:
+        self.rescan_ns = min(self.rescan_ns or at_ns, at_ns)
 
     def _rescan(self, at_ns: int) -> None:
         if self.rescan_ns and at_ns >= self.rescan_ns:
             self.rescan_ns = 0
             self._look_through()
-            if self.forest is not None and self.forest.overflowed:
-                self.rescan_ns = at_ns + UNWATCHED_NS
+            self.look_took_ns = time.monotonic_ns() - at_ns
 
     def _look_through(self) -> None:
         if self.forest is None or self.root is None:
             return
         found = self.forest.matching()
         for path, watch in list(self.watches.items()):
-            if found.get(path) != watch.group.inode:
+            if found.get(path) != watch.group.inode or not self._readable(watch):
                 for target in [t for t in self.targets if t.cgroup == path]:
                     self._leave(target)
+        waiting = self.forest.overflowed
         for path in found:
             missing = [g for g in self._guards(path) if TargetId(g.name, path) not in self.targets]
             if missing:
-                self._come(path, missing)
+                waiting |= not self._come(path, missing)
+        if waiting:  # without an event of its own: not watched, or without the memory controller so far
+            self._rescan_by(time.monotonic_ns() + UNWATCHED_NS)
+
+    def _readable(self, watch: Watch) -> bool:
+        try:
+            return watch.group.current() is not None
+        except OSError:
+            return True  # broken is not gone
 
     def _guards(self, path: str) -> tuple[Guard, ...]:
         return tuple(guard for guard in self.plan.guards if guard.cgroup != "/" and matches(guard.cgroup, path))
@@ -286,55 +309,60 @@ class Senses:
         self.appeared.append(TargetSeen(target, None))
         for condition in _conditions(guard):
             if isinstance(condition, StallAbove):
-                self._trigger(target, condition, f"{self.proc}/pressure/memory", self.machine_triggers)
+                self._trigger(target, condition, f"{self.proc}/pressure/memory")
 
-    def _come(self, path: str, guards: Iterable[Guard]) -> None:
-        assert self.root is not None
-        watch = self.watches.get(path)
-        if watch is None:
-            group = Cgroup.open(self.root, path)
-            if group is None:
-                return
-            watch = Watch(group, self._guards(path))
+    def _come(self, path: str, guards: Iterable[Guard]) -> bool:
+        """False: there is nothing to read there (any more)."""
+        watch = self.watches.get(path) or self._open(path)
+        facts = None if watch is None else self._settle(watch, time.monotonic_ns())
+        if watch is None or facts is None:
+            if watch is not None and path not in self.watches:
+                watch.group.close()
+            return False
+        if path not in self.watches:
+            self.watches[path] = watch
             self._watch_limits(path)
-        facts = self._settle(watch, time.monotonic_ns())
-        if facts is None:
-            watch.group.close()
-            return
-        self.watches[path] = watch
-        watch.guards = self._guards(path)
+        watch.aim(self._guards(path))
         for guard in guards:
             target = TargetId(guard.name, path)
             self.targets.add(target)
             self.appeared.append(TargetSeen(target, facts))
             for condition in _conditions(guard):
                 if isinstance(condition, StallAbove):
-                    self._trigger(target, condition, watch.group.where("memory.pressure"), watch.triggers)
+                    self._trigger(target, condition, watch.group.where("memory.pressure"))
         self._listen_events(watch)
+        return True
+
+    def _open(self, path: str) -> Watch | None:
+        assert self.root is not None
+        try:
+            group = Cgroup.open(self.root, path)
+        except OSError as error:
+            self._broken(error)
+            return None
+        return None if group is None else Watch(group, self._guards(path))
 
     def _leave(self, target: TargetId) -> None:
         self.targets.discard(target)
         self.vanished.append(target)
-        if target.cgroup == "/":
-            for fd in self.machine_triggers:
-                self._drop(fd)
-            self.machine_triggers.clear()
-            return
+        for fd in self.triggers.pop(target, ()):
+            self._drop(fd)
         if any(t.cgroup == target.cgroup for t in self.targets):
             return
         watch = self.watches.pop(target.cgroup, None)
+        self.muted.pop(target.cgroup, None)
         if watch is not None:
-            for fd in watch.triggers:
-                self._drop(fd)
             if watch.events_fd >= 0:
                 self.ignore(watch.events_fd)
             watch.group.close()
+            if not any(is_inside(path, target.cgroup) for path in self.watches):
+                self.limits.unwatch(f"{self.root}{target.cgroup}/memory.max")
 
     def _drop(self, fd: int) -> None:
         self.ignore(fd)
         os.close(fd)
 
-    def _trigger(self, target: TargetId, condition: StallAbove, path: str, into: list[int]) -> None:
+    def _trigger(self, target: TargetId, condition: StallAbove, path: str) -> None:
         try:
             fd, stall, window = psi.open_trigger(path, condition.line, condition.stall_us, condition.window_us)
         except OSError as error:
@@ -348,14 +376,14 @@ class Senses:
             )
 
         def spoke(mask: int) -> None:
-            if mask & select.EPOLLERR:
+            if mask & select.EPOLLERR:  # the cgroup is gone, or its pressure is not accounted any more
                 self._drop(fd)
-                into.remove(fd)
+                self.triggers[target].remove(fd)
                 return
             self.stalls.append(Stalled(target, condition.number))
             self.wakes.append(Wake("pressure", target.cgroup))
 
-        into.append(fd)
+        self.triggers.setdefault(target, []).append(fd)
         self.listen(fd, select.EPOLLPRI, spoke)
 
     # -- memory.events -------------------------------------------------------------------------------------------
@@ -363,39 +391,61 @@ class Senses:
     def _listen_events(self, watch: Watch) -> None:
         if watch.events_fd >= 0:
             return
-        try:
-            watch.events_fd = watch.group.events_fd()
-        except OSError:
-            return  # gone, or the memory controller is off in it
         path = watch.group.path
 
         def spoke(_mask: int) -> None:
             self.spoke.add(path)
             self.wakes.append(Wake("events", path))
 
-        self.listen(watch.events_fd, select.EPOLLPRI, spoke)
+        try:
+            fd = watch.group.events_fd()
+            self.listen(fd, select.EPOLLPRI, spoke)
+        except OSError:
+            return  # gone, or the memory controller is off in it
+        watch.events_fd = fd
 
     def _unmute(self, now_ns: int) -> None:
-        for watch in self.watches.values():
-            if watch.muted_ns and watch.muted_ns <= now_ns:
-                watch.muted_ns = 0
-                fd, watch.events_fd = watch.events_fd, -1
-                if fd >= 0:
-                    self._listen_events(watch)  # reads them, so that only what comes from now on wakes
+        for path in [path for path, until_ns in self.muted.items() if until_ns <= now_ns]:
+            del self.muted[path]
+            watch = self.watches[path]
+            watch.events_fd = -1
+            self._listen_events(watch)  # reads them, so that only what comes from now on wakes
 
     # -- reading -------------------------------------------------------------------------------------------------
 
     def _settle(self, watch: Watch, at_ns: int) -> CgroupFacts | None:
         """What seldom changes. None: gone, or no memory controller there."""
-        watch.settled = watch.group.settled()
         watch.settled_ns = at_ns
-        return watch.settled
+        try:
+            settled = watch.group.settled()
+        except OSError as error:
+            self._broken(error)
+            return watch.settled
+        if settled is not None:
+            high = self.found_high(settled.path, settled.inode, settled.high_bytes)
+            watch.settled = replace(settled, high_bytes=high)
+        return watch.settled if settled is not None else None
+
+    def _broken(self, error: OSError) -> None:
+        """A file that should be readable is not: said once, and what was known before stands until it is."""
+        self.say("reading", f"{error.filename}: {error.strerror}: what was read there before is taken for true")
+
+    def _read_host(self) -> MemInfo:
+        try:
+            self.host = self.meminfo.read()
+        except OSError as error:
+            self._broken(error)
+        return self.host
 
     def _cgroups(self, at_ns: int, paths: set[str]) -> tuple[CgroupFacts, ...]:
         found = []
-        for path in sorted(paths):
-            watch = self.watches.get(path)
-            facts = None if watch is None else self._read(watch, at_ns)
+        for path in sorted(paths & self.watches.keys()):
+            watch = self.watches[path]
+            try:
+                facts = watch.last = self._read(watch, at_ns)
+            except OSError as error:
+                self._broken(error)
+                facts = watch.last
             if facts is not None:
                 found.append(facts)
         return tuple(found)
@@ -405,7 +455,9 @@ class Senses:
             self._settle(watch, at_ns)
         current = watch.group.current()
         if current is None:
-            self.rescan_ns = self.rescan_ns or at_ns  # gone: the forest will tell who came instead
+            if watch.events_fd >= 0:
+                self.ignore(watch.events_fd)  # it would speak for ever
+            self._rescan_by(at_ns)  # gone: the forest will tell who came instead
             return None
         facts = watch.group.facts(
             stat=current >= watch.line_bytes(self.host.total_bytes),
@@ -414,10 +466,33 @@ class Senses:
             known=watch.settled,
         )
         if facts is not None and facts.events is not None:
-            if 0 <= watch.kills < facts.events.oom_kill:
-                self.kernel_kills.append(KernelKill(watch.group.path, facts.events.oom_kill - watch.kills))
-            watch.kills = facts.events.oom_kill
+            self._tell_kills(watch, facts.events.oom_kill)
         return facts
+
+    def _tell_kills(self, watch: Watch, count: int) -> None:
+        """The count is hierarchical: what happened in a cgroup below that is watched as well is told of that one."""
+        if watch.kills < 0:
+            watch.kills = count
+        if count <= watch.kills:
+            return
+        path = watch.group.path
+        for below in sorted((p for p in self.watches if p != path and is_inside(p, path)), key=len, reverse=True):
+            self._look_for_kills(self.watches[below])
+        if count > watch.kills:
+            self.kernel_kills.append(KernelKill(path, count - watch.kills))
+            for other, above in self.watches.items():
+                if is_inside(path, other) and above.kills >= 0:
+                    above.kills += count - watch.kills if other != path else 0
+            watch.kills = count
+
+    def _look_for_kills(self, watch: Watch) -> None:
+        try:
+            events_now = watch.group.events()
+        except OSError as error:
+            self._broken(error)
+            return
+        if events_now is not None:
+            self._tell_kills(watch, events_now.oom_kill)
 
     def _pressure_file(self) -> psi.PressureFile | None:
         try:
@@ -429,20 +504,27 @@ class Senses:
     def _pressure(self) -> Pressure | None:
         if self.pressure_file is None or not any(_has(g, PressureAbove) for g in self.plan.guards if g.cgroup == "/"):
             return None
-        return self.pressure_file.read()
+        try:
+            return self.pressure_file.read()
+        except OSError as error:
+            self._broken(error)
+            return None
 
     def _count_kernel_kills(self, at_ns: int) -> None:
         """The machine's own count, less what the cgroups' events have told already."""
-        told = sum(kill.count for kill in self.kernel_kills)
-        if told:
-            self.ledger += told
-        if at_ns - self.ledger_ns < LEDGER_NS:
-            return
-        self.ledger_ns = at_ns
-        count = self.vmstat.oom_kill()
-        if count > self.ledger:
-            self.kernel_kills.append(KernelKill("/", count - self.ledger))
-        self.ledger = max(count, self.ledger)
+        if at_ns - self.ledger_ns >= LEDGER_NS:
+            self.ledger_ns = at_ns
+            try:
+                self.counted = self.vmstat.oom_kill()
+            except OSError as error:
+                self._broken(error)
+            if self.counted > self.ledger + sum(kill.count for kill in self.kernel_kills):
+                for path in sorted(self.watches, key=len, reverse=True):  # some do not speak: muted, or rate limited
+                    self._look_for_kills(self.watches[path])
+        self.ledger += sum(kill.count for kill in self.kernel_kills)
+        if self.counted > self.ledger:
+            self.kernel_kills.append(KernelKill("/", self.counted - self.ledger))
+            self.ledger = self.counted
 
     # -- surveys -------------------------------------------------------------------------------------------------
 
@@ -461,8 +543,10 @@ class Senses:
 
     def _all_processes(self, path: str) -> tuple[ProcessFacts, ...]:
         scores = self._scores()
-        found = (procfs.read_process(self.proc_fd, pid, None, scores) for pid in procfs.pids(self.proc_fd))
-        return tuple(process for process in found if process is not None and is_inside(process.cgroup, path))
+        found: list[ProcessFacts] = []
+        for pid in procfs.pids(self.proc_fd):
+            self._process(pid, None, scores, found)
+        return tuple(process for process in found if is_inside(process.cgroup, path))
 
     def _scores(self) -> bool:
         return any(guard.victim.by == "oom_score" for guard in self.plan.guards)
@@ -476,7 +560,7 @@ class Senses:
         prune = 0 if whole else PRUNE_MIN if swapped else max(PRUNE_MIN, self.host.used_bytes // PRUNE_SHARE)
         leaves: dict[str, list[str]] = {}
         sizes: dict[str, int] = {}
-        for cgroup, _, current in [(path, 0, 0), *walk(root, path, prune)]:
+        for cgroup, _, current in self._walk(root, path, prune):
             unit = unit_path(cgroup)
             leaves.setdefault(unit, []).append(cgroup)
             sizes[unit] = max(sizes.get(unit, 0), current)
@@ -502,6 +586,13 @@ class Senses:
             self._above(root, unit, path, groups)
         return tuple(groups.values()), tuple(processes)
 
+    def _walk(self, root: str, path: str, prune: int) -> Iterable[tuple[str, int, int]]:
+        yield path, 0, 0
+        try:
+            yield from walk(root, path, prune)
+        except OSError as error:
+            self._broken(error)
+
     def _weigh_in_order(self, root: str, order: list[str], sizes: dict[str, int], whole: bool) -> list[CgroupFacts]:
         """Use of the units, largest memory.current first; no further than where it cannot matter any more.
 
@@ -520,53 +611,65 @@ class Senses:
         return weighed
 
     def _swap_of(self, root: str, path: str) -> int:
-        group = Cgroup.open(root, path)
-        if group is None:
+        try:
+            group = Cgroup.open(root, path)
+            if group is None:
+                return 0
+            try:
+                return group.swap_current() or 0
+            finally:
+                group.close()
+        except OSError as error:
+            self._broken(error)
             return 0
-        try:
-            return group.swap_current() or 0
-        finally:
-            group.close()
 
-    def _weigh(self, root: str, path: str) -> CgroupFacts | None:
-        group = Cgroup.open(root, path)
-        if group is None:
-            return None
+    def _weigh(self, root: str, path: str, stat: bool = True) -> CgroupFacts | None:
         try:
-            facts = group.facts(stat=True)
-            return None if facts is None else replace(facts, high_bytes=group.high(), oom_group=group.oom_group())
-        finally:
-            group.close()
+            group = Cgroup.open(root, path)
+            if group is None:
+                return None
+            try:
+                facts = group.facts(stat=stat)
+                return None if facts is None else replace(facts, high_bytes=group.high(), oom_group=group.oom_group())
+            finally:
+                group.close()
+        except OSError as error:
+            self._broken(error)
+            return None
 
     def _above(self, root: str, unit: str, top: str, groups: dict[str, CgroupFacts]) -> None:
         """memory.oom.group on the way up to the guard's cgroup counts: the kernel's killer minds it as well."""
         path = unit.rpartition("/")[0]
         while path not in ("", "/") and is_inside(path, top) and path not in groups:
-            group = Cgroup.open(root, path)
-            if group is not None:
-                facts = group.facts(stat=False)
-                if facts is not None:
-                    groups[path] = replace(facts, oom_group=group.oom_group())
-                group.close()
+            facts = self._weigh(root, path, stat=False)
+            if facts is not None:
+                groups[path] = facts
             path = path.rpartition("/")[0]
 
     def _processes(self, root: str, path: str, scores: bool, into: list[ProcessFacts]) -> None:
-        group = Cgroup.open(root, path)
-        if group is None:
-            return
         try:
-            pids = group.procs()
-        finally:
-            group.close()
-        for pid in pids:
+            group = Cgroup.open(root, path)
+            if group is None:
+                return
             try:
-                process = procfs.read_process(self.proc_fd, pid, path, scores)
-            except OSError as error:
-                if error.errno not in (errno.EACCES, errno.EPERM):  # hidepid, another user's
-                    raise
-                continue
-            if process is not None and not process.kernel_thread:
-                into.append(process)
+                pids = group.procs()
+            finally:
+                group.close()
+        except OSError as error:
+            self._broken(error)
+            return
+        for pid in pids:
+            self._process(pid, path, scores, into)
+
+    def _process(self, pid: int, path: str | None, scores: bool, into: list[ProcessFacts]) -> None:
+        try:
+            process = procfs.read_process(self.proc_fd, pid, path, scores)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EPERM):  # hidepid, another user's
+                self._broken(error)
+            return
+        if process is not None and not process.kernel_thread:
+            into.append(process)
 
 
 def _conditions(guard: Guard) -> Iterable[object]:

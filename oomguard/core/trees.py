@@ -17,7 +17,8 @@ class Forest:
         self.root = root
         self.patterns = patterns
         self.watch = TreeWatch()
-        self.watched: set[str] = set()
+        self.watched: dict[str, int] = {}  # directory: its inode when it was watched
+        self.visited: set[str] = set()
         self.overflowed = False
 
     def fileno(self) -> int:
@@ -27,15 +28,16 @@ class Forest:
     def changed(self) -> bool:
         """Drain the events; whether there was any."""
         changed = self.watch.drain()
-        for path in changed:
-            self.watched.discard(path)
-        if ANYWHERE in changed:
-            self.watched.clear()
+        for path in self.watched:  # where something happened the watch itself may have ended
+            if ANYWHERE in changed or full_path(self.root, path) in changed:
+                self.watched[path] = 0
         return bool(changed)
 
     def matching(self) -> dict[str, int]:
         """Path to inode of every cgroup that some pattern describes."""
         found: dict[str, int] = {}
+        self.visited.clear()
+        self.overflowed = False
         for pattern in self.patterns:
             parts = pattern.strip("/").split("/")
             level = {"/"}
@@ -47,6 +49,9 @@ class Forest:
                 level = self._children(level, part)
                 if number == len(parts) - 1:
                     found.update(self._inodes(level))
+        # A removed cgroup's watch does not end by itself: kernfs keeps the link count, and with it the inode.
+        for path in self.watched.keys() - self.visited:
+            self._unwatch(path)
         return found
 
     def _children(self, parents: set[str], part: str) -> set[str]:
@@ -89,17 +94,25 @@ class Forest:
         return found
 
     def _watch(self, path: str) -> None:
-        where = full_path(self.root, path)
-        if where in self.watched:
+        inode = self._inodes({path}).get(path)
+        if inode is None:
             return
+        self.visited.add(path)
+        if self.watched.get(path) == inode:
+            return
+        self._unwatch(path)  # it was made anew: the old watch is another directory's
         if len(self.watched) >= WATCHES:
             self.overflowed = True
             return
         try:
-            if self.watch.watch(where):
-                self.watched.add(where)
+            if self.watch.watch(full_path(self.root, path)):
+                self.watched[path] = inode
         except OSError:  # fs.inotify.max_user_watches
             self.overflowed = True
+
+    def _unwatch(self, path: str) -> None:
+        if self.watched.pop(path, None) is not None:
+            self.watch.unwatch(full_path(self.root, path))
 
     def close(self) -> None:
         """The watch."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import functools
 import hashlib
 import io
 import os
@@ -75,6 +76,7 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
 
+@functools.cache  # who edits during a run does not change what is being tested
 def tree() -> dict[str, tuple[int, bytes]]:
     """The project's files as the guest gets them: path -> (mode, content).
 

@@ -239,7 +239,7 @@ class Evidence:
             return
         until = time.monotonic() + _CMDLINE_S
         while reader.is_alive() and time.monotonic() < until:
-            reader.join(0.02)
+            reader.join(0.005)  # something more urgent may wait behind us
             yield
         found.update(reader.found.copy())
         self.cut += len(pids) - reader.tried
@@ -411,11 +411,12 @@ def redact(words: list[str]) -> str:
     """
     found: list[str] = []
     hide = ""
-    for word in words:
-        if hide and not word.startswith("-"):
-            found.append(_HIDDEN if hide == "all" or not _USER_PASS.match(word) else word.split(":")[0] + f":{_HIDDEN}")
-            hide = ""
-            continue
+    for given in words:
+        word = given
+        if hide == "all" and not word.startswith("-"):
+            word = _HIDDEN
+        elif hide == "user" and _USER_PASS.match(word):
+            word = f"{word.partition(':')[0]}:{_HIDDEN}"
         hide = "all" if _FLAG.match(word) else "user" if word in ("-u", "--user", "--proxy-user") else ""
         found.append(_clean(word))
     return " ".join(found)

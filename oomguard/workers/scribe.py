@@ -16,6 +16,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
+from functools import partial
 from typing import Any, Final
 
 from ..linux import cgroup2, procfs
@@ -106,6 +107,7 @@ class Incident:
         self.ring_bytes = 0
         self.first: dict[tuple[int, int], int] = {}
         self.last: dict[tuple[int, int], int] = {}
+        self.raw: list[tuple[str, bytes]] = []  # read, not written yet; bounded by the limit of all evidence
         self.log: list[str] = []
         self.afters = 0
         self.kernel_ns = story.opened_ns  # of the last kill by the kernel
@@ -321,7 +323,7 @@ class Scribe:
 
     def _incident(self, story: Story, folder: shelf.Folder, head: dict[str, object]) -> Incident:
         def keep(place: str, data: bytes) -> None:
-            incident.attempt("raw", lambda: folder.keep(place, data))
+            incident.raw.append((place, data))
 
         evidence = Evidence(self._plan.daemon.proc, self._cgroup, keep, story.opened_ns)
         incident = Incident(story, folder, head, evidence)
@@ -365,8 +367,10 @@ class Scribe:
         return True
 
     def _opening(self, incident: Incident) -> Generator[None]:
-        incident.attempt("ring", incident.folder.begin)
+        # First everything is read, then it is written: making a file may wait for a disk that is busy swapping.
         yield from incident.evidence.soft(incident.cgroups(), incident.victims())
+        incident.attempt("ring", incident.folder.begin)
+        yield from self._flush(incident)
         self._write(incident)
         incident.ready = True
         yield from self._prune()
@@ -374,7 +378,13 @@ class Scribe:
     def _save(self, incident: Incident) -> Generator[None]:
         yield
         if incident.ready and incident.until is None:
+            yield from self._flush(incident)
             self._write(incident)
+
+    def _flush(self, incident: Incident) -> Generator[None]:
+        while incident.raw:
+            incident.attempt("raw", partial(incident.folder.keep, *incident.raw.pop(0)))
+            yield
 
     def _finish(self, incident: Incident) -> Generator[None]:
         while not incident.ready:
@@ -385,6 +395,7 @@ class Scribe:
         if incident.story.kind == "kernel":
             yield from self._kernel_log(incident)
         yield from self._copy(incident)
+        yield from self._flush(incident)
         self._write(incident, final=True)
         self._finishing.remove(incident)
         gc.collect()  # off in a worker: this is the moment when nobody waits
@@ -513,8 +524,9 @@ class Scribe:
         for incident in self._open.values():
             incident.ended = "the daemon ended"
         for incident in unfinished:
-            for _ in self._copy(incident):
-                self._heartbeat()
+            for task in (self._copy(incident), self._flush(incident)):
+                for _ in task:
+                    self._heartbeat()
             self._write(incident, final=True)
 
     def _shelf_names(self) -> list[str]:

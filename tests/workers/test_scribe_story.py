@@ -1,0 +1,278 @@
+"""A story is a fold over turns: the numbers of an incident, by tables of turns."""
+
+from dataclasses import replace
+
+import pytest
+
+from oomguard.model.codec import to_plain
+from oomguard.model.facts import (
+    CgroupFacts,
+    KernelKill,
+    MemInfo,
+    MemoryStat,
+    Observation,
+    ProcessFacts,
+    Survey,
+    TargetId,
+    VictimGone,
+)
+from oomguard.model.incident import Turn
+from oomguard.model.verdict import (
+    Action,
+    Close,
+    Kill,
+    Lease,
+    Nominate,
+    Outcome,
+    ProcessRef,
+    Ranking,
+    Release,
+    Snapshot,
+    Victim,
+)
+from oomguard.workers.story import Story, covers, name, short_id, size
+
+MS = 1_000_000
+MIB = 1 << 20
+HOST = TargetId("host", "/")
+WEB = TargetId("web", "/web")
+NOBODY = Ranking("memory", "auto", (), ())
+
+
+def victim(token: int = 7, pid: int = 1, held_mib: int = 100) -> Victim:
+    return Victim(
+        token, "process", "/web", 5, "", (ProcessRef(pid, 1, "leak", "/web", held_mib * MIB),), held_mib * MIB, 1
+    )
+
+
+def host(available_mib: int) -> MemInfo:
+    return MemInfo(1000 * MIB, 0, available_mib * MIB, 0, 0)
+
+
+def web(current_mib: int, cache_mib: int | None = 0) -> CgroupFacts:
+    stat = None if cache_mib is None else MemoryStat(0, cache_mib * MIB, 0, 0)
+    return CgroupFacts("/web", 5, current_mib * MIB, stat)
+
+
+def turn(at_ms: int, *actions: Action, outcomes: tuple[Outcome, ...] = (), **seen: object) -> Turn:
+    return Turn(at_ms, Observation(at_ms * MS, **seen), actions, outcomes)  # type: ignore[arg-type]
+
+
+def killed(
+    target: TargetId, at_ms: int = 10, token: int = 7, errno: int = 0, held: bool = False, **seen: object
+) -> Turn:
+    outcome = Outcome("Kill", token, errno, at_ms * MS + 2 * MS, held)
+    return turn(
+        at_ms, Snapshot(target, "hard", 1, "why"), Kill(target, token, "KILL", "why"), outcomes=(outcome,), **seen
+    )
+
+
+def gone(at_ms: int, token: int = 7, **seen: object) -> Turn:
+    return turn(at_ms, gone=(VictimGone(token, at_ms * MS),), **seen)
+
+
+def told(target: TargetId, *turns: Turn) -> Story:
+    story = Story(target, 1, turns[0].seen.at_ns, "soft", None)
+    story.add(turn(0, Nominate(target, victim(), NOBODY)))
+    for each in turns:
+        story.add(each)
+    return story
+
+
+FREED = [
+    pytest.param(HOST, [killed(HOST, host=host(40)), gone(30, host=host(540))], 500, "MemAvailable", id="machine"),
+    pytest.param(
+        HOST,
+        [killed(HOST, host=host(40)), gone(30), turn(500, host=host(340)), turn(1000, host=host(540))],
+        500,
+        "MemAvailable",
+        id="the reaper needs a moment",
+    ),
+    pytest.param(
+        HOST,
+        [killed(HOST, host=host(40)), gone(30, host=host(140)), turn(5000, host=host(940))],
+        100,
+        "MemAvailable",
+        id="what comes back seconds later has other causes",
+    ),
+    pytest.param(
+        HOST,
+        [turn(5, host=host(50)), killed(HOST), gone(30, host=host(150))],
+        100,
+        "MemAvailable",
+        id="the kill's own turn did not look: the last look before it",
+    ),
+    pytest.param(
+        WEB,
+        [killed(WEB, cgroups=(web(250, 50),), host=host(700)), gone(30, cgroups=(web(60, 50),), host=host(600))],
+        190,
+        "unreclaimable memory of /web",
+        id="a cgroup is measured by itself",
+    ),
+    pytest.param(
+        WEB,
+        [killed(WEB, cgroups=(web(250, None),)), gone(30, cgroups=(web(60, None),))],
+        190,
+        "memory.current of /web",
+        id="without memory.stat",
+    ),
+    pytest.param(
+        WEB,
+        [killed(WEB, cgroups=(web(250),)), gone(30, vanished=(WEB,))],
+        250,
+        "to 0 B",
+        id="the cgroup went with it",
+    ),
+    pytest.param(
+        HOST, [killed(HOST, host=host(40)), gone(30, host=host(10))], 0, "MemAvailable", id="another leak ate it all"
+    ),
+    pytest.param(HOST, [killed(HOST, host=host(40))], None, "no measurement", id="it never ended"),
+    pytest.param(HOST, [killed(HOST, errno=3)], 0, "nothing was killed", id="the kill failed"),
+    pytest.param(HOST, [killed(HOST, held=True)], 0, "observe mode", id="observe mode"),
+]
+
+
+@pytest.mark.parametrize(("target", "turns", "freed_mib", "how"), FREED)
+def test_what_was_freed(target: TargetId, turns: list[Turn], freed_mib: int | None, how: str) -> None:
+    freed, told_how = told(target, *turns).freed()
+    assert freed == (None if freed_mib is None else freed_mib * MIB)
+    assert how in told_how
+
+
+def test_freed_by_two_kills_is_measured_from_the_first_to_the_last() -> None:
+    story = told(HOST, killed(HOST, host=host(40)), gone(30, host=host(140)))
+    story.add(turn(40, Nominate(HOST, victim(8, 2), NOBODY)))
+    story.add(killed(HOST, 50, 8, host=host(130)))
+    assert story.freed()[0] == 100 * MIB
+    story.add(gone(70, 8, host=host(640)))
+    assert story.freed()[0] == 600 * MIB
+    assert [row["pid"] for row in story.victims()] == [1, 2]
+
+
+KILLED_BY = [
+    ([killed(HOST)], "oomguard"),
+    ([killed(HOST, held=True)], "none"),
+    ([killed(HOST, errno=1)], "none"),
+    ([turn(5, kernel_kills=(KernelKill("/x", 1),))], "kernel"),
+    ([turn(5, kernel_kills=(KernelKill("/x", 1),)), killed(HOST)], "kernel"),
+    ([killed(HOST), turn(20, kernel_kills=(KernelKill("/x", 1),))], "oomguard"),
+    ([turn(5)], "none"),
+]
+
+
+@pytest.mark.parametrize(("turns", "by"), KILLED_BY)
+def test_killed_by_is_who_struck_first(turns: list[Turn], by: str) -> None:
+    assert told(HOST, *turns).killed_by() == by
+
+
+def test_the_worst_kind_stays() -> None:
+    story = told(HOST, turn(5, kernel_kills=(KernelKill("/x", 1),)), killed(HOST))
+    assert story.kind == "kernel"
+    assert told(HOST, killed(HOST), turn(20, Snapshot(HOST, "soft", 1, "again"))).kind == "hard"
+
+
+def test_other_targets_are_not_our_story() -> None:
+    story = told(HOST, killed(WEB), turn(20, Close(WEB, 2, "x"), kernel_kills=()))
+    assert (story.kind, story.killed_by(), story.closed) == ("soft", "none", False)
+
+
+def test_the_kernels_victim_is_named_once() -> None:
+    story = told(HOST, turn(5, kernel_kills=(KernelKill("/x", 1),)))
+    for _ in range(2):
+        story.kernel_named(812, "stress", "/x/y", 5 * MIB)
+    story.kernel_named(813, "other", "/x/y", MIB)
+    assert [(row["pid"], row["cgroup"], row["bytes"]) for row in story.victims()] == [
+        (812, "/x/y", 5 * MIB),
+        (813, "/x/y", MIB),
+    ]
+
+
+def test_a_cgroup_of_which_nobody_is_known_by_name() -> None:
+    whole = Victim(7, "cgroup", "/many", 5, "", (), 900 * MIB, 250)
+    story = Story(HOST, 1, 0, "soft", None, Nominate(HOST, whole, NOBODY))
+    story.add(killed(HOST))
+    assert story.victims() == [{"pid": 0, "comm": "many", "cgroup": "/many", "bytes": 900 * MIB, "by": "oomguard"}]
+    assert story.plain()["kills"][0]["what"] == "/many (250 processes)"  # type: ignore[index]
+
+
+def test_weighing_the_nominee_again() -> None:
+    def survey(pid: int, start: int, held_mib: int) -> Survey:
+        return Survey(HOST, "heaviest", (), (ProcessFacts(pid, start, 0, "x", "/", 0, "R", held_mib * MIB, 0, 0),), 0)
+
+    story = told(HOST, turn(1))
+    story.weigh([to_plain(survey(1, 1, 400))])
+    assert story.nominee is not None
+    assert story.nominee.held_bytes == story.nominee.processes[0].held_bytes == 400 * MIB
+    story.weigh([to_plain(survey(1, 2, 900)), to_plain(survey(2, 1, 900))])  # a reused pid, and somebody else
+    assert story.nominee.held_bytes == 400 * MIB
+    story.add(killed(HOST))
+    story.weigh([to_plain(survey(1, 1, 3))])  # dying
+    assert story.victims()[0]["bytes"] == 400 * MIB
+
+
+def test_a_lease_that_moves_is_told_once_and_its_end_too() -> None:
+    def lease(token: int, value_mib: int) -> Lease:
+        return Lease(WEB, token, "memory.high", "/web", 5, 0, 0, value_mib * MIB, "brake")
+
+    story = told(
+        WEB, turn(1, lease(1, 200)), turn(2, lease(2, 210)), turn(3, Release(WEB, 2)), turn(4, Release(WEB, 99))
+    )
+    assert [entry["text"] for entry in story.timeline if entry["what"] in ("lease", "release")] == [
+        "memory.high of /web set to 200 MiB for a time (brake)",
+        "memory.high of /web put back",
+    ]
+
+
+def test_everything_is_bounded() -> None:
+    story = told(HOST, turn(1))
+    for number in range(2000):
+        who = replace(victim(), token=number + 100, processes=victim(pid=number + 1).processes)
+        story.add(turn(number, Nominate(HOST, who, NOBODY), kernel_kills=(KernelKill("/", 1, number + 1, "x"),)))
+        story.add(killed(HOST, number, number + 100))
+    plain = story.plain()
+    assert len(plain["timeline"]) == 400  # type: ignore[arg-type]
+    assert story.timeline_cut > 2000
+    assert len(plain["kills"]) == len(plain["kernel_kills"]) == 200  # type: ignore[arg-type]
+    assert len(plain["victims"]) <= 1000  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "path", "yes"),
+    [("/", "/a", True), ("/a", "/a", True), ("/a", "/a/b", True), ("/a", "/ab", False), ("/a/b", "/a", False)],
+)
+def test_covers(cgroup: str, path: str, yes: bool) -> None:
+    assert covers(cgroup, path) is yes
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 KiB"),
+        (5 * MIB, "5.0 MiB"),
+        (700 * MIB, "700 MiB"),
+        (1536 * MIB, "1.5 GiB"),
+        (1 << 50, "1024 TiB"),
+        (-MIB, "-1.0 MiB"),
+    ],
+)
+def test_size(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+def test_names() -> None:
+    tree = replace(victim(), take="subtree", count=5)
+    assert (name(victim()), name(tree)) == ("leak[1]", "leak[1] and its tree (5 processes)")
+
+
+def test_the_short_id_differs_by_boot_guard_cgroup_and_time() -> None:
+    ids = {
+        short_id(boot, TargetId(guard, cgroup), at_ns)
+        for boot in "ab"
+        for guard in "cd"
+        for cgroup in ("/e", "/\udcff")
+        for at_ns in range(100)
+    }
+    assert len(ids) >= 798
+    assert all(len(each) == 6 for each in ids)

@@ -5,10 +5,11 @@ import os
 import select
 import signal
 import time
+from collections.abc import Iterable
 from typing import Final, assert_never
 
 from ..linux import pidfd, procfs
-from ..linux.cgroup2 import Cgroup
+from ..linux.cgroup2 import Cgroup, walk
 from ..model.facts import Result
 from ..model.policy import Plan
 from ..model.verdict import (
@@ -123,9 +124,10 @@ class Hands:
             held.group = None
             group.close()
             return self._open_processes(held)
-        fd = held.populated_fd = group.populated_fd()
+        fd = group.populated_fd()
         self.senses.listen(fd, select.EPOLLPRI, lambda _mask: self._look_whether_empty(held))
-        return True
+        held.populated_fd = fd
+        return group.populated()  # the event tells only of what changes from here on
 
     def _open_processes(self, held: Held) -> bool:
         """Those that are still who they were when ranked, and still where they were."""
@@ -133,11 +135,11 @@ class Hands:
             fd = pidfd.open_verified(self.proc_fd, process.pid, process.start_ticks)
             if fd is None:
                 continue
+            held.fds.append(fd)
             now = procfs.read_process(self.proc_fd, process.pid)
             if now is None or now.start_ticks != process.start_ticks or now.cgroup != process.cgroup:
-                os.close(fd)
+                os.close(held.fds.pop())
                 continue
-            held.fds.append(fd)
             self._await(held, fd)
         return bool(held.fds)
 
@@ -152,7 +154,11 @@ class Hands:
         self.senses.listen(fd, select.EPOLLIN, ended)
 
     def _look_whether_empty(self, held: Held) -> None:
-        if held.group is not None and not held.group.populated():
+        try:
+            empty = held.group is None or not held.group.populated()
+        except OSError:
+            empty = False
+        if empty:
             self.senses.ignore(held.populated_fd)
             self.senses.tell_gone(held.token)
 
@@ -184,37 +190,66 @@ class Hands:
             return 0
         if held.group is not None and action.signal == "KILL":
             return self._kill_cgroup(held.group)
-        fds = held.fds if held.group is None else self._members(held.group)
-        worst = errno.ESRCH
-        for fd in fds:
-            try:
-                pidfd.send(fd, _SIGNALS[action.signal])
-                worst = 0
-            except OSError as error:
-                if error.errno != errno.ESRCH and worst:
-                    worst = error.errno or errno.EIO
         if held.group is not None:
-            for fd in fds:
-                os.close(fd)
-        return worst
+            return self._signal_members(held.group, _SIGNALS[action.signal])
+        return _best(_send(fd, _SIGNALS[action.signal]) for fd in held.fds)
 
     def _kill_cgroup(self, group: Cgroup) -> int:
         try:
             return 0 if group.kill() else errno.ESRCH
         except OSError as error:
+            if error.errno == errno.EOPNOTSUPP:  # a threaded cgroup
+                return self._signal_members(group, signal.SIGKILL)
             return error.errno or errno.EIO
 
-    def _members(self, group: Cgroup) -> list[int]:
-        """Of a cgroup that is asked with SIGTERM first: there is no cgroup.kill for that."""
-        fds = []
-        for pid in group.procs():
+    def _signal_members(self, group: Cgroup, number: int) -> int:
+        """Everybody in it and below: there is no cgroup.kill for SIGTERM. Opened one by one: they may be thousands."""
+        if not group.same():
+            return errno.ESRCH
+        try:
+            below = [path for path, _, _ in walk(group.root, group.path)]
+            return _best(self._signal_one(pid, number) for path in (group.path, *below) for pid in _procs(group, path))
+        except OSError as error:
+            return error.errno or errno.EIO
+
+    def _signal_one(self, pid: int, number: int) -> int:
+        try:
             start = procfs.start_ticks(self.proc_fd, pid)
             fd = None if start is None else pidfd.open_verified(self.proc_fd, pid, start)
-            if fd is not None:
-                fds.append(fd)
-        return fds
+        except OSError as error:
+            return error.errno or errno.EIO
+        if fd is None:
+            return errno.ESRCH
+        try:
+            return _send(fd, number)
+        finally:
+            os.close(fd)
 
     def let_go(self) -> None:
         """At the end: close whatever is open."""
         for token in list(self.held):
             self._close(token)
+
+
+def _send(fd: int, number: int) -> int:
+    try:
+        pidfd.send(fd, number)
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
+
+
+def _best(numbers: Iterable[int]) -> int:
+    """0 if any of them is; else what is worse than ESRCH; ESRCH: nobody was there. All are drawn."""
+    seen = set(numbers)
+    return 0 if 0 in seen else max(seen - {errno.ESRCH}, default=errno.ESRCH)
+
+
+def _procs(group: Cgroup, path: str) -> list[int]:
+    child = Cgroup.open(group.root, path)
+    if child is None:
+        return []
+    try:
+        return child.procs()
+    finally:
+        child.close()

@@ -132,6 +132,8 @@ class Loop:
         keep = frozenset(guard.name for guard in plan.guards if old.get(guard.name) == guard)
         self.senses.aim(plan, keep)
         self.hands.aim(plan)
+        if plan.daemon != self.plan.daemon:
+            self.status.degraded("daemon", "the [daemon] table has changed: that takes a restart")
         self.plan = plan
         self.recorder.plan(plan)
         self.status.mended("reload")

@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import signal
 import time
 from collections.abc import Callable
 from typing import Final
@@ -31,20 +32,27 @@ class Reload:
         self.wanted = False
         state = f"RELOADING=1\nMONOTONIC_USEC={time.monotonic_ns() // 1000}"
         systemd.notify(state, notify_socket)
-        out = os.memfd_create("plan", os.MFD_CLOEXEC)
-        err = os.memfd_create("faults", os.MFD_CLOEXEC)
+        opened: list[int] = []
+        pid = 0
+        try:
+            for name in ("plan", "faults"):
+                opened.append(os.memfd_create(name, os.MFD_CLOEXEC))
+            pid = self._spawn(plan.argv, *opened)
+            opened.append(os.pidfd_open(pid))
+            self.senses.listen(opened[2], select.EPOLLIN, lambda _mask: self._end(pid, opened[2], opened[0], opened[1]))
+            self.running = True
+        except (OSError, IndexError) as error:
+            for fd in opened:
+                os.close(fd)
+            if pid:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+            self.refuse(f"the compiler could not be started: {error}")
+
+    def _spawn(self, argv: tuple[str, ...], out: int, err: int) -> int:
         actions = [(os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, err, 2)]
         environment = {"PATH": os.environ.get("PATH", "/usr/bin:/bin"), "LANG": "C.UTF-8"}
-        try:
-            pid = os.posix_spawn(plan.argv[0], plan.argv, environment, file_actions=actions)
-        except (OSError, IndexError) as error:
-            os.close(out)
-            os.close(err)
-            self.refuse(f"the compiler could not be started: {error}")
-            return
-        self.running = True
-        child = os.pidfd_open(pid)
-        self.senses.listen(child, select.EPOLLIN, lambda _mask: self._end(pid, child, out, err))
+        return os.posix_spawn(argv[0], argv, environment, file_actions=actions, setsigmask=())
 
     def _end(self, pid: int, child: int, out: int, err: int) -> None:
         self.running = False
@@ -54,7 +62,7 @@ class Reload:
             if os.waitstatus_to_exitcode(status) != 0:
                 words = os.pread(err, WORDS_MAX, 0).decode("utf-8", "replace")
                 return self.refuse(words)
-            plan = from_plain(json.loads(os.pread(out, PLAN_MAX, 0)))
+            plan = from_plain(json.loads(os.pread(out, min(PLAN_MAX, os.fstat(out).st_size), 0)))
             if not isinstance(plan, Plan):
                 return self.refuse("the compiler gave something else than a plan")
             return self.swap(plan)

@@ -86,18 +86,21 @@ class Writer:
         fresh = f"{path}.new"
         fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         try:
+            os.fchmod(fd, 0o644)  # for everybody, whatever the umask
             os.posix_fallocate(fd, 0, SIZE)
             self._map = mmap.mmap(fd, SIZE)
         finally:
             os.close(fd)
         self._sequence = 0
         self._map[:] = bytes(SIZE)
+        _HEAD.pack_into(self._map, _HEAD_AT, MAGIC, LAYOUT, *(0,) * (len(_NUMBERS) + 5))
         os.rename(fresh, path)
 
     def publish(
         self, numbers: Numbers, guards: tuple[GuardLine, ...] | None, notes: bytes | None, beat_ns: int
     ) -> None:
         """Store what has changed; None leaves guards or notes as they are."""
+        notes = None if notes is None else notes[:NOTES_BYTES]
         self._mark(1)
         head = self._map
         count = head[_HEAD_AT + _HEAD.size - 24 : _HEAD_AT + _HEAD.size - 16]
@@ -119,7 +122,7 @@ class Writer:
                 guard.limit_bytes,
             )
         if notes is not None:
-            head[_NOTES_AT : _NOTES_AT + len(notes)] = notes[:NOTES_BYTES]
+            head[_NOTES_AT : _NOTES_AT + len(notes)] = notes
         self._mark(2)
 
     def _mark(self, step: int) -> None:
@@ -142,7 +145,14 @@ def read(path: str) -> StatusPage:
 
 
 def decode(data: bytes) -> StatusPage:
-    """The page's bytes. ValueError: a layout that this version does not know."""
+    """The page's bytes. ValueError: a layout that this version does not know, or no page at all."""
+    try:
+        return _decode(data)
+    except (struct.error, IndexError) as error:
+        raise ValueError(f"not a status page of oomguard: {error}") from None
+
+
+def _decode(data: bytes) -> StatusPage:
     _, layout, _, _, *rest = _HEAD.unpack_from(data, _HEAD_AT)
     if layout != LAYOUT:
         raise ValueError(f"status page of layout {layout}; this version reads {LAYOUT}")

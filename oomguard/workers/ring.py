@@ -94,11 +94,12 @@ class Ring:
                 continue
             place = position % self._size
             length = int.from_bytes(self._data[place : place + _WORD], "little")
-            if length == _SKIP:
-                position += self._size - place
-                continue
-            payload = bytes(self._data[place + _WORD : place + _WORD + min(length, self._size)])
+            skip = length == _SKIP
+            payload = b"" if skip else bytes(self._data[place + _WORD : place + _WORD + min(length, self._size)])
             if position < self._words[1]:  # overwritten while we copied
+                continue
+            if skip:
+                position += self._size - place
                 continue
             found.append(payload)
             position += _pad(_WORD + length)

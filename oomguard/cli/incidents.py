@@ -8,11 +8,9 @@ from typing import Annotated
 
 import typer
 
-from ..model.policy import Daemon
 from ..policy import files
-from ..policy.faults import PolicyError
 from ..report import store
-from . import say
+from . import live, say
 
 app = typer.Typer(help="What happened: list incidents, show one.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -67,25 +65,10 @@ def where(asked: Path | None, config: Path) -> Path:
     """The asked state directory, else the configured one; without root, one's own where only that has incidents."""
     if asked is not None:
         return asked
-    configured = Path(_configured(config))
-    own = Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "oomguard"
+    configured, own = Path(files.state_dir(config)), live.own_state_dir()
     if not (configured / "incidents").exists() and (own / "incidents").exists():
         return own
     return configured
-
-
-def _configured(config: Path) -> str:
-    """state_dir of [daemon]. A wrong policy is no reason not to show the past."""
-    answer = Daemon().state_dir
-    try:
-        sources = [files.read(path) for path in files.find(config)]
-    except PolicyError:
-        return answer
-    for source in sources:
-        table = source.table.get("daemon") if isinstance(source, files.Source) else None
-        wanted = table.get("state_dir") if isinstance(table, dict) else None
-        answer = wanted if isinstance(wanted, str) and wanted.startswith("/") else answer
-    return answer
 
 
 def _table(found: list[store.Summary]) -> None:

@@ -38,6 +38,7 @@ def _options(
 app.command("run")(run.run)
 app.command("check")(check.check)
 app.command("status")(status.status)
+app.add_typer(incidents.app, name="incidents")
 app.command("undo")(undo.undo)
 app.add_typer(incidents.app, name="incidents")
 app.command("compile", hidden=True)(run.compile_)

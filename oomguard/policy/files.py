@@ -35,18 +35,27 @@ def find(config: Path) -> tuple[Path, ...]:
     return (config, *(beside / name for name in names))
 
 
+def state_dir(config: Path) -> str:
+    """Where these files let the daemon keep incidents; see ``_place``."""
+    return _place(config, "state_dir", Daemon().state_dir)
+
+
 def runtime_dir(config: Path) -> str:
-    """Where these files let the daemon run. For commands that only look: what is wrong in a file is no matter here."""
-    answer = Daemon().runtime_dir
+    """Where these files let the daemon run; see ``_place``."""
+    return _place(config, "runtime_dir", Daemon().runtime_dir)
+
+
+def _place(config: Path, key: str, default: str) -> str:
+    """A directory of [daemon], for commands that only look: what else is wrong in a file does not matter to them."""
     try:
         sources = [read(path) for path in find(config)]
     except PolicyError:
-        return answer
+        return default
     for source in sources:
         table = source.table.get("daemon") if isinstance(source, Source) else None
-        wanted = table.get("runtime_dir") if isinstance(table, dict) else None
-        answer = wanted if isinstance(wanted, str) and wanted.startswith("/") else answer
-    return answer
+        wanted = table.get(key) if isinstance(table, dict) else None
+        default = wanted if isinstance(wanted, str) and wanted.startswith("/") else default
+    return default
 
 
 @dataclass(frozen=True, slots=True)

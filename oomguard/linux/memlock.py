@@ -21,8 +21,8 @@ def reserve(heap_bytes: int) -> None:
     One arena of small pages, grown by brk only, never given back: one block of that size, written and freed, stays.
     """
     # khugepaged makes huge pages of any heap, locked ones too: it takes the small pages away, copies, and whoever
-    # touches them meanwhile faults and waits. Seen in the VM (Debian, THP "always"): 3 to 4 faults in 500 scans, one for
-    # each thp_collapse_alloc in vmstat; without huge pages none.
+    # touches them meanwhile faults and waits. Seen in the VM (Debian, THP "always"): 3 to 4 faults in 500 scans, one
+    # for each thp_collapse_alloc in vmstat; without huge pages none.
     with contextlib.suppress(OSError):
         libc.prctl_set_thp_disable(True)
     libc.mallopt(libc.M_MMAP_MAX, 0)  # a large block would be mapped, and unmapped when freed: a fault each time

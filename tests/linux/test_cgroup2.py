@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from oomguard.linux import cgroup2, files
+from oomguard.linux import cgroup2, files, psi
 from oomguard.linux.cgroup2 import Cgroup
 from oomguard.model.facts import MemoryEvents, MemoryStat, Pressure, Stall
 
@@ -607,6 +607,30 @@ def test_the_tripwire_wakes_through_memory_events(
         assert events.high > 0
         assert events.oom_kill == 0
         assert cgroup.kill()
+
+
+@pytest.mark.kernel
+def test_the_kernel_reports_a_stall(memory_tree: KernelTree, python: Callable[[str], subprocess.Popen[str]]) -> None:
+    """A leak over memory.high is made to wait, and waiting for memory is what PSI measures."""
+    memory_tree.make("/web")
+    hog = python(HOG)
+    memory_tree.enter("/web", hog.pid)
+    with held(memory_tree, "/web") as cgroup, contextlib.closing(select.epoll()) as epoll:
+        cgroup.write("memory.high", str(16 << 20))
+        fd, stall_us, window_us = psi.open_trigger(cgroup.where("memory.pressure"), "full", 100_000, 1_000_000)
+        epoll.register(fd, select.EPOLLPRI)
+        grow(hog, 200 << 20)
+        woken = epoll.poll(30)
+        assert [(found, bool(mask & select.EPOLLPRI), bool(mask & select.EPOLLERR)) for found, mask in woken] == [
+            (fd, True, False)
+        ]
+        pressure = cgroup.pressure()
+        assert pressure is not None
+        assert pressure.full.total_us >= stall_us
+        assert window_us >= 1_000_000
+        assert cgroup.kill(), "the throttled die of SIGKILL at once"
+        assert hog.wait(20) == -9
+        os.close(fd)
 
 
 @pytest.mark.kernel

@@ -111,6 +111,22 @@ def test_a_watched_directory_that_is_made_again(tree: Tree, watch: TreeWatch) ->
     watch.unwatch(path)
 
 
+def test_writes_to_a_file_are_told_too(tree: Tree) -> None:
+    """memory.max that an administrator changes while we watch (here: cgroup.freeze, which every kernel has)."""
+    tree.make("/a")
+    path = str(tree.at("/a") / "cgroup.freeze")
+    watch = TreeWatch(events.WRITES)
+    assert watch.watch(path)
+    assert watch.watch(str(tree.at("/a") / "nothing")) is False
+    Path(path).read_bytes()
+    assert watch.drain() == set()
+    Path(path).write_bytes(b"0")
+    assert watch.drain() == {path}
+    assert watch.drain() == set()
+    watch.unwatch(path)
+    watch.close()
+
+
 def test_a_file_is_no_directory(tmp_path: Path, watch: TreeWatch) -> None:
     (tmp_path / "file").touch()
     assert watch.watch(str(tmp_path / "file")) is False

@@ -66,6 +66,63 @@ def test_five_hundred_scans_without_a_fault() -> None:
     assert processes > 1
 
 
+FORKS = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+from oomguard.linux import memlock, procfs
+
+memlock.reserve(4 << 20)
+proc = procfs.open_proc()
+
+def scan():
+    return [procfs.read_process(proc, pid) for pid in procfs.pids(proc)]
+
+why = memlock.lock()
+if why:
+    sys.exit(why)
+memlock.settle()
+scan()
+child = os.fork()
+if child == 0:
+    signal.pause()
+if POPULATE:
+    assert memlock.populate()
+scan()
+before = memlock.faults()
+for _ in range(50):
+    scan()
+after = memlock.faults()
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+keep = bytearray(b'x') * (3 << 20)
+print(after[0] - before[0], memlock.faults()[0] - after[0])
+"""
+
+
+@pytest.mark.kernel
+@pytest.mark.parametrize("populate", [True, False])
+def test_after_a_fork_our_pages_are_made_our_own_again(populate: bool) -> None:
+    """A fork shares every page until the next write, and that write faults, locked or not: on all of the reserve."""
+    done = run(FORKS.replace("POPULATE", str(populate)))
+    assert done.returncode == 0, done.stderr
+    scans, reserve = map(int, done.stdout.split())
+    if populate:
+        assert (scans, reserve < 10) == (0, True)
+    else:
+        assert reserve > 500, "so that the line above can fail"
+
+
+@pytest.mark.kernel
+def test_huge_pages_are_off_for_who_reserves() -> None:
+    done = run(
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
+        "from oomguard.linux import memlock\n"
+        "memlock.reserve(1 << 20)\n"
+        "print(open('/proc/self/status').read())"
+    )
+    assert "THP_enabled:\t0" in done.stdout or "THP_enabled" not in done.stdout, done.stderr
+
+
 @pytest.mark.kernel
 def test_without_the_reserve_it_would_fault() -> None:
     """So that the test above can fail: the same memory, fresh from the kernel."""

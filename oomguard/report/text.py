@@ -32,7 +32,7 @@ def sentence(incident: dict[str, Any]) -> str:
         late = "" if incident["policy"] else ", which no guard covers"
         return f"The kernel's OOM killer killed {who} in {where}{late}."
     if incident["killed_by"] == "oomguard":
-        and_kernel = ", and the kernel killed as well" if incident["kind"] == "kernel" else ""
+        and_kernel = ", and the kernel killed as well" if incident["kernel_kills"] else ""
         return f"oomguard killed {victims} because {where} ran out of memory{and_kernel}."
     if incident["mode"] == "observe" and victims:
         return (
@@ -221,8 +221,7 @@ def _helped(incident: dict[str, Any]) -> tuple[str, str]:
     if incident["killed_by"] == "oomguard":
         return _kill_helped(incident)
     if incident["killed_by"] == "kernel":
-        covered = "oomguard was too late" if incident["policy"] else "no guard covers this cgroup"
-        return f"The kernel had to act: {covered}.", _RED
+        return f"The kernel had to act: {_why_kernel(incident)}.", _RED
     if incident["mode"] == "observe":
         return "Nothing was touched, so what followed is what happens without oomguard.", _DIM
     if incident["kind"] == "soft":
@@ -230,8 +229,23 @@ def _helped(incident: dict[str, Any]) -> tuple[str, str]:
     return "Nothing was done; see above why.", _RED
 
 
+def _why_kernel(incident: dict[str, Any]) -> str:
+    if not incident["policy"]:
+        return "no guard covers this cgroup"
+    if incident["mode"] == "observe":
+        ours = min((kill["at_ms"] for kill in incident["kills"] if kill["errno"] == 0), default=None)
+        theirs = min((kill["at_ns"] for kill in incident["kernel_kills"]), default=None)
+        if ours is None or theirs is None:
+            return "oomguard was told to observe only"
+        earlier = duration((theirs - incident["opened_ns"]) / 1e6 - ours)
+        return f"oomguard was told to observe only, and would have acted {earlier} earlier"
+    if incident["kind"] == "hard":
+        return "oomguard was too late"
+    return "the hard watermark had not been crossed"
+
+
 def _kill_helped(incident: dict[str, Any]) -> tuple[str, str]:
-    if incident["kind"] == "kernel":
+    if incident["kernel_kills"]:
         return "It did not help enough: the kernel killed as well.", _RED
     killed = len({kill["token"] for kill in incident["kills"] if kill["errno"] == 0})
     if not incident["complete"]:

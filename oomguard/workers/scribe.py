@@ -392,7 +392,7 @@ class Scribe:
         yield from self._copy(incident)
         yield from incident.evidence.after("close", incident.cgroups())
         yield from incident.evidence.rest(incident.cgroups())
-        if incident.story.kind == "kernel":
+        if incident.story.killed_by() == "kernel" or incident.story.kernel_kills:
             yield from self._kernel_log(incident)
         yield from self._copy(incident)
         yield from self._flush(incident)

@@ -32,7 +32,9 @@ from ..model.verdict import (
 Kind = Literal["soft", "hard", "kernel"]
 Milestone = Literal["hard", "killed", "gone", "kernel", "closed"]
 
-_WORSE: Final[dict[str, int]] = {"soft": 0, "hard": 1, "kernel": 2}
+# What an incident is called by: the watermark that was reached. "kernel": the kernel killed, and our hard watermark had
+# not even been crossed. (That it killed beside us, or because we only observed, is told by killed_by.)
+_WORSE: Final[dict[str, int]] = {"soft": 0, "kernel": 1, "hard": 2}
 _NS_PER_MS: Final = 1_000_000
 # What a death gives back arrives within milliseconds of the last thread's end; what is free seconds later has other
 # causes as well. Two seconds leave room for a reaper that is still at work.
@@ -368,13 +370,15 @@ class Story:
     def victims(self) -> list[dict[str, object]]:
         """Who was killed, by whom; in observe mode who would have been."""
         found: list[dict[str, object]] = []
+        theirs = {kill.get("pid") for kill in self.kernel_kills}
         for death in self.deaths.values():
             if death.victim is None or death.errno != 0:
                 continue
             by = "none" if death.held else "oomguard"
             for ref in death.victim.processes or (_stand_in(death.victim),):
                 row = {"pid": ref.pid, "comm": ref.comm, "cgroup": ref.cgroup, "bytes": ref.held_bytes, "by": by}
-                found.append(row)
+                if not (death.held and ref.pid in theirs):  # whom we would have killed, the kernel did: told once
+                    found.append(row)
         for kill in self.kernel_kills:
             if kill.get("pid"):
                 row = {key: kill.get(key) for key in ("pid", "comm", "cgroup")}
@@ -384,10 +388,12 @@ class Story:
     def killed_by(self) -> str:
         """oomguard if it struck first, kernel if only the kernel did, or before us; else none."""
         ours = min((death.signalled_ns for death in self.deaths.values() if death.struck), default=None)
-        theirs = [int(str(kill["at_ns"])) for kill in self.kernel_kills]
-        if theirs and (ours is None or min(theirs) < ours):
-            return "kernel"
-        return "none" if ours is None and self.kind != "kernel" else "kernel" if ours is None else "oomguard"
+        theirs = min((int(str(kill["at_ns"])) for kill in self.kernel_kills), default=None)
+        if theirs is None and "kernel" in self.why:
+            theirs = self.opened_ns
+        if ours is None:
+            return "none" if theirs is None else "kernel"
+        return "oomguard" if theirs is None or ours <= theirs else "kernel"
 
     def latency_ms(self) -> float | None:
         """From the observation that crossed the hard watermark to the first signal."""

@@ -110,9 +110,11 @@ def test_sentences(incident: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
-        ({"kind": "kernel"}, "It did not help enough: the kernel killed as well."),
+        ({"kernel_kills": [{"at_ns": 1}]}, "It did not help enough: the kernel killed as well."),
         ({"complete": False, "ended": "the daemon ended"}, "Whether it helped is not recorded."),
         ({"killed_by": "kernel"}, "The kernel had to act: oomguard was too late."),
+        ({"killed_by": "kernel", "kind": "kernel"}, "The kernel had to act: the hard watermark had not been crossed."),
+        ({"killed_by": "kernel", "policy": ""}, "The kernel had to act: no guard covers this cgroup."),
         ({"killed_by": "none", "kind": "soft"}, "It calmed down by itself."),
         ({"killed_by": "none", "mode": "observe"}, "so what followed is what happens without oomguard."),
         ({"killed_by": "none"}, "Nothing was done; see above why."),
@@ -120,6 +122,13 @@ def test_sentences(incident: dict[str, Any]) -> None:
 )
 def test_did_it_help(incident: dict[str, Any], changes: dict[str, Any], verdict: str) -> None:
     assert verdict in text.half_page({**incident, **changes})
+
+
+def test_observing_says_what_it_would_have_been_worth(incident: dict[str, Any]) -> None:
+    at_ns = incident["opened_ns"] + 213_000_000
+    incident |= {"killed_by": "kernel", "mode": "observe", "kernel_kills": [{"at_ns": at_ns}]}
+    page = text.half_page(incident, 200)
+    assert "oomguard was told to observe only, and would have acted 200 ms earlier." in page
 
 
 def test_more_than_one_kill(incident: dict[str, Any]) -> None:

@@ -165,10 +165,25 @@ def test_killed_by_is_who_struck_first(turns: list[Turn], by: str) -> None:
     assert told(HOST, *turns).killed_by() == by
 
 
-def test_the_worst_kind_stays() -> None:
-    story = told(HOST, turn(5, kernel_kills=(KernelKill("/x", 1),)), killed(HOST))
-    assert story.kind == "kernel"
-    assert told(HOST, killed(HOST), turn(20, Snapshot(HOST, "soft", 1, "again"))).kind == "hard"
+KIND = [
+    ([turn(5)], "soft"),
+    ([killed(HOST)], "hard"),
+    ([turn(5, kernel_kills=(KernelKill("/x", 1),))], "kernel"),
+    ([turn(5, kernel_kills=(KernelKill("/x", 1),)), killed(HOST)], "hard"),
+    ([killed(HOST), turn(20, kernel_kills=(KernelKill("/x", 1),))], "hard"),
+    ([killed(HOST), turn(20, Snapshot(HOST, "soft", 1, "again"))], "hard"),
+]
+
+
+@pytest.mark.parametrize(("turns", "kind"), KIND)
+def test_the_kind_is_the_watermark_that_was_reached(turns: list[Turn], kind: str) -> None:
+    assert told(HOST, *turns).kind == kind
+
+
+def test_whom_we_would_have_killed_the_kernel_did() -> None:
+    story = told(HOST, killed(HOST, held=True), turn(200, kernel_kills=(KernelKill("/web", 1, 1, "leak"),)))
+    assert (story.kind, story.killed_by()) == ("hard", "kernel")
+    assert [(row["pid"], row["by"]) for row in story.victims()] == [(1, "kernel")]
 
 
 def test_other_targets_are_not_our_story() -> None:

@@ -67,5 +67,7 @@ def _closure(places: set[int], parts: tuple[int | str, ...]) -> set[int]:
         after = place
         while after < len(parts) and parts[after] in (_ANY, _NAME):
             after += 1
+            if after in whole:
+                break  # its own successors are there, or come when it is looked at
             whole.add(after)
     return whole

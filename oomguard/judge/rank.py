@@ -58,16 +58,12 @@ class _Scene:
     root: str
     facts: dict[str, CgroupFacts]
     alive: tuple[ProcessFacts, ...]  # those that may die
-    kept: dict[str, int]  # where those live that may not, and what they hold
-    homes: frozenset[str]  # every unit that is there
+    kept: dict[str, int]  # per cgroup, what those in and below it hold that may not
+    shared: frozenset[str]  # cgroups with a whole unit below them
 
-    def may_end(self, path: str) -> bool:
-        """Whether nobody below this cgroup has to live: cgroup.kill spares nobody."""
-        return not any(is_inside(cgroup, path) for cgroup in self.kept)
-
-    def is_alone(self, path: str, unit: str) -> bool:
-        """Whether no other unit lives below this cgroup of a unit."""
-        return not any(home != unit and is_inside(home, path) for home in self.homes)
+    def may_go(self, path: str) -> bool:
+        """Whether the cgroup may be taken whole, as the part of one unit: cgroup.kill spares nobody below it."""
+        return path not in self.kept and path not in self.shared
 
 
 def unit_path(path: str) -> str:
@@ -156,13 +152,14 @@ def rank(rule: VictimRule, survey: Survey, bounds: Bounds) -> tuple[tuple[Victim
     """The victims in order, best first (tokens 0: the judge gives them), and the reasons for everybody."""
     refused: list[Candidate] = []
     alive: list[ProcessFacts] = []
-    kept: dict[str, int] = {} if is_corridor(bounds.own_cgroup or "/") else {bounds.own_cgroup: 0}
+    kept = dict.fromkeys(() if is_corridor(bounds.own_cgroup or "/") else _way_up(bounds.own_cgroup), 0)
     root = survey.target.cgroup
     # One that moved, or whose pid was used again, while all were read may be listed twice, or be elsewhere by now.
     for process in {process.pid: process for process in survey.processes}.values():
         why = refusal(process, rule, bounds)
         if why:
-            kept[process.cgroup] = kept.get(process.cgroup, 0) + process.held_bytes
+            for path in _way_up(process.cgroup):
+                kept[path] = kept.get(path, 0) + process.held_bytes
             if not process.kernel_thread:
                 refused.append(_candidate_process(process, 0, 0, why))
         elif is_inside(process.cgroup, root):
@@ -173,7 +170,8 @@ def rank(rule: VictimRule, survey: Survey, bounds: Bounds) -> tuple[tuple[Victim
         homes = {_home(process.cgroup, root) for process in alive}
         homes |= {_home(facts.path, root) for facts in survey.cgroups if facts.path.endswith(_UNITS)}
         facts = {facts.path: facts for facts in survey.cgroups}
-        victims, listed, descent = _by_unit(rule, _Scene(root, facts, tuple(alive), kept, frozenset(homes)))
+        shared = frozenset(path for home in homes for path in _way_up(home) if path != home)
+        victims, listed, descent = _by_unit(rule, _Scene(root, facts, tuple(alive), kept, shared))
     refused.sort(key=lambda candidate: -candidate.held_bytes)
     return tuple(victims), Ranking(rule.by, rule.take, tuple(listed[:LISTED] + refused[:LISTED]), tuple(descent))
 
@@ -245,11 +243,10 @@ def _freed(scene: _Scene, path: str, members: list[ProcessFacts]) -> int:
     stay whoever dies, and those that have to live. Without memory.stat, or with other units inside, it says nothing.
     """
     known = scene.facts.get(path)
-    if known is None or known.stat is None or not scene.is_alone(path, path):
+    if known is None or known.stat is None or path in scene.shared:
         return sum(p.held_bytes for p in members)
     files = max(0, known.stat.shmem_bytes - sum(p.shmem_bytes for p in members))
-    kept = sum(held for cgroup, held in scene.kept.items() if is_inside(cgroup, path))
-    return max(0, known.unreclaimable_bytes + known.swap_bytes - files - kept)
+    return max(0, known.unreclaimable_bytes + known.swap_bytes - files - scene.kept.get(path, 0))
 
 
 def _home(cgroup: str, root: str) -> str:
@@ -280,13 +277,13 @@ def _descend(rule: VictimRule, scene: _Scene, unit: _Unit) -> tuple[Victim, list
     facts = scene.facts
     way = [f"{unit.path}: {mib(unit.held)}, the heaviest{unit.why}"]
     group = _oom_group(unit.path, scene.root, facts)
-    if group is not None and scene.may_end(group):
+    if group is not None and group not in scene.kept:
         way.append(f"{group}: memory.oom.group, taken whole")
         inside = tuple(p for p in scene.alive if is_inside(p.cgroup, group))
         return _victim("cgroup", group, _inode(group, facts), inside, unit.held if group == unit.path else None), way
     path, members = unit.path, unit.members
     if rule.take == "cgroup":
-        if unit.whole_cgroup and scene.may_end(path) and scene.is_alone(path, unit.path):
+        if unit.whole_cgroup and scene.may_go(path):
             return _victim("cgroup", path, _inode(path, facts), members, unit.held), way
         way.append("holds processes that must live, or other units, or is a slice: its own are taken one by one")
         return _victim("subtree", path, _inode(path, facts), members), way
@@ -294,7 +291,7 @@ def _descend(rule: VictimRule, scene: _Scene, unit: _Unit) -> tuple[Victim, list
     chosen = _down_trees(members, way)
     if chosen is None or len(chosen) == len(members) > 1:
         inner = path if is_inside(path, unit.path) else unit.path
-        if unit.whole_cgroup and scene.may_end(inner) and scene.is_alone(inner, unit.path):
+        if unit.whole_cgroup and scene.may_go(inner):
             way.append(f"{inner}: no single process holds most of it, taken whole")
             return _victim("cgroup", inner, _inode(inner, facts), members), way
         way.append("no single process holds most of it; processes that must live, and other units, stay")
@@ -326,8 +323,7 @@ def _down_trees(members: tuple[ProcessFacts, ...], way: list[str]) -> tuple[Proc
     sums = _sums(members, below)
     total = sum(p.held_bytes for p in members)
     found: ProcessFacts | None = None
-    passed: set[int] = set()  # a pid that was reused during the survey may stand in it twice, and make a loop
-    while level := [p for p in level if p.pid not in passed]:
+    while level:
         top = max(level, key=lambda p: (sums[p.pid], -p.start_ticks, p.pid))
         if sums[top.pid] * 2 <= total:
             break
@@ -336,7 +332,6 @@ def _down_trees(members: tuple[ProcessFacts, ...], way: list[str]) -> tuple[Proc
             way.append(f"{top.comm}[{top.pid}]: {mib(top.held_bytes)} of {mib(total)}, most of it by itself")
             return (top,)
         way.append(f"{top.comm}[{top.pid}] and below: {mib(sums[top.pid])} of {mib(total)}")
-        passed.add(top.pid)
         level = below.get(top.pid, [])
     return None if found is None else _tree(found, below)
 

@@ -231,11 +231,9 @@ def test_the_build_dies_complete_with_its_root_first() -> None:
 
 
 def test_a_tree_too_large_to_hold_open_loses_its_root_and_its_largest() -> None:
-    """What is signalled one by one is bounded: then those that hold the memory count, not those that were found first."""
+    """What is signalled one by one is bounded: those that hold the memory count, not those that were found first."""
     shells = many(2 * MEMBERS, 6000, "sh", TERMINAL, 1, 5001)
     jobs = many(200, 9000, "cc1plus", TERMINAL, 60, 5001)
-    victim, _ = first([process(5001, "make", TERMINAL, 10), *shells, *jobs])
-    assert victim is None or victim.take == "cgroup" or len(victim.processes) <= MEMBERS
     victim, _ = first([process(40, "terminal", TERMINAL, 900), process(5001, "make", TERMINAL, 10, 40), *shells, *jobs])
     assert victim is not None
     assert victim.take == "subtree"

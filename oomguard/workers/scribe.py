@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
@@ -203,7 +203,8 @@ class Scribe:
         self._log: deque[tuple[int, str]] = deque(maxlen=_LOG_LINES)
         self._reports: deque[tuple[int, Kill, OomKill | None]] = deque(maxlen=64)
         self._context: OomKill | None = None
-        if ring.head():  # a predecessor of ours may have begun what the ring still tells
+        self._replaying = ring.head() > 0  # a predecessor of ours may have begun what the ring still tells
+        if self._replaying:
             self._done = {name.rpartition("-")[2] for name in self._shelf_names() if not self._unfinished(name)}
         self._tasks.append(self._tidy())
 
@@ -219,6 +220,7 @@ class Scribe:
                 self._turn(payload)
             if not payloads:
                 break
+        self._replaying = False
         self._copy_all()
 
     def beat(self) -> None:
@@ -282,7 +284,8 @@ class Scribe:
             if self._refused == 1:
                 _say(4, f"more than {_OPEN_MAX} incidents at once: the others are not written")
             return
-        incident = self._adopt(short, story) or self._new(short, story)
+        # The directory is searched only then: at any other time that might mean to wait for a disk.
+        incident = (self._adopt(short, story) if self._replaying else None) or self._new(short, story)
         incident.position = self._ring.oldest()
         self._open[story.target] = incident
         self._tasks.append(self._opening(incident))
@@ -335,12 +338,10 @@ class Scribe:
             self._tasks.append(self._save(incident))
         if "gone" in reached and incident.afters < _AFTERS_MAX:
             incident.afters += 1
-            self._tasks.append(incident.evidence.after("gone", incident.cgroups()))
-            self._tasks.append(self._save(incident))
+            self._tasks.append(self._save(incident, incident.evidence.after("gone", incident.cgroups())))
         if "kernel" in reached:
             incident.kernel_ns = turn.seen.at_ns
-            self._tasks.append(self._kernel_log(incident))
-            self._tasks.append(self._save(incident))
+            self._tasks.append(self._save(incident, self._kernel_log(incident)))
         if "closed" in reached:
             self._close(incident)
 
@@ -362,22 +363,28 @@ class Scribe:
             next(task)
         except StopIteration:
             return bool(self._urgent or self._tasks)
+        except OSError as error:  # what was not foreseen costs a task, not the scribe
+            _say(3, f"{getattr(task, '__name__', 'task')} was given up: {error}")
+            return True
         # What is urgent is done in one go; the others take turns.
         (self._urgent.appendleft if queue is self._urgent else self._tasks.append)(task)
         return True
 
     def _opening(self, incident: Incident) -> Generator[None]:
         # First everything is read, then it is written: making a file may wait for a disk that is busy swapping.
-        yield from incident.evidence.soft(incident.cgroups(), incident.victims())
+        if "processes" not in incident.evidence.facts:  # else a predecessor of ours has had the better moment
+            yield from incident.evidence.soft(incident.cgroups(), incident.victims())
         incident.attempt("ring", incident.folder.begin)
         yield from self._flush(incident)
         self._write(incident)
         incident.ready = True
         yield from self._prune()
 
-    def _save(self, incident: Incident) -> Generator[None]:
-        yield
-        if incident.ready and incident.until is None:
+    def _save(self, incident: Incident, first: Iterable[None] = ()) -> Generator[None]:
+        yield from first
+        while not incident.ready:
+            yield
+        if incident.until is None:  # else it is being finished, and will be written whole
             yield from self._flush(incident)
             self._write(incident)
 

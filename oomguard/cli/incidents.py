@@ -66,7 +66,7 @@ def where(asked: Path | None, config: Path) -> Path:
     if asked is not None:
         return asked
     configured, own = Path(files.state_dir(config)), live.own_state_dir()
-    if not (configured / "incidents").exists() and (own / "incidents").exists():
+    if not os.path.exists(configured / "incidents") and os.path.exists(own / "incidents"):
         return own
     return configured
 

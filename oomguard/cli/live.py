@@ -26,9 +26,9 @@ def runtime_dir(asked: Path | None, config: Path) -> Path:
     if asked is not None:
         return asked
     configured = Path(files.runtime_dir(config))
-    if not (configured / statuspage.NAME).exists():
+    if not os.path.exists(configured / statuspage.NAME):  # for Path.exists, what may not be seen is an error
         for own in own_runtime_dirs():
-            if (own / statuspage.NAME).exists():
+            if os.path.exists(own / statuspage.NAME):
                 return own
     return configured
 

@@ -21,8 +21,12 @@ from . import live, say
 
 CORE = Path(__file__).resolve().parent.parent / "core" / "__main__.py"
 
+# readable=False: that a file cannot be read is a fault of the policy like any other, found with the rest of them.
 Config = Annotated[
-    Path, typer.Option("--config", metavar="FILE", help="Policy file; conf.d/*.toml beside it is read after it.")
+    Path,
+    typer.Option(
+        "--config", metavar="FILE", help="Policy file; conf.d/*.toml beside it is read after it.", readable=False
+    ),
 ]
 Observe = Annotated[bool, typer.Option("--observe", help="Decide, record and report, but touch nothing.")]
 Proc = Annotated[str, typer.Option("--proc", metavar="DIR", hidden=True)]
@@ -140,9 +144,9 @@ def _writable(wanted: str, default: str, instead: Path) -> str:
 
 
 def _can_write(path: Path) -> bool:
-    while not path.exists() and path != path.parent:
+    while not os.path.exists(path) and path != path.parent:
         path = path.parent
-    return path.is_dir() and os.access(path, os.W_OK | os.X_OK)
+    return os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK)
 
 
 def _encoded(plan: Plan) -> bytes:

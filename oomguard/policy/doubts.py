@@ -35,7 +35,7 @@ class Machine:
         self.cgroup = cgroup
         self.has_swap = _swap_total_kib(proc / "meminfo") != 0
         self.has_pressure = _opens(proc / "pressure/memory")  # psi=0 on the kernel command line: there, but EOPNOTSUPP
-        self.has_cgroup2 = (cgroup / "cgroup.controllers").exists()
+        self.has_cgroup2 = _opens(cgroup / "cgroup.controllers")
 
     def cgroups(self) -> Iterator[str]:
         """Every cgroup there is now, from the cgroup root."""

@@ -1,0 +1,148 @@
+"""``oomguard check``: for people and for programs, and the exit codes that scripts rely upon."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .command import HOST, oomguard
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "oomguard.toml"
+    path.write_text(HOST)
+    return path
+
+
+def test_a_right_policy(config: Path) -> None:
+    answer = oomguard("check", "--config", config)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out == f"policy host: enforce on / ({config}:2)\n{config}: fine\n"
+
+
+def test_a_right_policy_for_programs(config: Path) -> None:
+    answer = oomguard("check", "--config", config, "--json")
+    assert answer.code == 0
+    assert answer.json == {
+        "ok": True,
+        "files": [str(config)],
+        "faults": [],
+        "warnings": [],
+        "policies": [{"name": "host", "cgroup": "/", "mode": "enforce", "origin": f"{config}:2"}],
+    }
+
+
+def test_a_wrong_policy(config: Path) -> None:
+    config.write_text(HOST.replace('"12%"', "0.12").replace("kill", "kil"))
+    answer = oomguard("check", "--config", config)
+    assert (answer.code, answer.out) == (2, "")
+    assert answer.err == (
+        f"{config}:4: policy.host.soft.when[0].available_below: 0.12 is neither a share nor a size\n"
+        '    hint: did you mean "0.12%" or "12%"?\n'
+        f"{config}:5: policy.host.hard.do[0]: unknown action 'kil'\n"
+        "    hint: did you mean kill?\n"
+        "oomguard: the policy has 2 faults\n"
+    )
+
+
+def test_a_wrong_policy_for_programs(config: Path) -> None:
+    config.write_text(HOST + 'mode = "off"\nbrake = 1\n')
+    answer = oomguard("check", "--config", config, "--json")
+    assert answer.code == 2
+    assert answer.json["ok"] is False
+    assert answer.json["policies"] == answer.json["warnings"] == []
+    assert answer.json["faults"] == [
+        {
+            "file": str(config),
+            "line": 7,
+            "key": "policy.host.mode",
+            "message": "unknown value 'off'",
+            "hint": "there are enforce, observe",
+        },
+        {
+            "file": str(config),
+            "line": 8,
+            "key": "policy.host.brake",
+            "message": "1 is neither true nor false",
+            "hint": "without quotes",
+        },
+    ]
+
+
+def test_warnings_keep_nothing_from_running_unless_asked(config: Path) -> None:
+    config.write_text(HOST.replace('{ comm = "sshd*" }', ""))
+    answer = oomguard("check", "--config", config)
+    assert answer.code == 0
+    assert f"{config}:6: policy.host.victim.never: warning: any process of the machine may be killed" in answer.out
+    assert answer.out.endswith("fine, 1 warning\n")
+    strict = oomguard("check", "--config", config, "--strict", "--json")
+    assert strict.code == 1
+    assert strict.json["ok"] is True
+    assert [warning["key"] for warning in strict.json["warnings"]] == ["policy.host.victim.never"]
+
+
+def test_conf_d_beside_the_file_is_part_of_it(config: Path) -> None:
+    (config.parent / "conf.d").mkdir()
+    (config.parent / "conf.d/local.toml").write_text('[policy.host]\nmode = "observe"\n')
+    answer = oomguard("check", "--config", config, "--json")
+    assert [policy["mode"] for policy in answer.json["policies"]] == ["observe"]
+    assert answer.json["files"] == [str(config), str(config.parent / "conf.d/local.toml")]
+
+
+def test_a_relative_path_is_fine(config: Path) -> None:
+    assert oomguard("check", "--config", config.name, cwd=config.parent).code == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["none.toml", ".", "a\nb\x1b[2J.toml", os.fsdecode(b"\xff.toml"), "[bold]x[/bold].toml"]
+)
+def test_no_such_file(name: str, tmp_path: Path) -> None:
+    answer = oomguard("check", "--config", tmp_path / name)
+    assert answer.code == 2
+    assert "\x1b" not in answer.err
+    assert answer.err.count("\n") == 2, "one fault, and how many there are"
+    assert oomguard("check", "--config", tmp_path / name, "--json").json["faults"][0]["line"] == 1
+
+
+def test_hostile_names_move_no_cursor(config: Path) -> None:
+    config.write_text('[policy."\\u001b[2J\\n[red]"]\n"\\u009b" = 1\n')
+    answer = oomguard("check", "--config", config)
+    assert answer.code == 2
+    assert "\x1b" not in answer.err
+    assert "\x9b" not in answer.err
+    assert "'\\x1b[2J\\n[red]' is not a name" in answer.err
+
+
+def test_a_terminal_that_knows_ascii_only(tmp_path: Path) -> None:
+    config = tmp_path / "größe.toml"
+    config.write_text(HOST)
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": ""}
+    answer = oomguard("check", "--config", config, env=ascii_only)
+    assert answer.code == 0
+    assert answer.out.isascii()
+
+
+def test_a_reader_that_does_not_read_to_the_end(config: Path) -> None:
+    config.write_text("".join(HOST.replace("host", f"p{number}") for number in range(100)))
+    words = [sys.executable, "-m", "oomguard", "check", "--json", "--config", str(config)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as check:
+        assert check.stdout
+        assert check.stderr
+        check.stdout.close()
+        assert check.stderr.read() == b""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root distrusts files: run as root")
+def test_root_does_not_obey_a_file_that_others_may_write(config: Path) -> None:
+    config.chmod(0o666)
+    answer = oomguard("check", "--config", config)
+    assert answer.code == 2
+    assert f"hint: chmod go-w {config}" in answer.err
+
+
+@pytest.mark.parametrize("words", [("--nope",), ("--config",), ("one", "two"), ("--config", ""), ("--json=3",)])
+def test_used_wrongly(words: tuple[str, ...]) -> None:
+    assert oomguard("check", *words).code == 2

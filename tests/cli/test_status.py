@@ -1,0 +1,174 @@
+"""``oomguard status``: the daemon's page, for people and for programs, and what is said where there is none."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oomguard.model import statuspage
+
+from .command import oomguard
+
+
+@pytest.fixture
+def core() -> Iterator[subprocess.Popen[bytes]]:
+    """Somebody who looks like a core from outside."""
+    words = [sys.executable, "-S", "-c", "import sys; print('up', flush=True); sys.stdin.read()", "--plan-fd", "3"]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        process.stdout.readline()
+        yield process
+        process.kill()
+
+
+def publish(directory: Path, pid: int, why: str = "no swap", cgroup: str = "/system.slice/web-*.service") -> None:
+    numbers = statuspage.Numbers(
+        pid=pid,
+        started_ns=time.time_ns(),
+        armed=1,
+        turns=77,
+        minor_faults=1,
+        major_faults=0,
+        snapshots=2,
+        kills=3,
+        kernel_oom_kills=4,
+        mem_total_bytes=16 << 30,
+        mem_available_bytes=3 << 20,
+        swap_total_bytes=1 << 30,
+        swap_free_bytes=1 << 29,
+    )
+    guards = (
+        statuspage.GuardLine("host", "/", "observe", "calm", 1, 12 << 30, 16 << 30),
+        statuspage.GuardLine("web", cgroup, "enforce", "armed", 7, 200 << 20, 256 << 20),
+    )
+    notes = f"9.9.9\nswap_above\t{why}".encode()
+    statuspage.Writer(str(directory / "status")).publish(numbers, guards, notes, time.monotonic_ns())
+
+
+def test_for_programs(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
+    publish(tmp_path, core.pid)
+    answer = oomguard("status", "--runtime-dir", tmp_path, "--json")
+    assert answer.code == 0
+    seen: dict[str, Any] = answer.json
+    memory = seen.pop("memory")
+    assert seen == {
+        "pid": core.pid,
+        "version": "9.9.9",
+        "policies": [
+            {
+                "name": "host",
+                "cgroup": "/",
+                "mode": "observe",
+                "phase": "calm",
+                "targets": 1,
+                "used_bytes": 12 << 30,
+                "limit_bytes": 16 << 30,
+            },
+            {
+                "name": "web",
+                "cgroup": "/system.slice/web-*.service",
+                "mode": "enforce",
+                "phase": "armed",
+                "targets": 7,
+                "used_bytes": 200 << 20,
+                "limit_bytes": 256 << 20,
+            },
+        ],
+        "counters": {"snapshots": 2, "kills": 3, "kernel_oom_kills": 4},
+        "degraded": [{"what": "swap_above", "why": "no swap"}],
+    }
+    assert (memory["minor_faults"], memory["major_faults"]) == (1, 0)
+    assert memory["pss_kib"] > 1000
+    assert memory["locked_kib"] == 0, "nothing is locked in our stand-in"
+
+
+def test_for_people(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
+    publish(tmp_path, core.pid)
+    answer = oomguard("status", "--runtime-dir", tmp_path)
+    assert answer.code == 0
+    assert f"oomguard 9.9.9, pid {core.pid}\n" in answer.out
+    assert "memory    3072 KiB of 16.0 GiB available\n" in answer.out
+    assert "since     2 snapshots, 3 kills, 4 by the kernel\n" in answer.out
+    assert "web     armed  enforce  7        200 MiB   256 MiB   /system.slice/web-*.service\n" in answer.out
+    assert "degraded: swap_above: no swap\n" in answer.out
+
+
+def test_workers_count_too(tmp_path: Path) -> None:
+    code = "import os, sys; os.fork(); os.write(1, b'up\\n'); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", code, "--plan-fd", "3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as both:
+        assert both.stdout
+        assert both.stdout.readline() + both.stdout.readline() == b"up\nup\n"
+        publish(tmp_path, both.pid)
+        together = oomguard("status", "--runtime-dir", tmp_path, "--json").json["memory"]["pss_kib"]
+        alone = _pss_kib(both.pid)
+        both.communicate()
+    assert together > alone * 1.3
+
+
+def _pss_kib(pid: int) -> int:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith("Pss:")))
+
+
+def test_hostile_names_move_no_cursor(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
+    publish(tmp_path, core.pid, why="\x1b[31m\u202e[red]\rx", cgroup="/a\x1b]0;x\x07/[b]\n")
+    answer = oomguard("status", "--runtime-dir", tmp_path)
+    assert "degraded: swap_above: \\x1b[31m\\u202e[red]\\rx\n" in answer.out
+    assert "  /a\\x1b]0;x\\x07/[b]\\n\n" in answer.out
+    assert "\x1b" not in answer.out
+
+
+def test_the_configured_directory_is_looked_into(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
+    publish(tmp_path, core.pid)
+    config = tmp_path / "a.toml"
+    config.write_text(f"[daemon]\nruntime_dir = '{tmp_path}'\n[policy.broken]\nx = 1\n")
+    assert oomguard("status", "--config", config, "--json").json["pid"] == core.pid
+
+
+def test_a_daemon_without_root_is_found(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
+    (tmp_path / "oomguard").mkdir()
+    publish(tmp_path / "oomguard", core.pid)
+    config = tmp_path / "a.toml"
+    config.write_text(f"[daemon]\nruntime_dir = '{tmp_path}/none'\n")
+    answer = oomguard("status", "--config", config, "--json", env={"XDG_RUNTIME_DIR": str(tmp_path)})
+    assert answer.json["pid"] == core.pid
+
+
+def test_where_nobody_runs(tmp_path: Path) -> None:
+    answer = oomguard("status", "--runtime-dir", tmp_path)
+    assert (answer.code, answer.out) == (1, "")
+    assert answer.err == f"oomguard: oomguard is not running: there is no {tmp_path}/status\n"
+    assert oomguard("status", "--runtime-dir", tmp_path, "--json").json["pid"] is None
+
+
+@pytest.mark.parametrize("pid", [2**22 + 1, os.getpid(), 1])
+def test_the_page_of_one_who_has_ended(tmp_path: Path, pid: int) -> None:
+    """No such pid, or a later process that has the number now."""
+    publish(tmp_path, pid)
+    answer = oomguard("status", "--runtime-dir", tmp_path)
+    assert answer.code == 1
+    assert f"oomguard is not running: pid {pid} of {tmp_path}/status has ended without a word" in answer.err
+
+
+@pytest.mark.parametrize(
+    "page", [b"", b"\0" * 10, b"\xff" * 65536, b"oomguard" + b"\xff" * 65536, b"oomguard" + b"\1" * 65536]
+)
+def test_a_page_of_something_else(tmp_path: Path, page: bytes) -> None:
+    (tmp_path / "status").write_bytes(page)
+    answer = oomguard("status", "--runtime-dir", tmp_path)
+    assert answer.code == 1
+    assert answer.err.startswith(f"oomguard: {tmp_path}/status cannot be read: ")
+
+
+def test_a_place_that_may_not_be_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "status").mkdir()
+    answer = oomguard("status", "--runtime-dir", tmp_path)
+    assert answer.code in (1, 3)
+    assert answer.err.startswith("oomguard: ")

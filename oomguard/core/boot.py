@@ -12,7 +12,7 @@ import time
 from typing import Final
 
 from ..judge import decide as judge
-from ..linux import cgroup2, leases, memlock, procfs, systemd
+from ..linux import cgroup2, leases, libc, memlock, procfs, systemd
 from ..model import statuspage
 from ..model.codec import from_plain
 from ..model.facts import Result
@@ -55,6 +55,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write("oomguard.core is started by `oomguard run`\n")
         return 2
     plan = read_plan(int(argv[1]))
+    libc.prctl_set_name(b"oomguard")  # not "python", in ps, top and the kernel's own reports
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     try:
         boot = Boot(plan)

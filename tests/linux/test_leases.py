@@ -1,291 +1,394 @@
-"""The journal of leases: what was changed is put back by whoever comes after, and nothing else is touched."""
+"""The journal of leases: whenever its writer is killed, everything is put back, and nothing else is touched."""
 
 from __future__ import annotations
 
-import mmap
 import os
 import random
 import signal
 import subprocess
-import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from oomguard.linux import leases, procfs
+from oomguard.linux.cgroup2 import Cgroup
 from oomguard.linux.leases import HIGH, MAX, PATH_BYTES, SCORE, SLOTS, Entry, Journal
 
-from .trees import FakeTree, KernelTree, plant
+from .trees import FakeTree
 
-ROOT = Path(__file__).resolve().parent.parent.parent
+MIB = 1 << 20
 Child = Callable[..., "subprocess.Popen[str]"]
 
 
-def high(tree: FakeTree | KernelTree, value: int, found: int = MAX, path: str = "/web", token: int = 1) -> Entry:
-    inode = os.stat(tree.at(path)).st_ino
-    return Entry(HIGH, token, inode, 0, 0, value, found, found, tree.prefix + path)
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeTree:
+    """memory.high as a file: the kernel's own rules on it are tested in the virtual machine."""
 
+    def replace(_group: Cgroup, fd: int, _name: str, value: bytes) -> bool:
+        os.ftruncate(fd, 0)  # a kernel file takes a new value whole, however long the old one was
+        os.write(fd, value)
+        return True
 
-def score(pid: int, value: int, found: int = 0, token: int = 1, start_ticks: int | None = None) -> Entry:
-    proc = procfs.open_proc()
-    started = procfs.start_ticks(proc, pid) if start_ticks is None else start_ticks
-    os.close(proc)
-    return Entry(SCORE, token, 0, started or 0, pid, value, found, found, "")
-
-
-def journal(directory: Path, *entries: Entry) -> None:
-    made = Journal(f"{directory}/{leases.NAME}")
-    assert [made.out(entry) for entry in entries] == [True] * len(entries)
-    made.close()
-
-
-def out(directory: Path) -> list[Entry]:
-    made = Journal(f"{directory}/{leases.NAME}")
-    try:
-        return [entry for _, entry in made.entries()]
-    finally:
-        made.close()
-
-
-def adj(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
+    monkeypatch.setattr(Cgroup, "_write_fd", replace)
+    (tmp_path / "cgroup").mkdir()
+    return FakeTree(tmp_path / "cgroup")
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> FakeTree:
-    (tmp_path / "cgroup").mkdir()
-    tree = FakeTree(tmp_path / "cgroup")
-    tree.make("/web")
-    return tree
+def runtime(tmp_path: Path) -> str:
+    (tmp_path / "run").mkdir()
+    return str(tmp_path / "run")
 
 
-# -------------------------------------------------------------------------------------------------------- the journal
+def of(tree: FakeTree, path: str, token: int = 1, value: int = 200 * MIB, found: int = MAX) -> Entry:
+    where = tree.prefix + path
+    return Entry(HIGH, token, os.stat(tree.root + where).st_ino, 0, 0, value, found, found, where)
 
 
-def test_what_is_journalled_is_there_for_the_next(tmp_path: Path, no_leak: None) -> None:
-    entries = [
-        Entry(HIGH, 7, 1 << 60, 0, 0, 1 << 40, MAX, MAX, os.fsdecode(b"/web \xff\n")),
-        Entry(SCORE, 8, 0, 94336, 4194303, 1000, -17, -17, ""),
-    ]
-    journal(tmp_path, *entries)
-    assert sorted(out(tmp_path)) == sorted(entries)
+def high(tree: FakeTree, path: str) -> str:
+    return (tree.at(path) / "memory.high").read_text()
 
 
-def test_a_new_value_keeps_what_was_found(tmp_path: Path) -> None:
-    first = Entry(HIGH, 7, 1, 0, 0, 100, MAX, MAX, "/web")
-    second = first._replace(value=200, before=100)
-    journal(tmp_path, first, second)
-    assert out(tmp_path) == [second]
+def set_high(tree: FakeTree, path: str, text: str) -> None:
+    (tree.at(path) / "memory.high").write_text(text)
 
 
-def test_what_is_undone_is_gone(tmp_path: Path, no_leak: None) -> None:
-    made = Journal(f"{tmp_path}/leases")
-    entries = [Entry(SCORE, token, 0, 1, token, 1, 0, 0, "") for token in range(1, 4)]
-    for entry in entries:
-        assert made.out(entry)
-    made.back(2)
-    made.back(2)
-    made.back(99)
-    assert sorted(entry.token for _, entry in made.entries()) == [1, 3]
-    made.close()
+def journal(runtime: str) -> Journal:
+    return Journal(f"{runtime}/{leases.NAME}")
 
 
-def test_a_full_journal_and_a_long_path_say_so(tmp_path: Path) -> None:
-    made = Journal(f"{tmp_path}/leases")
-    entry = Entry(HIGH, 0, 1, 0, 0, 1, 0, 0, "/" + "p" * (PATH_BYTES - 1))
-    assert made.out(entry)
-    assert not made.out(entry._replace(token=-1, path=entry.path + "p"))
-    assert [made.out(entry._replace(token=token)) for token in range(1, SLOTS)] == [True] * (SLOTS - 1)
-    assert not made.out(entry._replace(token=SLOTS))
-    made.back(17)
-    assert made.out(entry._replace(token=SLOTS))
-    made.close()
+def journalled(runtime: str) -> list[Entry]:
+    book = journal(runtime)
+    try:
+        return [entry for _, entry in book.entries()]
+    finally:
+        book.close()
 
 
-def test_a_journal_is_nobodys_link(tmp_path: Path) -> None:
-    os.symlink("/etc/passwd", tmp_path / "leases")
-    with pytest.raises(OSError, match="symbolic links"):
-        Journal(f"{tmp_path}/leases")
+def undo_all(runtime: str, tree: FakeTree) -> list[str]:
+    return leases.undo_all(runtime, tree.root, "/proc")
 
 
-def test_another_version_begins_anew(tmp_path: Path) -> None:
-    plant(tmp_path, {"leases": b"oomguard leases 0\n" + b"\1" * 100_000})
-    assert out(tmp_path) == []
+# ------------------------------------------------------------------------------------------------------------- journal
 
 
-def test_no_journal_is_nothing_to_undo(tmp_path: Path, no_leak: None) -> None:
-    assert leases.undo_all(str(tmp_path), "/nowhere", "/proc") == []
-    assert os.listdir(tmp_path) == []
-
-
-def test_a_journal_of_noise_ends_nobody(tmp_path: Path, fake: FakeTree) -> None:
-    """There is no power cut for tmpfs, but there are stray writes: noise must not keep the daemon from starting."""
-    dice = random.Random(1)
-    journal(tmp_path)
-    before = {file: file.read_bytes() for file in fake.at("").rglob("*") if file.is_file()}
-    with open(tmp_path / "leases", "r+b") as file:
-        page = mmap.mmap(file.fileno(), 0)
-        for number in range(SLOTS):
-            place = mmap.PAGESIZE + number * leases.SLOT_BYTES
-            page[place : place + leases.SLOT_BYTES] = (1).to_bytes(4, sys.byteorder) + dice.randbytes(508)
-            kind = dice.choice([HIGH, SCORE, 77])
-            page[place + 4 : place + 8] = kind.to_bytes(4, sys.byteorder)
-        page.close()
-    leases.undo_all(str(tmp_path), fake.root, "/proc")
-    assert {file: file.read_bytes() for file in fake.at("").rglob("*") if file.is_file()} == before
-
-
-# -------------------------------------------------------------------------------------------------------- memory.high
-
-
-@pytest.mark.parametrize(
-    ("now", "found", "after"),
-    [
-        (b"4096000\n", MAX, b"max"),  # ours stands
-        (b"4096000\n", 8192, b"8192"),
-        (b"8192000\n", MAX, b"8192000\n"),  # somebody else's is left alone
-        (b"max\n", MAX, b"max\n"),  # never got that far
-        (b"", MAX, b""),  # gone
-    ],
+entries = st.builds(
+    Entry,
+    kind=st.sampled_from([HIGH, SCORE]),
+    token=st.integers(1, 2**63),
+    inode=st.integers(0, 2**64 - 1),
+    start_ticks=st.integers(0, 2**64 - 1),
+    pid=st.integers(0, 2**22),
+    value=st.integers(-1000, 2**62),
+    before=st.integers(-1000, 2**62),
+    found=st.integers(-1000, 2**62),
+    path=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=100),
 )
-def test_memory_high_is_put_back_where_ours_stands(
-    tmp_path: Path, fake: FakeTree, now: bytes, found: int, after: bytes, no_leak: None
+
+
+@given(st.lists(entries, max_size=20, unique_by=lambda entry: entry.token))
+@settings(deadline=None, max_examples=50)
+def test_what_is_journalled_is_read_by_the_next(tmp_path_factory: pytest.TempPathFactory, made: list[Entry]) -> None:
+    path = str(tmp_path_factory.mktemp("journal") / leases.NAME)
+    first = Journal(path)
+    for entry in made:
+        assert first.out(entry)
+    first.close()
+    second = Journal(path)
+    assert sorted(entry for _, entry in second.entries()) == sorted(made)
+    for number, _ in second.entries():
+        second.clear(number)
+    assert second.entries() == []
+    second.close()
+
+
+def test_a_moved_value_stays_one_entry(runtime: str, tree: FakeTree) -> None:
+    tree.make("/a")
+    book = journal(runtime)
+    first = of(tree, "/a", value=200 * MIB)
+    moved = first._replace(value=300 * MIB, before=200 * MIB)
+    assert book.out(first)
+    assert book.out(moved)
+    assert [entry for _, entry in book.entries()] == [moved]
+    book.back(first.token)
+    assert book.entries() == []
+    book.back(first.token)  # twice is no harm
+    book.close()
+
+
+def test_a_full_journal_says_so_and_has_room_again(runtime: str, tree: FakeTree) -> None:
+    tree.make("/a")
+    book = journal(runtime)
+    for token in range(1, SLOTS + 1):
+        assert book.out(of(tree, "/a", token))
+    assert book.out(of(tree, "/a", SLOTS + 1)) is False
+    assert book.out(of(tree, "/a", 5, value=7)) is True, "one that is out already needs no room"
+    book.back(9)
+    assert book.out(of(tree, "/a", SLOTS + 1)) is True
+    assert len(book.entries()) == SLOTS
+    book.close()
+
+
+def test_a_path_that_does_not_fit_is_not_journalled(runtime: str) -> None:
+    book = journal(runtime)
+    entry = Entry(HIGH, 1, 2, 0, 0, 3, 4, 5, "/" + "x" * PATH_BYTES)
+    assert book.out(entry) is False
+    assert book.entries() == []
+    assert book.out(entry._replace(path="/" + "x" * (PATH_BYTES - 1))) is True
+    umlauts = entry._replace(token=2, path="/" + "ü" * (PATH_BYTES // 2))  # bytes count, not letters
+    assert book.out(umlauts) is False
+    assert len(book.entries()[0][1].path) == PATH_BYTES
+    book.close()
+
+
+def test_slots_that_a_former_daemon_could_not_undo_are_not_taken(runtime: str, tree: FakeTree) -> None:
+    tree.make("/a")
+    first = journal(runtime)
+    first.out(of(tree, "/a", 1))
+    first.close()
+    second = journal(runtime)
+    other = Entry(SCORE, 1, 0, 5, 6, 7, 8, 9, "/b")  # the same token: tokens begin anew with every daemon
+    assert second.out(other)
+    assert {entry.path for _, entry in second.entries()} == {tree.prefix + "/a", "/b"}
+    second.back(1)
+    assert {entry.path for _, entry in second.entries()} == {tree.prefix + "/a"}
+    second.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"oomguard leases 0\n" + b"\1" * 9000, os.urandom(5000)], ids=len)
+def test_what_is_no_journal_of_ours_is_made_one(runtime: str, tree: FakeTree, content: bytes) -> None:
+    Path(runtime, leases.NAME).write_bytes(content)
+    assert undo_all(runtime, tree) == []
+    book = journal(runtime)
+    assert book.entries() == []
+    assert book.out(Entry(HIGH, 1, 2, 0, 0, 3, 4, 5, "/a"))
+    book.close()
+
+
+def test_a_slot_full_of_nonsense_ends_nobody(runtime: str, tree: FakeTree) -> None:
+    """No path may hold NUL; the rest of the journal is undone all the same."""
+    tree.make("/a")
+    set_high(tree, "/a", f"{200 * MIB}\n")
+    book = journal(runtime)
+    book.out(Entry(HIGH, 1, 2, 0, 0, 3, 4, 5, "/a\0b"))
+    book.out(Entry(77, 2, 2, 3, 4, 3, 4, 5, ""))
+    book.out(of(tree, "/a", 3))
+    book.close()
+    said = undo_all(runtime, tree)
+    assert len(said) == 2
+    assert "could not be put back" in "".join(said)
+    assert high(tree, "/a") == "max"
+
+
+def test_a_link_in_its_place_is_not_followed(runtime: str, tmp_path: Path, tree: FakeTree) -> None:
+    (tmp_path / "precious").write_text("precious")
+    Path(runtime, leases.NAME).symlink_to(tmp_path / "precious")
+    with pytest.raises(OSError, match="symbolic links"):
+        journal(runtime)
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+# ---------------------------------------------------------------------------------------------------------------- undo
+
+
+@pytest.mark.parametrize(("found", "text"), [(MAX, "max"), (150 * MIB, str(150 * MIB)), (0, "0")])
+def test_what_was_found_is_put_back(runtime: str, tree: FakeTree, found: int, text: str) -> None:
+    tree.make("/web.service")
+    set_high(tree, "/web.service", f"{200 * MIB}\n")
+    book = journal(runtime)
+    book.out(of(tree, "/web.service", found=found))
+    book.close()
+    assert undo_all(runtime, tree) == [
+        f"memory.high of {tree.prefix}/web.service is put back to {text}, as it was found"
+    ]
+    assert high(tree, "/web.service") == text
+    assert journalled(runtime) == []
+    assert undo_all(runtime, tree) == []
+
+
+@pytest.mark.parametrize("standing", [200 * MIB, 300 * MIB])
+def test_either_value_of_a_lease_that_is_being_moved_is_ours(runtime: str, tree: FakeTree, standing: int) -> None:
+    """Killed between the journal and the write: the old value stands. After it: the new one."""
+    tree.make("/a")
+    set_high(tree, "/a", f"{standing}\n")
+    book = journal(runtime)
+    book.out(of(tree, "/a", value=200 * MIB))
+    book.out(of(tree, "/a", value=300 * MIB)._replace(before=200 * MIB))
+    book.close()
+    assert len(undo_all(runtime, tree)) == 1
+    assert high(tree, "/a") == "max"
+
+
+def test_what_somebody_else_wrote_since_is_his(runtime: str, tree: FakeTree) -> None:
+    tree.make("/a")
+    set_high(tree, "/a", f"{123 * MIB}\n")
+    book = journal(runtime)
+    book.out(of(tree, "/a"))
+    book.close()
+    assert undo_all(runtime, tree) == []
+    assert high(tree, "/a") == f"{123 * MIB}\n"
+    assert journalled(runtime) == []
+
+
+def test_the_kernel_keeps_memory_high_in_whole_pages(
+    runtime: str, tree: FakeTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    journal(tmp_path, high(fake, 4096000, found))
-    plant(fake.at("/web"), {"memory.high": now})
-    said = leases.undo_all(str(tmp_path), fake.root, "/proc")
-    assert (fake.at("/web") / "memory.high").read_bytes().startswith(after)
-    assert len(said) == (now != after)
-    assert out(tmp_path) == []
+    """64 KiB on some machines: what was written is read back smaller, and is still ours."""
+    monkeypatch.setattr(leases.mmap, "PAGESIZE", 65536)
+    tree.make("/a")
+    entry = of(tree, "/a", value=200 * MIB + 4096)
+    assert leases.stands(entry, 200 * MIB)
+    assert not leases.stands(entry, 200 * MIB - 65536)
+    assert not leases.stands(entry._replace(kind=SCORE, value=70000), 65536)
 
 
-def test_between_two_values_either_may_stand(tmp_path: Path, fake: FakeTree) -> None:
-    """We ended between journalling the second value and writing it: the first stands, and is ours as well."""
-    first = high(fake, 4096000)
-    for now in (b"4096000\n", b"8192000\n"):
-        journal(tmp_path, first, first._replace(value=8192000, before=4096000))
-        plant(fake.at("/web"), {"memory.high": now})
-        assert len(leases.undo_all(str(tmp_path), fake.root, "/proc")) == 1
-        assert (fake.at("/web") / "memory.high").read_bytes().startswith(b"max")
+def test_a_cgroup_that_was_made_anew_is_left_alone(runtime: str, tree: FakeTree) -> None:
+    tree.make("/a")
+    entry = of(tree, "/a")
+    tree.make("/b")  # keeps the inode of the removed one from being used again at once
+    tree.remove("/a")
+    tree.make("/c")
+    tree.make("/a")
+    assert os.stat(tree.at("/a")).st_ino != entry.inode
+    set_high(tree, "/a", f"{200 * MIB}\n")
+    book = journal(runtime)
+    book.out(entry)
+    book.close()
+    assert undo_all(runtime, tree) == []
+    assert high(tree, "/a") == f"{200 * MIB}\n"
+    assert leases.write_value(entry, 5, tree.root, "/proc") is False
+    assert leases.read_value(entry, tree.root, "/proc") is None
 
 
-def test_a_cgroup_made_again_is_left_alone(tmp_path: Path, fake: FakeTree, no_leak: None) -> None:
-    held = os.open(fake.at("/web"), os.O_PATH)  # so that its inode is not given away at once
-    journal(tmp_path, high(fake, 4096000))
-    fake.remove("/web")
-    fake.make("/web")
-    plant(fake.at("/web"), {"memory.high": b"4096000\n"})
-    assert leases.undo_all(str(tmp_path), fake.root, "/proc") == []
-    assert (fake.at("/web") / "memory.high").read_bytes() == b"4096000\n"
-    os.close(held)
+def test_a_cgroup_that_is_gone_is_forgotten(runtime: str, tree: FakeTree) -> None:
+    tree.make("/a")
+    book = journal(runtime)
+    book.out(of(tree, "/a"))
+    book.close()
+    tree.remove("/a")
+    assert undo_all(runtime, tree) == []
+    assert journalled(runtime) == []
 
 
-def test_what_cannot_be_put_back_now_stays_journalled(tmp_path: Path, fake: FakeTree) -> None:
-    entry = high(fake, 4096000)
-    journal(tmp_path, entry)
-    os.unlink(fake.at("/web/memory.high"))
-    os.mkdir(fake.at("/web/memory.high"))
-    (said,) = leases.undo_all(str(tmp_path), fake.root, "/proc")
-    assert "could not be put back" in said
-    assert "memory.high" in said
-    assert out(tmp_path) == [entry]
+def test_what_cannot_be_undone_stays_in_the_journal(
+    runtime: str, tree: FakeTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.make("/a")
+    tree.make("/b")
+    book = journal(runtime)
+    for token, path in ((1, "/a"), (2, "/b")):
+        set_high(tree, path, f"{200 * MIB}\n")
+        book.out(of(tree, path, token))
+    book.close()
+    write = Cgroup.write
+
+    def broken(group: Cgroup, name: str, value: str, nonblock: bool = True) -> bool:
+        if group.path.endswith("/a"):
+            raise OSError(5, "Input/output error", group.where(name))
+        return write(group, name, value, nonblock)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Cgroup, "write", broken)
+        said = undo_all(runtime, tree)
+    assert len(said) == 2
+    assert high(tree, "/b") == "max"
+    assert [entry.path for entry in journalled(runtime)] == [tree.prefix + "/a"]
+    assert len(undo_all(runtime, tree)) == 1
+    assert high(tree, "/a") == "max"
 
 
-@pytest.mark.kernel
-def test_memory_high_of_the_kernel(tmp_path: Path, memory_tree: KernelTree) -> None:
-    memory_tree.make("/web")
-    file = memory_tree.at("/web") / "memory.high"
-    file.write_text(str(96 << 20))
-    odd = (64 << 20) + 123  # the kernel keeps whole pages
-    entry = high(memory_tree, odd, 96 << 20)
-    journal(tmp_path, entry)
-    assert leases.write_value(entry, odd, memory_tree.root, "/proc")
-    assert file.read_text() == f"{64 << 20}\n"
-    assert len(leases.undo_all(str(tmp_path), memory_tree.root, "/proc")) == 1
-    assert file.read_text() == f"{96 << 20}\n"
-    journal(tmp_path, high(memory_tree, 64 << 20))
-    leases.write_value(entry, 64 << 20, memory_tree.root, "/proc")
-    leases.undo_all(str(tmp_path), memory_tree.root, "/proc")
-    assert file.read_text() == "max\n"
-    journal(tmp_path, high(memory_tree, 64 << 20))
-    memory_tree.remove("/web")
-    memory_tree.make("/web")
-    file.write_text(str(64 << 20))
-    assert leases.undo_all(str(tmp_path), memory_tree.root, "/proc") == []
-    assert file.read_text() == f"{64 << 20}\n"
-
-
-# ------------------------------------------------------------------------------------------------------ oom_score_adj
-
-
-@pytest.mark.kernel
-def test_oom_score_adj_is_put_back(tmp_path: Path, child: Child, no_leak: None) -> None:
-    pid = child().pid
-    entry = score(pid, 1000, adj(pid))
-    journal(tmp_path, entry)
-    assert leases.write_value(entry, 1000, "/nowhere", "/proc")
-    assert adj(pid) == 1000
-    (said,) = leases.undo_all(str(tmp_path), "/nowhere", "/proc")
-    assert str(pid) in said
-    assert adj(pid) == entry.found
-    assert out(tmp_path) == []
-
-
-@pytest.mark.kernel
-def test_what_its_owner_wrote_since_is_his(tmp_path: Path, child: Child) -> None:
-    pid = child().pid
-    entry = score(pid, 1000, adj(pid))
-    journal(tmp_path, entry)
-    Path(f"/proc/{pid}/oom_score_adj").write_text("500")
-    assert leases.undo_all(str(tmp_path), "/nowhere", "/proc") == []
-    assert adj(pid) == 500
-
-
-@pytest.mark.kernel
-def test_another_process_with_that_number_is_left_alone(tmp_path: Path, child: Child) -> None:
-    pid = child().pid
-    other = score(pid, 1000, start_ticks=1)
-    journal(tmp_path, other)
-    Path(f"/proc/{pid}/oom_score_adj").write_text("1000")
-    assert leases.undo_all(str(tmp_path), "/nowhere", "/proc") == []
-    assert leases.write_value(other, 0, "/nowhere", "/proc") is False
-    assert adj(pid) == 1000
-
-
-@pytest.mark.kernel
-def test_a_process_that_is_gone(tmp_path: Path, child: Child, no_leak: None) -> None:
+def test_a_score_is_put_back(runtime: str, child: Child, tree: FakeTree) -> None:
     process = child()
-    entry = score(process.pid, 1000)
-    journal(tmp_path, entry)
+    fd = procfs.open_proc()
+    start = procfs.start_ticks(fd, process.pid)
+    os.close(fd)
+    assert start is not None
+    score = Path(f"/proc/{process.pid}/oom_score_adj")
+    found = int(score.read_text())
+    entry = Entry(SCORE, 1, 0, start, process.pid, 1000, found, found, "/any")
+    assert leases.read_value(entry, tree.root, "/proc") == found
+    book = journal(runtime)
+    book.out(entry)
+    assert leases.write_value(entry, 1000, tree.root, "/proc") is True
+    assert score.read_text() == "1000\n"
+    book.close()
+    said = undo_all(runtime, tree)
+    assert said == [f"oom_score_adj of process {process.pid} is put back to {found}, as it was found"]
+    assert int(score.read_text()) == found
+
+
+def test_another_process_of_the_same_number_is_left_alone(runtime: str, child: Child, tree: FakeTree) -> None:
+    process = child()
+    score = Path(f"/proc/{process.pid}/oom_score_adj")
+    score.write_text("900")
+    entry = Entry(SCORE, 1, 0, 12345, process.pid, 900, 900, 0, "/any")  # another start time
+    book = journal(runtime)
+    book.out(entry)
+    book.close()
+    assert undo_all(runtime, tree) == []
+    assert score.read_text() == "900\n"
+    assert leases.write_value(entry, 950, tree.root, "/proc") is False
     process.kill()
     process.wait()
-    assert leases.read_value(entry, "/nowhere", "/proc") is None
-    assert leases.write_value(entry, 0, "/nowhere", "/proc") is False
-    assert leases.undo_all(str(tmp_path), "/nowhere", "/proc") == []
-    assert out(tmp_path) == []
+    assert leases.write_value(entry, 950, tree.root, "/proc") is False
 
 
-HOLDER = f"""
-import os, signal, sys
-sys.path.insert(0, {str(ROOT)!r})
-from oomguard.linux import leases, procfs
-proc = procfs.open_proc()
-pid = int(sys.argv[2])
-entry = leases.Entry(leases.SCORE, 1, 0, procfs.start_ticks(proc, pid), pid, 1000, 0, 0, "")
-journal = leases.Journal(sys.argv[1])
-journal.out(entry)
-leases.write_value(entry, 1000, "/nowhere", "/proc")
-os.kill(os.getpid(), signal.SIGKILL)
-"""
+def test_no_journal_is_nothing_to_do(tmp_path: Path, tree: FakeTree) -> None:
+    assert leases.undo_all(str(tmp_path / "nowhere"), tree.root, "/proc") == []
 
 
-@pytest.mark.kernel
-def test_whoever_comes_after_a_sigkill_puts_back(tmp_path: Path, child: Child) -> None:
-    pid = child().pid
-    Path(f"/proc/{pid}/oom_score_adj").write_text("0")
-    died = subprocess.run([sys.executable, "-c", HOLDER, f"{tmp_path}/leases", str(pid)], check=False)
-    assert died.returncode == -signal.SIGKILL
-    assert adj(pid) == 1000
-    assert len(leases.undo_all(str(tmp_path), "/nowhere", "/proc")) == 1
-    assert adj(pid) == 0
+# ---------------------------------------------------------------------------------------------- killed at any moment
+
+
+def _lease_for_ever(runtime: str, tree: FakeTree, paths: list[str]) -> None:
+    """What core and reaper do together: journal, write, move, write, put back, free; over and over."""
+    book = journal(runtime)
+    dice = random.Random(os.getpid())
+    token = 0
+    while True:
+        token += 1
+        path = dice.choice(paths)
+        entry = of(tree, path, token)
+        now = leases.read_value(entry, tree.root, "/proc")
+        assert now is not None
+        entry = entry._replace(value=now, before=now, found=now)
+        for _ in range(dice.randrange(1, 4)):
+            entry = entry._replace(before=entry.value, value=dice.randrange(1, 1 << 20) * 4096)
+            assert book.out(entry)
+            # In one write, as the kernel takes it.
+            fd = os.open(tree.at(path) / "memory.high", os.O_WRONLY)
+            os.write(fd, b"%-20d\n" % entry.value)
+            os.close(fd)
+        fd = os.open(tree.at(path) / "memory.high", os.O_WRONLY)
+        os.write(fd, b"%-20s\n" % (b"max" if entry.found == MAX else b"%d" % entry.found))
+        os.close(fd)
+        book.back(token)
+
+
+def test_killed_at_any_moment_everything_is_put_back(runtime: str, tree: FakeTree) -> None:
+    owners = {"/a": "max", "/b": str(512 * MIB), "/c": str(100 * MIB), "/d": "max"}
+    for path in owners:
+        tree.make(path)
+    dice = random.Random(6)
+    hit = 0
+    for _ in range(60):
+        for path, text in owners.items():
+            set_high(tree, path, text.ljust(20) + "\n")
+        pid = os.fork()
+        if pid == 0:
+            try:
+                _lease_for_ever(runtime, tree, list(owners))
+            finally:
+                os._exit(1)
+        time.sleep(dice.uniform(0.001, 0.03))  # the point of the test: any moment
+        os.kill(pid, signal.SIGKILL)
+        assert os.waitpid(pid, 0)[1] == signal.SIGKILL, "the child has failed by itself"
+        hit += len(journalled(runtime))
+        undo_all(runtime, tree)
+        assert {path: high(tree, path).strip() for path in owners} == owners
+        assert journalled(runtime) == []
+    assert hit > 5, "it was never caught with a lease out"

@@ -55,13 +55,15 @@ def parse_stat(data: bytes) -> MemoryStat | None:
     ...
     slab_reclaimable 1033296
 
-    1.9 us with four finds; a split of all 60 lines into a dict takes 8.
+    2.0 us; a split of all 60 lines into a dict takes 10. The order is no promise of the kernel's, and who misreads
+    cache as use kills the innocent: so each line by its name.
     """
+    data = b"\n" + data
     try:
-        anon = data.index(b"anon ") + 5
-        file = data.index(b"\nfile ", anon) + 6
-        shmem = data.index(b"\nshmem ", file) + 7
-        slab = data.index(b"\nslab_reclaimable ", shmem) + 18
+        anon = data.index(b"\nanon ") + 6
+        file = data.index(b"\nfile ") + 6
+        shmem = data.index(b"\nshmem ") + 7
+        slab = data.index(b"\nslab_reclaimable ") + 18
         return MemoryStat(
             int(data[anon : data.index(b"\n", anon)]),
             int(data[file : data.index(b"\n", file)]),
@@ -82,12 +84,17 @@ def parse_events(data: bytes) -> MemoryEvents | None:
     oom_kill 0
     oom_group_kill 0
     """
-    words = data.split()
+    words = data[: data.rfind(b"\n") + 1].split()
+    values = dict(zip(words[::2], words[1::2], strict=False))
     try:
-        if words[0:9:2] != [b"low", b"high", b"max", b"oom", b"oom_kill"] or data[-1:] != b"\n":
-            return None
-        return MemoryEvents(int(words[1]), int(words[3]), int(words[5]), int(words[7]), int(words[9]))
-    except (ValueError, IndexError):
+        return MemoryEvents(
+            int(values[b"low"]),
+            int(values[b"high"]),
+            int(values[b"max"]),
+            int(values[b"oom"]),
+            int(values[b"oom_kill"]),
+        )
+    except (ValueError, KeyError):
         return None
 
 

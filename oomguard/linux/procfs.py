@@ -44,20 +44,23 @@ def parse_meminfo(data: bytes) -> MemInfo | None:
     SwapTotal:             0 kB
     SwapFree:              0 kB
 
-    1.8 us, of which the value is 0.6: five finds take 0.7 us more, a regex 0.7, a split of all lines 2.3.
+    2.5 us, of which the value is 0.6. In whatever order, though it has never changed: knowing it would save 0.4 us, a
+    regex nothing; a split of all lines costs 2 more.
     """
-    head = data[:256].split(None, 9)
-    at = data.find(b"\nSwapTotal:")
-    swap = data[at + 1 : at + 97].split(None, 6)
     try:
-        if at < 0 or head[0:9:3] != [b"MemTotal:", b"MemFree:", b"MemAvailable:"]:
-            return None
-        if swap[0:4:3] != [b"SwapTotal:", b"SwapFree:"] or swap[5] != b"kB":
-            return None
+        total = data.index(b"MemTotal:")
+        free = data.index(b"\nMemFree:")
+        available = data.index(b"\nMemAvailable:")
+        swap_total = data.index(b"\nSwapTotal:")
+        swap_free = data.index(b"\nSwapFree:")
         return MemInfo(
-            int(head[1]) << 10, int(head[4]) << 10, int(head[7]) << 10, int(swap[1]) << 10, int(swap[4]) << 10
+            int(data[total + 9 : data.index(b" kB\n", total)]) << 10,
+            int(data[free + 9 : data.index(b" kB\n", free)]) << 10,
+            int(data[available + 14 : data.index(b" kB\n", available)]) << 10,
+            int(data[swap_total + 11 : data.index(b" kB\n", swap_total)]) << 10,
+            int(data[swap_free + 10 : data.index(b" kB\n", swap_free)]) << 10,
         )
-    except (ValueError, IndexError):
+    except ValueError:
         return None
 
 
@@ -191,14 +194,14 @@ def parse_status(data: bytes) -> Status | None:
     """
     try:
         uid = data.index(b"\nUid:\t") + 6
-        threads = data.index(b"\nThreads:\t", uid) + 10
-        anon = data.find(b"\nRssAnon:", uid)
+        threads = data.index(b"\nThreads:\t") + 10
+        anon = data.find(b"\nRssAnon:")
         owner = int(data[uid : data.index(b"\t", uid)])
         count = int(data[threads : data.index(b"\n", threads)])
         if anon < 0:
             return Status(owner, 0, 0, 0, count, False)
-        shmem = data.index(b"\nRssShmem:", anon) + 10
-        swap = data.index(b"\nVmSwap:", shmem) + 8
+        shmem = data.index(b"\nRssShmem:") + 10
+        swap = data.index(b"\nVmSwap:") + 8
         return Status(
             owner,
             int(data[anon + 9 : data.index(b"k", anon)]) << 10,

@@ -132,6 +132,17 @@ def test_journal_fields_come_back(fields: dict[str, bytes]) -> None:
     assert decode(systemd.encode_fields(fields)) == fields
 
 
+@pytest.mark.parametrize("name", ["meminfo", "status", "memory.stat", "memory.events"])
+@given(data=st.data())
+def test_lines_in_another_order_and_lines_we_do_not_know(name: str, data: st.DataObject) -> None:
+    """What order the kernel prints in, and what it will print one day, is not promised."""
+    parse, whole = WHOLE[name]
+    unknown = [b"NewShmem:     7 kB\n"] if name in ("status", "meminfo") else [b"new_counter 12\n", b"anon_new 5\n"]
+    lines = [*whole.splitlines(keepends=True), *unknown]
+    first = [lines.pop(0)] if name in ("status", "meminfo") else []  # a name, and MemTotal: since there is a /proc
+    assert parse(b"".join(first + data.draw(st.permutations(lines)))) == parse(whole)
+
+
 @given(values=st.tuples(*[st.integers(0, 1 << 63)] * 4), more=st.lists(st.integers(0, 1 << 63), max_size=70).map(tuple))
 def test_memory_stat_of_any_numbers(values: tuple[int, ...], more: tuple[int, ...]) -> None:
     names = [line.split()[0] for line in MEMORY_STAT.splitlines()]

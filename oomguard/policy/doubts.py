@@ -125,13 +125,14 @@ def _limits(guard: model.Guard, machine: Machine, matches: Matches) -> _Doubts:
         yield ("cgroup",), f"{guard.cgroup} matches no cgroup now", "see systemd-cgls, or ls -R /sys/fs/cgroup"
         return
     unlimited = [path for path in found if not machine.limit_on_the_way(path)]
-    if unlimited and _uses_shares_of_limit(guard):
-        what = unlimited[0] if len(unlimited) == 1 else f"{unlimited[0]} and {len(unlimited) - 1} more"
-        yield (
-            ("cgroup",),
-            f"{what} has no memory.max: shares are of the machine's memory",
-            "set MemoryMax=, or use sizes",
-        )
+    if not unlimited:
+        return
+    what = unlimited[0] if len(unlimited) == 1 else f"{unlimited[0]} (and {len(unlimited) - 1} more)"
+    if guard.tripwire:
+        yield ("tripwire",), f"{what} has no memory.max to lay a tripwire under", "set MemoryMax= in its unit"
+    if _uses_shares_of_limit(guard):
+        hint = "set MemoryMax= in its unit, or write sizes"
+        yield ("cgroup",), f"{what} has no memory.max: shares are of the machine's memory", hint
 
 
 def _uses_shares_of_limit(guard: model.Guard) -> bool:

@@ -102,6 +102,15 @@ def test_shares_of_a_limit_that_is_not_there(machine: Machine) -> None:
     assert machine.doubts(guard('{ memory_above = "1GiB" }', "/system.slice/*.service")) == []
 
 
+def test_a_tripwire_needs_a_limit(machine: Machine) -> None:
+    machine.service("system.slice/db.service", "max")
+    machine.service("system.slice/eb.service", "max")
+    text = guard('{ memory_above = "1GiB" }', "/system.slice/*.service")
+    (one,) = machine.doubts(text.replace("[policy.it.soft]", "tripwire = true\n[policy.it.soft]"))
+    assert (one.line, one.key) == (4, "policy.it.tripwire")
+    assert one.message == "/system.slice/db.service (and 1 more) has no memory.max to lay a tripwire under"
+
+
 def test_a_limit_further_up_is_a_limit(machine: Machine) -> None:
     machine.service("system.slice/db.service", "max")
     machine.service("system.slice", "1073741824")

@@ -1,0 +1,396 @@
+"""The reaper as it runs: forked, obeying a mailbox, with real processes to reap and a tree of files to write to."""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oomguard.linux import leases, libc, pidfd, procfs
+from oomguard.linux.cgroup2 import Cgroup
+from oomguard.linux.leases import HIGH, MAX, SCORE, Entry
+from oomguard.workers import reaper as reaper_module
+from oomguard.workers.pool import Mailbox, Pool
+from oomguard.workers.reaper import Reaper, rehearse
+
+MIB = 1 << 20
+PATIENCE_S = 30.0
+
+
+@dataclass
+class Rig:
+    """A reaper in a process of its own, and what the core would hold of it."""
+
+    pool: Pool
+    orders: Mailbox
+    answers: Mailbox
+    cgroup: Path
+    runtime: str
+
+    def ask(self, *order: Any) -> tuple[Any, ...]:
+        """The answer to one order."""
+        self.orders.post(order)
+        return self.answer()
+
+    def answer(self) -> tuple[Any, ...]:
+        poll = select.poll()
+        poll.register(self.answers.bell, select.POLLIN)
+        assert poll.poll(PATIENCE_S * 1000), "no answer"
+        (message,), lost = self.answers.take()
+        assert lost == 0
+        token, what, number, took_ns, value = message
+        assert took_ns > 0
+        return token, what, number, value
+
+    def make(self, path: str) -> Path:
+        directory = self.cgroup / path.strip("/")
+        directory.mkdir(parents=True)
+        (directory / "memory.high").write_text("max\n")
+        (directory / "cgroup.procs").write_text("")
+        return directory / "memory.high"
+
+    def entry(self, path: str, token: int = 1, value: int = 200 * MIB) -> Entry:
+        return Entry(HIGH, token, os.stat(self.cgroup / path.strip("/")).st_ino, 0, 0, value, MAX, MAX, path)
+
+    def fds(self) -> int:
+        return len(os.listdir(f"/proc/{self.pool.workers['reaper'].pid}/fd"))
+
+
+@pytest.fixture
+def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    def replace(_group: Cgroup, fd: int, _name: str, value: bytes) -> bool:
+        os.ftruncate(fd, 0)  # a kernel file takes a new value whole, however long the old one was
+        os.write(fd, value)
+        return True
+
+    monkeypatch.setattr(Cgroup, "_write_fd", replace)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "cgroup").mkdir()
+    pool, orders, answers = Pool(1 << 20), Mailbox(), Mailbox()
+    made = Rig(pool, orders, answers, tmp_path / "cgroup", str(tmp_path / "run"))
+
+    def main() -> None:
+        os.dup2(os.open(tmp_path / "said", os.O_WRONLY | os.O_CREAT), 2)
+        Reaper(orders, answers, pool.alive, made.runtime, str(made.cgroup), "/proc", lambda: pool.beats.set(0, 1)).run()
+
+    pool.add("reaper", orders.bell, (answers.bell,), main)
+    yield made
+    assert pool.kill("reaper", PATIENCE_S)
+    for fd in (orders.bell, answers.bell, pool.alive):
+        os.close(fd)
+
+
+Hog = Callable[[int], tuple[int, int]]
+
+
+@pytest.fixture
+def hog() -> Iterator[Hog]:
+    """Starts a process that holds so many MiB; (pid, start_ticks)."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(mib: int) -> tuple[int, int]:
+        text = (
+            f"import sys, time; held = b'x' * ({mib} << 20); sys.stdout.write('r'); sys.stdout.flush(); time.sleep(999)"
+        )
+        process = subprocess.Popen([sys.executable, "-I", "-S", "-c", text], stdout=subprocess.PIPE)
+        started.append(process)
+        assert process.stdout is not None
+        assert process.stdout.read(1) == b"r"
+        ticks = start_ticks(process.pid)
+        assert ticks is not None
+        return process.pid, ticks
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def start_ticks(pid: int) -> int | None:
+    fd = procfs.open_proc()
+    try:
+        return procfs.start_ticks(fd, pid)
+    finally:
+        os.close(fd)
+
+
+def until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < end, "it did not come to that in time"
+        time.sleep(0.002)
+
+
+# -------------------------------------------------------------------------------------------------------------- reaping
+
+
+FREEZER = Path("/sys/fs/cgroup/freezer")
+
+
+@pytest.fixture
+def ice() -> Iterator[Path]:
+    """A frozen cgroup of v1: who is in it cannot die, whatever is sent to him, nor free his memory himself."""
+    if not (FREEZER / "tasks").exists():
+        pytest.skip("no freezer of cgroup v1 here; nothing else holds a killed process still")
+    made = FREEZER / f"oomguard-test-{os.getpid()}"
+    made.mkdir()
+    yield made
+    (made / "freezer.state").write_text("THAWED")
+    until(lambda: (made / "tasks").read_text() == "")
+    made.rmdir()
+
+
+@pytest.mark.kernel
+def test_what_a_victim_holds_is_freed_though_it_cannot_die(rig: Rig, hog: Hog, ice: Path) -> None:
+    """The thing itself: SIGKILL is pending, the victim sleeps where it does not wake, and its memory is free."""
+    pid, ticks = hog(64)
+    fd = os.pidfd_open(pid)
+    rig.orders.post(("open", 7, [(pid, ticks)]))
+    assert rig.ask("write", 1, _nowhere())[2] == errno.ESRCH  # single file: by now it has opened the other
+    (ice / "tasks").write_text(str(pid))
+    (ice / "freezer.state").write_text("FROZEN")
+    until(lambda: (ice / "freezer.state").read_text() == "FROZEN\n")
+    pidfd.send(fd, signal.SIGKILL)
+    token, what, number, value = rig.ask("reap", 7)
+    assert (token, what, number) == (7, "Reap", 0)
+    assert value >= 64 * MIB
+    assert select.select([fd], [], [], 0)[0] == [], "it has not ended"
+    assert held(pid) < 4 * MIB
+    (ice / "freezer.state").write_text("THAWED")
+    assert select.select([fd], [], [], PATIENCE_S)[0] == [fd]
+    os.close(fd)
+
+
+def held(pid: int) -> int:
+    fd = procfs.open_proc()
+    try:
+        process = procfs.read_process(fd, pid)
+    finally:
+        os.close(fd)
+    assert process is not None
+    return process.anon_bytes
+
+
+def test_who_is_gone_already_needs_no_reaping(rig: Rig, hog: Hog) -> None:
+    pid, ticks = hog(1)
+    fd = os.pidfd_open(pid)
+    rig.orders.post(("open", 7, [(pid, ticks)]))
+    rig.ask("reap", 1)
+    pidfd.send(fd, signal.SIGKILL)
+    assert select.select([fd], [], [], PATIENCE_S)[0] == [fd]
+    assert rig.ask("reap", 7) == (7, "Reap", 0, 0)
+    os.close(fd)
+
+
+def _nowhere() -> tuple[Any, ...]:
+    return tuple(Entry(HIGH, 1, 1, 0, 0, 1, 1, 1, "/nowhere"))
+
+
+def test_what_a_process_holds_that_cannot_die_yet_is_freed_by_us(
+    rig: Rig, hog: Hog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """EAGAIN is tried again, a few times."""
+    calls: list[int] = []
+
+    def busy(_fd: int) -> None:
+        calls.append(1)
+        if len(calls) < 3:
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(libc, "process_mrelease", busy)
+    monkeypatch.setattr(reaper_module, "RETRY_S", 0.0)
+    mine = Reaper(Mailbox(), Mailbox(), rig.pool.alive, rig.runtime, str(rig.cgroup), "/proc", lambda: None)
+    pid, ticks = hog(16)
+    mine.obey(("open", 7, [(pid, ticks)]))
+    mine.obey(("reap", 7))
+    ((token, what, number, _, value),), _ = mine.answers.take()
+    assert (token, what, number, len(calls)) == (7, "Reap", 0, 3)
+    assert value >= 16 * MIB
+    monkeypatch.setattr(libc, "process_mrelease", lambda _fd: _raise(errno.EAGAIN))
+    mine.obey(("reap", 7))
+    ((_, _, number, _, value),), _ = mine.answers.take()
+    assert (number, value) == (0, 0)
+    mine.obey(("close", 7))
+    for fd in (mine.proc_fd, mine.orders.bell, mine.answers.bell):
+        os.close(fd)
+
+
+def _raise(number: int) -> None:
+    raise OSError(number, os.strerror(number))
+
+
+def test_nobody_is_reaped_who_was_not_told_to_die(rig: Rig, hog: Hog) -> None:
+    """process_mrelease refuses a process without a pending SIGKILL: a mistaken order costs nobody his memory."""
+    pid, ticks = hog(16)
+    rig.orders.post(("open", 7, [(pid, ticks)]))
+    assert rig.ask("reap", 7) == (7, "Reap", 0, 0)
+    assert held(pid) >= 16 * MIB
+
+
+def test_an_order_for_an_unknown_token_is_answered(rig: Rig) -> None:
+    assert rig.ask("reap", 99) == (99, "Reap", 0, 0)
+    rig.orders.post(("close", 99))
+    rig.orders.post(("something else", 1))
+    assert rig.ask("reap", 98) == (98, "Reap", 0, 0), "it lives"
+
+
+def test_another_process_of_the_same_number_is_not_opened(rig: Rig, hog: Hog) -> None:
+    pid, ticks = hog(1)
+    rig.ask("reap", 1)
+    before = rig.fds()
+    rig.orders.post(("open", 7, [(pid, ticks + 1), (2**22 - 1, 5)]))
+    rig.ask("reap", 7)
+    assert rig.fds() == before
+    rig.orders.post(("open", 7, [(pid, ticks)]))
+    rig.ask("reap", 7)
+    assert rig.fds() == before + 1
+
+
+def test_what_was_opened_is_closed(rig: Rig, hog: Hog) -> None:
+    """A nominee a tenth of a second, for hours: opened twice under one token, closed once, or dead already."""
+    processes = [hog(1) for _ in range(3)]
+    rig.ask("reap", 1)
+    before = rig.fds()
+    for number in range(300):
+        rig.orders.post(("open", number, processes))
+        rig.orders.post(("open", number, processes[:2]))
+        rig.orders.post(("close", number))
+    rig.ask("reap", 1)
+    assert rig.fds() == before
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+
+def test_a_value_is_written_and_put_back(rig: Rig) -> None:
+    high = rig.make("/web.service")
+    entry = rig.entry("/web.service")
+    assert rig.ask("write", 5, tuple(entry)) == (5, "Lease", 0, 0)
+    assert high.read_text() == str(200 * MIB)
+    assert rig.ask("undo", 5, tuple(entry)) == (5, "Release", 0, 1)
+    assert high.read_text() == "max"
+    assert rig.ask("undo", 5, tuple(entry)) == (5, "Release", 0, 0)
+
+
+def test_what_somebody_else_wrote_since_the_core_looked_is_his(rig: Rig) -> None:
+    """Between the journal and the write systemd set MemoryHigh: it stays, and it is not "put back" later either."""
+    high = rig.make("/web.service")
+    entry = rig.entry("/web.service")
+    high.write_text(f"{123 * MIB}\n")
+    assert rig.ask("write", 5, tuple(entry)) == (5, "Lease", errno.ECANCELED, 0)
+    assert high.read_text() == f"{123 * MIB}\n"
+    assert rig.ask("undo", 5, tuple(entry)) == (5, "Release", 0, 0)
+    assert high.read_text() == f"{123 * MIB}\n"
+
+
+def test_gone_and_broken_are_answers(rig: Rig) -> None:
+    high = rig.make("/a")
+    entry = rig.entry("/a")
+    anew = entry._replace(inode=entry.inode + 1)
+    assert rig.ask("write", 1, tuple(anew)) == (1, "Lease", errno.ESRCH, 0)
+    assert rig.ask("write", 2, _nowhere()) == (2, "Lease", errno.ESRCH, 0)
+    assert rig.ask("undo", 3, _nowhere()) == (3, "Release", 0, 0)
+    high.unlink()
+    assert rig.ask("write", 4, tuple(entry)) == (4, "Lease", errno.ENOENT, 0)
+    assert rig.ask("reap", 5) == (5, "Reap", 0, 0), "it lives"
+
+
+def test_a_score_is_raised_and_put_back(rig: Rig, hog: Hog) -> None:
+    pid, ticks = hog(1)
+    score = Path(f"/proc/{pid}/oom_score_adj")
+    found = int(score.read_text())
+    entry = Entry(SCORE, 9, 0, ticks, pid, 1000, found, found, "/any")
+    assert rig.ask("write", 9, tuple(entry)) == (9, "Lease", 0, 0)
+    assert score.read_text() == "1000\n"
+    assert rig.ask("undo", 9, tuple(entry)) == (9, "Release", 0, 1)
+    assert int(score.read_text()) == found
+
+
+# --------------------------------------------------------------------------------------------------- when the core dies
+
+
+def test_when_the_core_is_gone_all_leases_are_put_back(rig: Rig, tmp_path: Path) -> None:
+    files = [rig.make(f"/{name}") for name in "abc"]
+    book = leases.Journal(f"{rig.runtime}/{leases.NAME}")
+    for token, name in enumerate("abc", 1):
+        entry = rig.entry(f"/{name}", token)
+        assert book.out(entry)
+        assert rig.ask("write", token, tuple(entry))[2] == 0
+    book.close()
+    worker = rig.pool.workers["reaper"]
+    assert rig.pool.end(PATIENCE_S)
+    assert worker.pidfd == -1
+    assert [file.read_text() for file in files] == ["max"] * 3
+    assert (tmp_path / "said").read_text().count("is put back to max") == 3
+
+
+def test_what_was_ordered_last_is_not_done_when_the_core_is_gone(rig: Rig) -> None:
+    """A write that stands in the mailbox while the core dies would come after the undoing of a clean stop."""
+    high = rig.make("/a")
+    worker = rig.pool.workers["reaper"]
+    os.kill(worker.pid, signal.SIGSTOP)
+    until(lambda: Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    rig.orders.post(("write", 1, tuple(rig.entry("/a"))))
+    os.close(rig.pool._core_end)
+    os.kill(worker.pid, signal.SIGCONT)
+    assert select.select([worker.pidfd], [], [], PATIENCE_S)[0]
+    assert high.read_text() == "max\n"
+
+
+def test_the_heart_beats(rig: Rig) -> None:
+    rig.ask("reap", 1)
+    assert rig.pool.beats.get(0) == 1
+
+
+# ------------------------------------------------------------------------------------------------------------ rehearsal
+
+
+def test_the_rehearsal_works_here_and_leaves_nobody(no_new_fds: None) -> None:
+    fd = procfs.open_proc()
+    assert rehearse(fd) == []
+    os.close(fd)
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+@pytest.fixture
+def no_new_fds() -> Iterator[None]:
+    before = sorted(os.listdir("/proc/self/fd"))
+    yield
+    assert sorted(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(errno.ENOSYS, "process_mrelease"), (errno.EPERM, "process_mrelease"), (errno.EAGAIN, ""), (errno.ESRCH, "")],
+)
+def test_what_does_not_work_is_named(monkeypatch: pytest.MonkeyPatch, number: int, name: str, no_new_fds: None) -> None:
+    def refuse(_fd: int) -> None:
+        raise OSError(number, os.strerror(number), "process_mrelease")
+
+    monkeypatch.setattr(libc, "process_mrelease", refuse)
+    fd = procfs.open_proc()
+    assert [what for what, _ in rehearse(fd)] == ([name] if name else [])
+    os.close(fd)
+
+
+def test_a_kernel_that_forbids_signals_is_named(monkeypatch: pytest.MonkeyPatch, no_new_fds: None) -> None:
+    def refuse(_fd: int, _number: int) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(pidfd, "send", refuse)
+    fd = procfs.open_proc()
+    assert [what for what, _ in rehearse(fd)] == ["pidfd_send_signal"]
+    os.close(fd)

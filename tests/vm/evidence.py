@@ -15,7 +15,7 @@ SI_KERNEL = 128
 SIGKILL = 9
 KEPT = 20  # kills of a storm that are told one by one
 AGENT = "probe-agent"
-DAEMONS = ("system.slice/", "hostcritical.slice/")  # where the services live that may kill
+NO_DAEMONS = ("work.slice/", "probe.slice/")  # whoever kills from another cgroup is a daemon
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class Evidence:
             for cgroup, pids in record[part].items()
             for pid in pids
         }
-        self.daemons = {unit_name(cgroup) for cgroup in self.cgroup_of.values() if cgroup.startswith(DAEMONS)}
+        self.daemons = {unit_name(cgroup) for cgroup in self.cgroup_of.values() if not cgroup.startswith(NO_DAEMONS)}
         self.culprits = {pid for pid, cgroup in self.cgroup_of.items() if cgroup == storm.culprit.cgroup}
 
     def result(self, **more: Any) -> StormResult:
@@ -143,7 +143,7 @@ class Evidence:
         """Not the shells of the agent, and of the processes that the witness did not know only a killer's victims."""
         if kill.by == AGENT or kill.cgroup.startswith("probe.slice"):
             return False
-        return kill.cgroup != "?" or kill.by in ("kernel", *self.daemons)
+        return kill.cgroup != "?" or kill.by in ("kernel", *self.daemons - {""})
 
     def kill(self, entry: dict[str, Any]) -> Kill:
         pid, comm = entry["to_pid"], entry["to_comm"]

@@ -204,6 +204,7 @@ class Machine(Qemu):
             self._prune(f"state-installed-{self.hardware.slug}-*", keep=2)
             self._new_disk(state, below / "disk.qcow2", "qcow2")
             self.launch(state / "disk.qcow2", below / "ram", keep_writes=True)
+            self._renew_probes(below)
             self.install(files)
             self._save_state(state)
         return state

@@ -13,7 +13,8 @@ from .storms import LIMITED_GUARD, UNIT, Service, add_policy
 
 READER = Service("limited", "reader.py --seconds 600", ("MemoryMax=256M",))
 NEW_CGROUP = {"memory.high": "max", "cgroup.freeze": "0"}  # its limits are its own
-DAEMON_CGROUP = f"/sys/fs/cgroup/system.slice/{UNIT}"
+
+CGROUPS = "/sys/fs/cgroup"
 
 # -- a healthy service at its limit
 
@@ -68,7 +69,7 @@ def log(vm: Machine) -> list[dict[str, Any]]:
 
 def cpu_usage_us(vm: Machine) -> int:
     """CPU time of the daemon with all its workers; the cgroup counts those that have ended, too."""
-    return int(vm.check(f"sed -n 's/^usage_usec //p' {DAEMON_CGROUP}/cpu.stat"))
+    return int(vm.check(f"sed -n 's/^usage_usec //p' {CGROUPS}$(systemctl show -P ControlGroup {UNIT})/cpu.stat"))
 
 
 def memory_events(vm: Machine, service: Service) -> dict[str, int]:

@@ -7,5 +7,9 @@ class This(Peer):
     installed = True  # and running: the shipped policy, and the storm's own file in conf.d
     describe = "this tree, the shipped policy; for a limited service a guard with tripwire, soft 80 %, hard 90 %"
 
+    @property
+    def cgroup(self) -> str:
+        return "oomguard.service"  # directly under the root
+
     def setup(self, vm: Machine) -> None:
         pass

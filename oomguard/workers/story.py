@@ -140,6 +140,7 @@ class Story:
         self.outcome = ""
         self.closed = False
         self._host: MemInfo | None = None
+        self._host_ns = 0
         self._before: _Level | None = None
         self._after: _Level | None = None
         self._leases: dict[int, str] = {}
@@ -154,7 +155,8 @@ class Story:
         """Take one turn; say what it was a milestone of."""
         reached: set[Milestone] = set()
         seen = turn.seen
-        self._host = seen.host or self._host
+        if seen.host is not None:
+            self._host, self._host_ns = seen.host, seen.at_ns
         self._facts(seen, reached)
         for kill in seen.kernel_kills:
             if self._ours(kill, turn):
@@ -335,7 +337,8 @@ class Story:
         last = max(end for end in ends if end is not None)
         if seen.at_ns > last + _SETTLED_NS and self._after is not None:
             return
-        if seen.host is None and _own(seen, self.target) is None and self.target not in seen.vanished:
+        looked = self._host_ns > self._before.at_ns  # since the kill; the very turn of the death may not have
+        if not looked and _own(seen, self.target) is None and self.target not in seen.vanished:
             return
         level = self._level(seen)
         self._after = level if self._after is None else _better(self._after, level)

@@ -103,6 +103,13 @@ FREED = [
         id="the kill's own turn did not look: the last look before it",
     ),
     pytest.param(
+        HOST,
+        [killed(HOST, host=host(40)), turn(20, host=host(500)), gone(30)],
+        460,
+        "MemAvailable",
+        id="the turn of its death did not look: the last look before it, after the kill",
+    ),
+    pytest.param(
         WEB,
         [killed(WEB, cgroups=(web(250, 50),), host=host(700)), gone(30, cgroups=(web(60, 50),), host=host(600))],
         190,

@@ -89,6 +89,23 @@ def test_the_changelog_speaks_of_this_version() -> None:
     assert f"\n## {oomguard.__version__}" in (ROOT / "CHANGELOG.md").read_text()
 
 
+def dead_links(page: Path) -> list[str]:
+    """Relative links of a page that lead nowhere."""
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+    return [link for link in links if not (page.parent / link).exists()]
+
+
+def test_a_dead_link_is_seen(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("[a](page.md#part) [b](https://example.org/) [c](gone.md)")
+    assert dead_links(page) == ["gone.md"]
+
+
+def test_no_link_of_the_documentation_is_dead() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), ROOT / "tests/vm/README.md"]
+    assert {page.name: dead_links(page) for page in pages if dead_links(page)} == {}
+
+
 # -- installation -----------------------------------------------------------------------------------------------------
 
 

@@ -9,11 +9,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 # The directory's name: time, guard, six hex digits.
 _NAME = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z-(.+)-([0-9a-f]{6})", re.ASCII)
-_HEAD_BYTES = 4 << 20  # what stands before the turns is far smaller; a file that is not ours may be anything
 _FIELDS = (
     "time", "policy", "cgroup", "kind", "mode", "killed_by", "victims", "freed_bytes", "latency_ms", "complete", "ended"
 )  # fmt: skip
@@ -76,7 +75,7 @@ def load(state_dir: Path, wanted: str) -> dict[str, Any]:
     Raises NoSuchIncident, Damaged, OSError.
     """
     directory = state_dir / "incidents" / find(state_dir, wanted)
-    doc = _parse((directory / "incident.json"), None)
+    doc = _parse(directory / "incident.json", whole=True)
     if not doc.get("ring"):
         doc["ring"] = list(_turns(directory / "ring.jsonl"))
     return doc
@@ -98,7 +97,7 @@ def _summary(state_dir: Path, name: str) -> Summary:
     year, month, day, hour, minute, second, guard, _ = found.groups()
     time = f"{year}-{month}-{day}T{hour}:{minute}:{second}Z"
     try:
-        doc = _parse(state_dir / "incidents" / name / "incident.json", _HEAD_BYTES)
+        doc = _parse(state_dir / "incidents" / name / "incident.json", whole=False)
         return Summary(name, **{key: doc[key] for key in _FIELDS})
     except (OSError, Damaged) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
@@ -107,18 +106,11 @@ def _summary(state_dir: Path, name: str) -> Summary:
     return Summary(name, time, guard, damaged=why or "it cannot be read")
 
 
-def _parse(path: Path, most: int | None) -> dict[str, Any]:
-    """incident.json; with ``most``, without its turns, which are nine tenths of it.
-
-    The writer puts one field on a line, and the turns last.
-    """
+def _parse(path: Path, whole: bool) -> dict[str, Any]:
+    """incident.json; unless ``whole`` without its turns, which are most of it and stand last."""
     try:
         with path.open("rb") as file:
-            data = file.read(most if most is not None else -1)
-        if most is not None:
-            head, turns, _ = data.partition(b'\n"ring": [')
-            data = head.rstrip(b",\n") + b"}" if turns else data
-        doc = json.loads(data)
+            doc = json.loads(file.read() if whole else _head(file))
     except ValueError as error:
         raise Damaged(f"{path.name} is not whole: {error}") from None
     if not isinstance(doc, dict):
@@ -126,6 +118,16 @@ def _parse(path: Path, most: int | None) -> dict[str, Any]:
     if doc.get("schema") != 1:
         raise Damaged(f"schema {doc.get('schema')!r} is not known to this version")
     return doc
+
+
+def _head(file: BinaryIO) -> bytes:
+    """The object as it is before its turns. The scribe puts one field on a line; who formats it anew is read whole."""
+    lines: list[bytes] = []
+    for line in file:
+        if line.startswith(b'"ring": ['):
+            return b"".join(lines).rstrip(b",\n") + b"}"
+        lines.append(line)
+    return b"".join(lines)
 
 
 def _turns(path: Path) -> Iterator[dict[str, Any]]:

@@ -59,6 +59,25 @@ def test_what_the_list_says(state_dir: Path) -> None:
     assert {key: victim[key] for key in ("pid", "comm", "bytes")} == {"pid": 1234, "comm": "import", "bytes": 700 << 20}
 
 
+def test_the_list_does_not_read_the_turns(state_dir: Path) -> None:
+    path = state_dir / "incidents" / ONE / "incident.json"
+    head, _, _ = path.read_bytes().partition(b'\n"ring": [')
+    path.write_bytes(head + b'\n"ring": [' + b"what is here is read when the incident is shown")
+    (summary,) = store.list_incidents(state_dir)
+    assert (summary.damaged, summary.kind) == ("", "hard")
+    with pytest.raises(store.Damaged):
+        store.load(state_dir, ONE)
+
+
+def test_an_incident_that_somebody_formatted_anew(state_dir: Path) -> None:
+    path = state_dir / "incidents" / ONE / "incident.json"
+    doc = json.loads(path.read_text())
+    for text in (json.dumps(doc, indent=2), json.dumps(doc)):
+        path.write_text(text)
+        assert store.list_incidents(state_dir)[0].kind == "hard"
+        assert store.load(state_dir, ONE) == doc
+
+
 def test_newest_first(state_dir: Path) -> None:
     for name in ("20250101T000000Z-web-000001", "20270101T000000Z-web-000002"):
         shutil.copytree(state_dir / "incidents" / ONE, state_dir / "incidents" / name)

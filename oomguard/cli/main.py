@@ -1,12 +1,25 @@
 """The command ``oomguard``: mounts the commands, and is the one place where an error becomes a sentence."""
 
 import sys
-from typing import Annotated, NoReturn
+from importlib import import_module
+from typing import Annotated, Final, NoReturn
 
 import typer
 
 from .. import __version__
-from . import check, incidents, run, say, status, undo
+from . import say
+
+# Where each command lives. Only the one that is asked for is imported: `oomguard undo` stands between a crash and the
+# next start, and pydantic is a second of an emulated or starved machine.
+COMMANDS: Final = {
+    "run": ("run", "run"),
+    "check": ("check", "check"),
+    "status": ("status", "status"),
+    "incidents": ("incidents", "app"),
+    "undo": ("undo", "undo"),
+    "compile": ("run", "compile_"),
+}
+HIDDEN: Final = frozenset({"compile"})
 
 # Plain help, no rich: `oomguard run` starts under memory pressure, on slow machines, at boot.
 app = typer.Typer(
@@ -35,13 +48,15 @@ def _options(
     pass
 
 
-app.command("run")(run.run)
-app.command("check")(check.check)
-app.command("status")(status.status)
-app.add_typer(incidents.app, name="incidents")
-app.command("undo")(undo.undo)
-app.add_typer(incidents.app, name="incidents")
-app.command("compile", hidden=True)(run.compile_)
+def mount(asked: str | None) -> None:
+    """Add the asked command to the app; all of them if it is none of ours (help, a slip of the pen)."""
+    for name in [asked] if asked in COMMANDS else COMMANDS:
+        module, attribute = COMMANDS[name]
+        command = getattr(import_module(f".{module}", __package__), attribute)
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, name=name)
+        else:
+            app.command(name, hidden=name in HIDDEN)(command)
 
 
 def main() -> NoReturn:
@@ -49,6 +64,7 @@ def main() -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # in a C locale, too, a name can be printed
+    mount(sys.argv[1] if len(sys.argv) > 1 else None)
     try:
         app(prog_name="oomguard")
     except BrokenPipeError:

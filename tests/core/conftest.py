@@ -1,0 +1,69 @@
+"""What the tests of the core share: worlds, daemons and processes that end with the test."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .world import Daemon, World, until
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+@pytest.fixture
+def daemon() -> Iterator[Callable[..., Daemon]]:
+    """Starts daemons that do not outlive the test, and shows their log if it fails."""
+    started: list[Daemon] = []
+
+    def start(world: World, text: str, watchdog_usec: int = 0, cgroup: str = "") -> Daemon:
+        started.append(Daemon.start(world, text, watchdog_usec, cgroup))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.close()
+    for world in {id(one.world): one.world for one in started}.values():
+        print((world.root / "log").read_text(errors="replace"))
+
+
+@pytest.fixture
+def hog() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Starts a process that holds so many MiB under a name (comm), optionally after some Python of its own."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(mib: int, comm: bytes = b"hog", then: str = "") -> subprocess.Popen[bytes]:
+        text = (
+            "import os, signal, sys, threading, time\n"
+            f"open('/proc/self/comm', 'wb').write({comm!r})\n"
+            f"held = b'x' * ({mib} << 20)\n{then}\n"
+            "os.write(1, b'r')\n"
+            "while True: time.sleep(999)\n"
+        )
+        process = subprocess.Popen([sys.executable, "-I", "-S", "-c", text], stdout=subprocess.PIPE)
+        started.append(process)
+        assert process.stdout is not None
+        assert os.read(process.stdout.fileno(), 1) == b"r"
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+@pytest.fixture
+def no_leak() -> Iterator[None]:
+    """Fails if the test leaves a descriptor open."""
+    before = sorted(os.listdir("/proc/self/fd"))
+    yield
+    until(lambda: sorted(os.listdir("/proc/self/fd")) == before, "descriptors were left open")

@@ -1,0 +1,438 @@
+"""The daemon as a black box: what it tells its service manager, and whom it ends, on real processes of the test."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from oomguard.linux import leases
+
+from .world import HOST, PATIENCE_S, Daemon, World, gone, policy, until
+
+Start = Callable[..., Daemon]
+Hog = Callable[..., "subprocess.Popen[bytes]"]
+
+OBSERVE = HOST.replace('mode = "enforce"', 'mode = "observe"')
+
+
+# --------------------------------------------------------------------------------------------- what the manager is told
+
+
+def test_a_start_and_a_stop(world: World, daemon: Start) -> None:
+    guarding = daemon(world, policy(HOST, world))
+    ready = guarding.hear("READY=1")
+    assert "STATUS=guarding: host (enforce)" in ready
+    assert f"MAINPID={guarding.process.pid}" in ready, "compiling and guarding are one process"
+    page = guarding.status()
+    assert page.numbers.pid == guarding.process.pid
+    assert [(guard.name, guard.cgroup, guard.phase, guard.targets) for guard in page.guards] == [
+        ("host", "/", "calm", 1)
+    ]
+    assert set(guarding.workers()) == {"reaper", "scribe", "herald"}
+    workers = [os.pidfd_open(pid) for pid in guarding.workers().values()]
+    assert guarding.end() == 0
+    for fd in workers:
+        assert gone(fd), "a clean end waits for the workers"
+        os.close(fd)
+    assert "Traceback" not in guarding.log()
+
+
+def test_it_says_that_it_stops(world: World, daemon: Start) -> None:
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    guarding.process.send_signal(signal.SIGINT)
+    assert guarding.process.wait(PATIENCE_S) == 0
+    assert guarding.manager.recv(65536) == b"STOPPING=1"
+
+
+def test_a_guard_on_what_is_not_there_yet_is_no_reason_to_wait(world: World, daemon: Start) -> None:
+    """No target, no deadline: the first turn must not sleep until the manager loses patience."""
+    (world.root / "cgroup").mkdir()
+    (world.root / "cgroup" / "cgroup.controllers").write_text("memory\n")
+    text = """
+[policy.host]
+cgroup = "/system.slice/web.service"
+hard = { when = [{ memory_above = "90%" }], do = ["kill"] }
+"""
+    guarding = daemon(world, policy(text, world), cgroup=str(world.root / "cgroup"))
+    guarding.hear("READY=1")
+    assert guarding.guard().targets == 0
+    assert guarding.end() == 0
+
+
+def test_the_watchdog_hears_of_it_though_nothing_happens(world: World, daemon: Start) -> None:
+    guarding = daemon(world, policy(HOST, world), watchdog_usec=100_000)
+    guarding.hear("READY=1")
+    for _ in range(5):
+        guarding.hear("WATCHDOG=1")
+    assert guarding.end() == 0
+
+
+def test_only_one_may_guard(world: World, daemon: Start) -> None:
+    first = daemon(world, policy(HOST, world))
+    first.hear("READY=1")
+    second = Daemon.start(world, policy(HOST, world))
+    try:
+        assert second.process.wait(PATIENCE_S) == 3
+    finally:
+        second.close()
+    assert "another oomguard runs with this runtime directory" in first.log()
+    assert first.status().numbers.pid == first.process.pid, "the page is still the first one's"
+    assert first.end() == 0
+
+
+def test_the_next_may_start_at_once(world: World, daemon: Start) -> None:
+    for _ in range(3):
+        guarding = daemon(world, policy(HOST, world))
+        guarding.hear("READY=1")
+        guarding.process.kill()
+        guarding.process.wait()
+
+
+# --------------------------------------------------------------------------------------------------------------- reload
+
+
+def test_a_good_policy_is_taken_over(world: World, daemon: Start) -> None:
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    (world.root / "policy.toml").write_text(policy(HOST + HOST.replace("policy.host", "policy.other"), world))
+    guarding.process.send_signal(signal.SIGHUP)
+    reloading = guarding.hear("RELOADING=1")
+    assert "MONOTONIC_USEC=" in reloading
+    guarding.hear("READY=1")
+    until(lambda: [guard.name for guard in guarding.status().guards] == ["host", "other"])
+    (world.root / "policy.toml").write_text(policy(OBSERVE, world))
+    guarding.process.send_signal(signal.SIGHUP)
+    guarding.hear("RELOADING=1")
+    guarding.hear("READY=1")
+    until(lambda: [(guard.name, guard.mode) for guard in guarding.status().guards] == [("host", "observe")])
+    assert guarding.end() == 0
+
+
+def test_a_wrong_policy_is_refused_and_the_old_one_stays(world: World, daemon: Start, hog: Hog) -> None:
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    good = (world.root / "policy.toml").read_text()
+    (world.root / "policy.toml").write_text(good + "\n[policy.host.sotf]\n")
+    guarding.process.send_signal(signal.SIGHUP)
+    guarding.hear("RELOADING=1")
+    guarding.hear("READY=1")
+    until(lambda: "reload" in dict(guarding.status().degraded))
+    assert "the old one is in force" in dict(guarding.status().degraded)["reload"]
+    assert guarding.guard().mode == "enforce"
+    victim = hog(30)
+    world.see(victim.pid)
+    world.available(50)
+    assert victim.wait(PATIENCE_S) == -signal.SIGKILL, "and it works"
+    world.available(900)
+    guarding.phase("calm")
+    (world.root / "policy.toml").write_text(good)
+    guarding.process.send_signal(signal.SIGHUP)
+    guarding.hear("READY=1")
+    until(lambda: "reload" not in dict(guarding.status().degraded))
+    assert guarding.end() == 0
+
+
+def test_a_compiler_that_is_not_there_is_a_refusal(world: World, daemon: Start) -> None:
+    """The package is being replaced just now: nothing to compile with, and nothing lost."""
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    os.rename(world.root / "policy.toml", world.root / "elsewhere.toml")
+    guarding.process.send_signal(signal.SIGHUP)
+    guarding.hear("RELOADING=1")
+    guarding.hear("READY=1")
+    until(lambda: "reload" in dict(guarding.status().degraded))
+    assert guarding.guard().phase == "calm"
+    assert guarding.end() == 0
+
+
+# -------------------------------------------------------------------------------------------------------------- workers
+
+
+@pytest.mark.parametrize("name", ["reaper", "scribe", "herald"])
+def test_a_worker_that_dies_is_started_again(world: World, daemon: Start, name: str) -> None:
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    first = guarding.workers()[name]
+    os.kill(first, signal.SIGKILL)
+    until(lambda: guarding.workers().get(name, first) != first, guarding.log())
+    until(lambda: name not in dict(guarding.status().degraded))
+    assert len(guarding.workers()) == 3
+    guarding.logged(f"the {name} had ended and was started again")
+    assert guarding.end() == 0
+
+
+def test_workers_end_with_a_core_that_is_killed(world: World, daemon: Start) -> None:
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    fds = [os.pidfd_open(pid) for pid in guarding.workers().values()]
+    assert len(fds) == 3
+    guarding.end(signal.SIGKILL)
+    for fd in fds:
+        assert select.select([fd], [], [], PATIENCE_S)[0]
+        os.close(fd)
+
+
+# ---------------------------------------------------------------------------------------------------------- engagements
+
+
+def incidents(world: World) -> list[dict[str, object]]:
+    """Those that are on disk."""
+    return [json.loads(path.read_text()) for path in sorted(world.root.glob("state/incidents/*/incident.json"))]
+
+
+HOSTILE = [b"hog", b"a b", b"x) R 1 1 1\n0", b"\n\n", b"(((", b"\xff\xfe)", b") S 1 (", b"%s%n\\", b"0::/\n"]
+
+
+@pytest.mark.parametrize("comm", HOSTILE, ids=repr)
+def test_the_heaviest_is_ended_and_nobody_else(world: World, daemon: Start, hog: Hog, comm: bytes) -> None:
+    """Soft, nominate, hard, kill, gone, calm; whatever the victim calls itself."""
+    victim, small, canary = hog(60, comm), hog(20), hog(90, b"canary")
+    for process in (victim, small, canary):
+        world.see(process.pid)
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    assert guarding.guard().phase == "calm"
+    world.available(200)
+    guarding.phase("armed")
+    assert victim.poll() is None
+    world.available(50)
+    assert victim.wait(PATIENCE_S) == -signal.SIGKILL
+    guarding.phase("cooling", "armed", "firing")
+    world.available(900)
+    guarding.phase("calm")
+    assert guarding.status().numbers.kills == 1
+    assert small.poll() is None
+    assert canary.poll() is None
+    until(lambda: any(incident["victims"] for incident in incidents(world)), guarding.log())
+    assert guarding.end() == 0
+    assert "Traceback" not in guarding.log()
+
+
+def test_observing_touches_nobody(world: World, daemon: Start, hog: Hog) -> None:
+    victim = hog(60)
+    world.see(victim.pid)
+    guarding = daemon(world, policy(OBSERVE, world))
+    guarding.hear("READY=1")
+    world.available(200)
+    guarding.phase("armed")
+    world.available(50)
+    guarding.logged("would have killed hog")
+    world.available(900)
+    guarding.phase("calm")
+    assert victim.poll() is None
+    assert guarding.status().numbers.kills == 0
+    assert guarding.end() == 0
+
+
+def test_one_after_the_other_while_it_does_not_get_better(world: World, daemon: Start, hog: Hog) -> None:
+    """The next only when the last is gone, and the cooldown over."""
+    hogs = [hog(size, b"hog%d" % size) for size in (30, 40, 50)]
+    canary = hog(90, b"canary")
+    for process in (*hogs, canary):
+        world.see(process.pid)
+    guarding = daemon(world, policy(HOST.replace('"auto"', '"process"'), world))
+    guarding.hear("READY=1")
+    world.available(95)
+    for process in reversed(hogs):
+        assert process.wait(PATIENCE_S) == -signal.SIGKILL
+        (world.proc / str(process.pid)).unlink()
+    guarding.logged("nobody")
+    assert canary.poll() is None
+    world.available(900)
+    guarding.phase("calm")
+    assert guarding.status().numbers.kills == 3
+    assert guarding.end() == 0
+
+
+def test_who_may_end_by_himself_is_asked_first(world: World, daemon: Start, hog: Hog) -> None:
+    """TERM, its grace, then KILL; a service that obeys is never killed."""
+    deaf = hog(60, b"deaf", "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b't'))")
+    good = hog(40, b"good", "signal.signal(signal.SIGTERM, lambda *_: os._exit(7))")
+    for process in (deaf, good):
+        world.see(process.pid)
+    text = HOST.replace('do = ["snapshot", "notify", "kill"]', 'do = [{ kill = { grace = "300ms" } }]')
+    guarding = daemon(world, policy(text, world))
+    guarding.hear("READY=1")
+    world.available(95)
+    assert deaf.wait(PATIENCE_S) == -signal.SIGKILL
+    assert deaf.stdout is not None
+    assert deaf.stdout.read(1) == b"t", "it was asked"
+    (world.proc / str(deaf.pid)).unlink()
+    assert good.wait(PATIENCE_S) == 7
+    assert guarding.end() == 0
+
+
+def test_a_leader_that_left_its_threads_behind(world: World, daemon: Start, hog: Hog) -> None:
+    """stat says Z, and the memory is still held: it is a victim like any other, gone when the last thread is."""
+    text = "import ctypes\nthreading.Thread(target=lambda: (os.write(1, b'r'), time.sleep(999))).start()\n"
+    victim = hog(60, b"zombie", text + "time.sleep(.05)\nctypes.CDLL(None).syscall(60, 0)")
+    stat = Path(f"/proc/{victim.pid}/stat")
+    until(lambda: ") Z " in stat.read_text())
+    world.see(victim.pid)
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    world.available(50)
+    assert victim.wait(PATIENCE_S) == -signal.SIGKILL
+    guarding.logged("is gone")
+    assert guarding.end() == 0
+
+
+def test_kernel_kills_are_counted(world: World, daemon: Start) -> None:
+    world.kernel_kills(5)
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    assert guarding.status().numbers.kernel_oom_kills == 0, "what was before us is not our story"
+    world.kernel_kills(7)
+    until(lambda: guarding.status().numbers.kernel_oom_kills == 2, guarding.log())
+    assert guarding.end() == 0
+
+
+# --------------------------------------------------------------------------------------------------------------- leases
+
+SCORED = HOST.replace(
+    'do = ["snapshot", "notify", "kill"]', 'do = [{ set_oom_score_adj = { to = 900, for = "10m" } }, "notify"]'
+)
+
+
+def leased(world: World, daemon: Start, hog: Hog) -> tuple[Daemon, Path]:
+    """A daemon that has raised its nominee's oom_score_adj for ten minutes."""
+    victim = hog(60)
+    world.see(victim.pid)
+    guarding = daemon(world, policy(SCORED, world))
+    guarding.hear("READY=1")
+    score = Path(f"/proc/{victim.pid}/oom_score_adj")
+    before = score.read_text()
+    world.available(200)
+    guarding.phase("armed")
+    until(lambda: f"{victim.pid}" in guarding.log() or guarding.status().numbers.turns > 20)
+    world.available(50)
+    until(lambda: score.read_text() == "900\n", guarding.log())
+    score_before = world.root / "before"
+    score_before.write_text(before)
+    return guarding, score
+
+
+def test_a_lease_ends_with_the_daemon(world: World, daemon: Start, hog: Hog) -> None:
+    guarding, score = leased(world, daemon, hog)
+    assert guarding.end() == 0
+    assert score.read_text() == (world.root / "before").read_text()
+    book = leases.Journal(str(world.root / "run" / leases.NAME))
+    assert book.entries() == []
+    book.close()
+
+
+def test_a_lease_ends_with_a_daemon_that_is_killed(world: World, daemon: Start, hog: Hog) -> None:
+    """The reaper puts it back."""
+    guarding, score = leased(world, daemon, hog)
+    guarding.end(signal.SIGKILL)
+    until(lambda: score.read_text() == (world.root / "before").read_text(), guarding.log())
+
+
+def test_a_lease_ends_with_calm(world: World, daemon: Start, hog: Hog) -> None:
+    guarding, score = leased(world, daemon, hog)
+    world.available(900)
+    guarding.phase("calm")
+    until(lambda: score.read_text() == (world.root / "before").read_text(), guarding.log())
+    assert guarding.end() == 0
+
+
+def test_the_next_start_puts_back_what_nobody_could(world: World, daemon: Start, hog: Hog) -> None:
+    """Core and reaper killed at once: the machine's own OOM killer, or a careless kill -9 of all of us."""
+    guarding, score = leased(world, daemon, hog)
+    reaper = guarding.workers()["reaper"]
+    guarding.process.send_signal(signal.SIGSTOP)
+    os.kill(reaper, signal.SIGKILL)
+    guarding.end(signal.SIGKILL)
+    assert score.read_text() == "900\n"
+    world.available(900)
+    again = daemon(world, policy(SCORED, world))
+    again.hear("READY=1")
+    assert score.read_text() == (world.root / "before").read_text()
+    assert again.status().numbers.leases_undone == 1
+    assert again.end() == 0
+
+
+def test_a_new_reaper_does_not_do_again_what_is_over(world: World, daemon: Start, hog: Hog) -> None:
+    """The orders of an hour stand in the ring: a reaper that began at the first one would write them all again."""
+    guarding, score = leased(world, daemon, hog)
+    world.available(900)
+    guarding.phase("calm")
+    until(lambda: score.read_text() == (world.root / "before").read_text(), guarding.log())
+    first = guarding.workers()["reaper"]
+    os.kill(first, signal.SIGKILL)
+    until(lambda: guarding.workers().get("reaper", first) != first)
+    until(lambda: "reaper" not in dict(guarding.status().degraded))
+    world.available(200)  # it is asked to open a nominee, so it has come past the old orders
+    guarding.phase("armed")
+    reaper = guarding.workers()["reaper"]
+    until(lambda: len(os.listdir(f"/proc/{reaper}/fd")) > 8 or any("pidfd" in link for link in links(reaper)))
+    assert score.read_text() == (world.root / "before").read_text()
+    assert guarding.end() == 0
+
+
+def links(pid: int) -> list[str]:
+    found = []
+    for name in os.listdir(f"/proc/{pid}/fd"):
+        try:
+            found.append(os.readlink(f"/proc/{pid}/fd/{name}"))
+        except OSError:
+            continue
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------ memory and time
+
+
+def test_no_page_fault_while_nothing_happens(world: World, daemon: Start) -> None:
+    """Hundreds of turns after READY=1: not one, minor or major."""
+    world.available(300)  # so near to the watermark that it looks often
+    guarding = daemon(world, policy(HOST.replace("30%", "29%"), world), watchdog_usec=20_000)
+    guarding.hear("READY=1")
+    until(lambda: guarding.status().numbers.turns > 300)
+    numbers = guarding.status().numbers
+    assert (numbers.minor_faults, numbers.major_faults) == (0, 0)
+    assert guarding.end() == 0
+
+
+def test_no_page_fault_while_armed(world: World, daemon: Start, hog: Hog) -> None:
+    """Surveys, nominations and snapshots over and over."""
+    for process in (hog(60), hog(40), hog(20)):
+        world.see(process.pid)
+    guarding = daemon(world, policy(OBSERVE, world))
+    guarding.hear("READY=1")
+    world.available(200)
+    guarding.phase("armed")
+    begun = guarding.status().numbers.turns
+    until(lambda: guarding.status().numbers.turns > begun + 300)
+    numbers = guarding.status().numbers
+    assert (numbers.minor_faults, numbers.major_faults) == (0, 0)
+    assert numbers.drops == 0
+    assert guarding.end() == 0
+
+
+def test_descriptors_do_not_grow(world: World, daemon: Start, hog: Hog) -> None:
+    for process in (hog(60), hog(40), hog(20)):
+        world.see(process.pid)
+    guarding = daemon(world, policy(OBSERVE, world))
+    guarding.hear("READY=1")
+    world.available(200)
+    guarding.phase("armed")
+    pids = [guarding.process.pid, *guarding.workers().values()]
+    counts = {pid: [] for pid in pids}  # type: dict[int, list[int]]
+    for available in (200, 190, 180, 170):
+        world.available(available)
+        begun = guarding.status().numbers.turns
+        until(lambda begun=begun: guarding.status().numbers.turns > begun + 60)
+        for pid in pids:
+            counts[pid].append(len(os.listdir(f"/proc/{pid}/fd")))
+    for seen in counts.values():
+        assert max(seen[1:]) <= seen[0] + 2, "a survey or a snapshot may be under way, not more"
+    assert guarding.end() == 0

@@ -400,9 +400,9 @@ class Scribe:
         if "processes" not in incident.evidence.facts:  # else a predecessor of ours has had the better moment
             yield from incident.evidence.soft(incident.cgroups(), incident.victims())
         incident.attempt("ring", incident.folder.begin)
-        yield from self._flush(incident)
         self._write(incident)
         incident.ready = True
+        yield from self._flush(incident)
         yield from self._prune()
 
     def _save(self, incident: Incident, first: Iterable[None] = ()) -> Generator[None]:
@@ -456,6 +456,9 @@ class Scribe:
                 continue
             folder = self._shelf.folder(name)
             try:
+                if folder.is_empty():
+                    self._shelf.discard(name)
+                    continue
                 doc = folder.read()
                 folder.resume()
                 doc.pop("ring", None)

@@ -83,6 +83,10 @@ class Shelf:
         """The incident's directory; it is made with the first thing that is put in."""
         return Folder(f"{self.path}/{incident}", self.gid)
 
+    def discard(self, incident: str) -> None:
+        """An incident of which nothing was written but its directory."""
+        _remove(f"{self.path}/{incident}")
+
     def prune(self, keep: set[str]) -> Iterator[None]:
         """Take away the oldest until count and bytes are within their limits; never one of ``keep``."""
         names = self.names()
@@ -187,7 +191,11 @@ class Folder:
 
     def unfinished(self) -> bool:
         """Whether somebody began it and did not finish."""
-        return os.path.lexists(f"{self.path}/ring.jsonl")
+        return os.path.lexists(f"{self.path}/ring.jsonl") or not os.path.lexists(f"{self.path}/incident.json")
+
+    def is_empty(self) -> bool:
+        """Whether nothing of it was written but its mark: it ended in its first instant."""
+        return set(os.listdir(self.path)) <= {"ring.jsonl", "incident.json.tmp"}
 
     def close(self) -> None:
         """Let go of ring.jsonl."""

@@ -513,6 +513,25 @@ def test_what_a_lost_machine_left_open_is_finished_at_the_next_start(core: Core)
     eventually(lambda: not ring.exists())
 
 
+def test_killed_at_any_moment_it_leaves_what_can_be_read(core: Core) -> None:
+    """Twelve times, at moments spread over an engagement; then the next daemon comes."""
+    for moment in range(12):
+        core.ring = Ring.create(1 << 20)
+        core.start()
+        engage(core, victim())
+        time.sleep(moment * 0.008)
+        os.kill(core.pid, signal.SIGKILL)
+        os.waitpid(core.pid, 0)
+    core.ring = Ring.create(1 << 20)
+    core.start()
+    eventually(lambda: not list(core.state_dir.glob("incidents/*/ring.jsonl")))
+    core.end()
+    directories = list((core.state_dir / "incidents").iterdir())
+    docs = core.incidents()
+    assert len(docs) == len(directories)
+    assert all(doc["complete"] or doc["ended"] for doc in docs)
+
+
 def test_the_ring_before_the_opening_and_what_is_too_old(core: Core) -> None:
     now = time.monotonic_ns()
     for age_s in (300, 130, 119, 60, 1):
@@ -656,7 +675,9 @@ def test_a_place_where_nothing_can_be_written(core: Core, tmp_path: Path) -> Non
 def test_the_oldest_are_pruned_never_an_open_one_and_nothing_else(core: Core) -> None:
     incidents = core.state_dir / "incidents"
     for day in range(1, 6):
-        (incidents / f"2020010{day}T000000Z-host-00000{day}").mkdir(parents=True)
+        directory = incidents / f"2020010{day}T000000Z-host-00000{day}"
+        directory.mkdir(parents=True)
+        (directory / "incident.json").write_text("{}")
     (incidents / "lost+found").mkdir()
     (incidents / "20190101T000000Z-host-000000").symlink_to(incidents / "lost+found")
     core.daemon = Daemon(incidents_max_count=3)
@@ -674,6 +695,7 @@ def test_pruning_by_bytes(core: Core) -> None:
         directory = incidents / f"2020010{day}T000000Z-host-00000{day}" / "raw"
         directory.mkdir(parents=True)
         (directory / "big").write_bytes(bytes(MIB))
+        (directory.parent / "incident.json").write_text("{}")
         (directory / "link").symlink_to("/etc")
     core.daemon = Daemon(incidents_max_bytes=2 * MIB + MIB // 2)
     core.start()

@@ -251,6 +251,7 @@ class Boot:
         loop.hands.let_go()
         self.recorder.say("STOPPED", "oomguard ends; everything it had set for a time is put back", time.monotonic_ns())
         self.pool.end(ENDING_S)
+        self.status.remove()
 
 
 def _only_one(path: str) -> int:

@@ -18,6 +18,7 @@ class Status:
 
     def __init__(self, path: str, version: str) -> None:
         """OSError with the path."""
+        self.path = path
         self.page = Writer(path)
         self.version = version
         self.started_ns = time.time_ns()
@@ -40,6 +41,13 @@ class Status:
         """It works again."""
         if self.notes.pop(what, None) is not None:
             self.notes_stale = True
+
+    def remove(self) -> None:
+        """The daemon has ended as it was asked to: no page, rather than the page of a process that is gone."""
+        try:
+            os.unlink(self.path)
+        except OSError:
+            pass  # somebody was faster
 
     def arm(self) -> None:
         """From here on page faults count."""

@@ -450,22 +450,27 @@ class Scribe:
 
     def _tidy(self) -> Generator[None]:
         """Finish what an earlier daemon, or a machine that lost power, has left open."""
+        damaged: list[str] = []
         for name in self._shelf_names():
             yield
-            if name in self._ours() or not self._unfinished(name):
-                continue
-            folder = self._shelf.folder(name)
-            try:
-                if folder.is_empty():
-                    self._shelf.discard(name)
-                    continue
-                doc = folder.read()
-                folder.resume()
-                doc.pop("ring", None)
-                doc["ended"] = doc.get("ended") or "the daemon or the machine stopped before it was finished"
-                folder.write(doc, ring=True)
-            except (OSError, ValueError) as error:
-                _say(4, f"incident {name} was left unfinished and cannot be finished: {error}")
+            if name not in self._ours() and self._unfinished(name):
+                try:
+                    self._finish_for_another(name)
+                except (OSError, ValueError) as error:
+                    damaged.append(f"{name}: {error}")
+        if damaged:
+            _say(4, f"{len(damaged)} incidents are damaged and stay as they are, the last of them {damaged[-1]}")
+
+    def _finish_for_another(self, name: str) -> None:
+        folder = self._shelf.folder(name)
+        if folder.is_empty():
+            self._shelf.discard(name)
+            return
+        doc = folder.read()
+        folder.resume()
+        doc.pop("ring", None)
+        doc["ended"] = doc.get("ended") or "the daemon or the machine stopped before it was finished"
+        folder.write(doc, ring=True)
 
     def _ours(self) -> set[str]:
         return {incident.id for incident in [*self._open.values(), *self._finishing]}

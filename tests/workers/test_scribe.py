@@ -51,6 +51,7 @@ from oomguard.workers import scribe
 from oomguard.workers.ring import Ring
 
 SCHEMA = json.loads((Path(scribe.__file__).parents[1] / "report" / "incident.schema.json").read_text())
+VALID = jsonschema.Draft202012Validator(SCHEMA)
 MS = 1_000_000
 MIB = 1 << 20
 HOST = TargetId("host", "/")
@@ -158,7 +159,7 @@ class Core:
         found = []
         for path in sorted(self.state_dir.glob("incidents/*/incident.json")):
             doc = json.loads(path.read_bytes())
-            jsonschema.validate(doc, SCHEMA)
+            assert jsonschema.exceptions.best_match(VALID.iter_errors(doc)) is None
             found.append(doc)
         return found
 
@@ -675,9 +676,9 @@ def test_a_place_where_nothing_can_be_written(core: Core, tmp_path: Path) -> Non
 def test_the_oldest_are_pruned_never_an_open_one_and_nothing_else(core: Core) -> None:
     incidents = core.state_dir / "incidents"
     for day in range(1, 6):
-        directory = incidents / f"2020010{day}T000000Z-host-00000{day}"
+        directory = incidents / f"2020010{day}T000000Z-host-00000{day}" / "raw"
         directory.mkdir(parents=True)
-        (directory / "incident.json").write_text("{}")
+        (directory / "meminfo").write_text("what is left when the disk was full")
     (incidents / "lost+found").mkdir()
     (incidents / "20190101T000000Z-host-000000").symlink_to(incidents / "lost+found")
     core.daemon = Daemon(incidents_max_count=3)
@@ -695,7 +696,6 @@ def test_pruning_by_bytes(core: Core) -> None:
         directory = incidents / f"2020010{day}T000000Z-host-00000{day}" / "raw"
         directory.mkdir(parents=True)
         (directory / "big").write_bytes(bytes(MIB))
-        (directory.parent / "incident.json").write_text("{}")
         (directory / "link").symlink_to("/etc")
     core.daemon = Daemon(incidents_max_bytes=2 * MIB + MIB // 2)
     core.start()

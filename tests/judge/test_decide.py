@@ -13,12 +13,14 @@ from oomguard.model.policy import (
     Budget,
     Guard,
     KillStep,
+    Match,
     MemoryAbove,
     NotifyStep,
     PressureAbove,
     SetHighStep,
     SetOomScoreAdjStep,
     StallAbove,
+    VictimRule,
 )
 from oomguard.model.verdict import Close, Kill, Lease, Nominate, Notify, Release, Snapshot
 
@@ -413,6 +415,27 @@ def test_an_incident_says_that_the_victim_is_gone_only_if_there_was_one() -> Non
     first, second = (a for a in court.said if isinstance(a, Close))
     assert "the victim is gone" in first.outcome
     assert "the victim is gone" not in second.outcome
+
+
+def test_the_heaviest_three_are_not_enough_to_take_one_that_is_to_be_avoided() -> None:
+    """The fourth may hold nearly as much and be nobody's favourite: it is looked for before the database dies."""
+    rule = VictimRule(never=(Match(comm="shell"),), avoid=(Match(unit="db.service"),))
+    shell = process(700, "shell", "/shell.service", 300)
+    db, other = process(701, "db", "/db.service", 280), process(702, "other", "/other.service", 270)
+    fourth = process(703, "fourth", "/fourth.service", 260)
+    court = host_court(rule=rule)
+    court.sees(100, host=meminfo(100))
+    three = survey("/", [shell, db, process(704, "sshd", "/ssh.service", 1)], [cgroup("/fourth.service", 260)])
+    assert court.sees(105, host=meminfo(100), surveys=(three,)) == ["look whole"]
+    whole = survey("/", [shell, db, other, fourth], depth="whole")
+    assert court.sees(110, host=meminfo(100), surveys=(whole,)) == ["nominate 1: process 702"]
+
+
+def test_the_heaviest_three_are_enough_where_nothing_is_weighed_differently() -> None:
+    court = host_court()
+    court.sees(100, host=meminfo(100))
+    three = survey("/", [LEAK, SMALL], [cgroup("/fourth.service", 45)])
+    assert court.sees(105, host=meminfo(100), surveys=(three,)) == ["nominate 1: process 500"]
 
 
 # -- surveys that do not come --------------------------------------------------------------------------------------

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, assert_never
 
-from oomguard.judge import pace
 from oomguard.judge.decide import begin, deadline, decide
 from oomguard.judge.rank import is_corridor, is_inside, unit_path
 from oomguard.judge.state import State, TargetState
@@ -67,6 +66,7 @@ MIB: Final = 1 << 20
 MS: Final = 1_000_000
 SECOND: Final = 1000 * MS
 START: Final = 1000 * SECOND  # a machine that has been up for a while: no test may lean on a clock that begins at 0
+THROTTLED: Final = 20.0  # MiB/s that a leak still gets past memory.high, less than one percent over it
 ESRCH: Final = 3
 EPERM: Final = 1
 
@@ -354,6 +354,7 @@ class World:
         self.kernel_killed = 0
         self.inodes: dict[str, int] = {}
         self.known: set[TargetId] = set()
+        self.spoke: set[str] = set()
         for body in self.bodies:
             body.size_mib = body.facts.held_bytes / MIB
 
@@ -397,7 +398,8 @@ class World:
         if self.asked or self.results or self.gone or not self.state.targets:
             wake = self.at
         pids = [body.ends_ns for body in self.bodies if body.ends_ns]
-        self._pass(max(min([wake, *pids]), self.at + MS // 2))  # a turn takes half a millisecond
+        wires = [self._trips_ns(lease) for lease in self.leases.values()]
+        self._pass(max(min([wake, *pids, *wires]), self.at + MS // 2))  # a turn takes half a millisecond
         seen = self._observe()
         self.state, actions = decide(self.policy, self.state, seen)
         for action in actions:
@@ -412,11 +414,30 @@ class World:
         self.at = until
         for body in self.bodies:
             body.size_mib = max(0.0, body.size_mib + body.grows * span)
+        self._throttle(span)
         for body in [b for b in self.bodies if b.ends_ns and b.ends_ns <= self.at]:
             self._end(body, "us")
         while self.available <= 0 and self.bodies:  # the kernel's killer: the largest, whoever that is
             self.kernel_killed += 1
             self._end(max(self.bodies, key=lambda b: b.size_mib), "kernel")
+
+    def _trips_ns(self, lease: Lease) -> int:
+        """When the cgroup will run into its memory.high; the kernel tells once, and holds it there."""
+        inside = [body for body in self.bodies if is_inside(body.facts.cgroup, lease.cgroup)]
+        room, rate = lease.value / MIB - sum(b.size_mib for b in inside), sum(b.grows for b in inside)
+        if lease.file != "memory.high" or lease.target.cgroup != lease.cgroup or rate <= 0 or room <= 0:
+            return 1 << 62
+        return self.at + int(room / rate * SECOND)
+
+    def _throttle(self, span: float) -> None:
+        """Whoever grows beyond memory.high sleeps most of the time: it gets on, but slowly."""
+        for lease in self.leases.values():
+            inside = [b for b in self.bodies if lease.file == "memory.high" and is_inside(b.facts.cgroup, lease.cgroup)]
+            over = sum(b.size_mib for b in inside) - lease.value / MIB
+            for body in inside:
+                if over >= 0 and body.grows > 0:
+                    self.spoke.add(lease.cgroup)
+                    body.size_mib -= min(over, max(0.0, body.grows - THROTTLED) * span)
 
     def _end(self, body: Body, by: str) -> None:
         self.bodies.remove(body)
@@ -446,12 +467,14 @@ class World:
         due = {t.cgroup for t, s in self.state.targets.items() if s.look_ns <= self.at}
         due |= {look.target.cgroup for look in self.asked} | {stall.target.cgroup for stall in self.stalls}
         due |= {new.target.cgroup for new in appeared}
+        spoke = self.spoke & {target.cgroup for target in self.known}
+        due |= spoke
         span = int(self.survey_ms * MS)
         surveys = tuple(Survey(look.target, look.depth, *self._survey(look.target.cgroup), span) for look in self.asked)
         self.at += span * len(surveys)
         seen = Observation(
             self.at,
-            (Wake("deadline"),),
+            (Wake("deadline"), *(Wake("events", path) for path in sorted(spoke))),
             meminfo(self.available, self.total) if "/" in due or not self.moments else None,
             self.pressure(self) if "/" in due else None,
             appeared,
@@ -464,6 +487,7 @@ class World:
             (KernelKill("/", self.kernel_killed),) if self.kernel_killed else (),
         )
         self.asked, self.gone, self.results, self.stalls, self.kernel_killed = [], [], [], [], 0
+        self.spoke.clear()
         return seen
 
     def _survey(self, root: str) -> tuple[tuple[CgroupFacts, ...], tuple[ProcessFacts, ...]]:
@@ -543,7 +567,3 @@ class World:
                 if target.guard == guard and (not way or way[-1] != phase):
                     way.append(phase)
         return way
-
-
-def asleep_for_ever(state: State) -> bool:
-    return deadline(state) >= pace.NEVER

@@ -1,4 +1,4 @@
-"""Everything of the model goes to plain data and comes back the same. Made from the type hints: nothing is forgotten."""
+"""Everything of the model goes to plain data and comes back the same. Made from type hints: nothing is forgotten."""
 
 import json
 from dataclasses import fields, is_dataclass, replace

@@ -266,9 +266,15 @@ class Cgroup:
         return files.number(self._read("memory.swap.current"))
 
     def stat(self) -> MemoryStat | None:
-        """memory.stat. Dear: flushes the subtree's statistics."""
+        """memory.stat. Dear: flushes the subtree's statistics. OSError EBADMSG: it lacks one of the four lines."""
         data = self._read("memory.stat")
-        return None if data is None else parse_stat(data)
+        if not data:
+            return None
+        stat = parse_stat(data)
+        if stat is None:
+            # Not None: without it cache counts as use, and a healthy reader of files would be a victim.
+            raise OSError(errno.EBADMSG, "not a memory.stat that can be used", self.where("memory.stat"))
+        return stat
 
     def events(self) -> MemoryEvents | None:
         """memory.events (hierarchical). Takes back the EPOLLPRI of ``events_fd``."""
@@ -355,6 +361,8 @@ class Cgroup:
         if current is None:
             return None
         seen_stat = self.stat() if stat else None
+        if stat and seen_stat is None:
+            return None  # removed between the two reads: memory.current alone would count its cache as use
         seen_swap = (self.swap_current() or 0) if swap else 0
         seen_events = self.events() if events else None
         seen_pressure = self.pressure() if pressure else None

@@ -314,6 +314,23 @@ def test_facts_are_what_was_asked_for(fake: FakeTree, no_leak: None) -> None:
         assert full.unreclaimable_bytes == 268435456 - (263192576 - 4096) - 1033296
 
 
+def test_a_memory_stat_that_says_nothing_of_cache_is_broken(fake: FakeTree, no_leak: None) -> None:
+    """Without it all memory would look like use, and a service that reads files like a leak."""
+    plant(fake.at(""), {"memory.current": b"268435456\n", "memory.stat": MEMORY_STAT.replace(b"shmem", b"shared")})
+    with held(fake) as cgroup:
+        with pytest.raises(OSError, match=r"not a memory\.stat") as broken:
+            cgroup.facts(stat=True)
+        assert (broken.value.errno, broken.value.filename) == (errno.EBADMSG, str(fake.at("/memory.stat")))
+        assert cgroup.facts(stat=False) is not None
+
+
+def test_a_cgroup_that_ends_between_two_reads_is_gone(fake: FakeTree, no_leak: None) -> None:
+    plant(fake.at(""), {"memory.current": b"268435456\n"})
+    os.unlink(fake.at("/memory.stat"))
+    with held(fake) as cgroup:
+        assert cgroup.facts(stat=True) is None
+
+
 def test_what_seldom_changes_is_carried_over(fake: FakeTree, no_leak: None) -> None:
     fake.make("/a/web")
     plant(fake.at("/a"), {"memory.max": b"1048576\n", "memory.swap.max": b"8192\n"})

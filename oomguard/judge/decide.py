@@ -42,7 +42,7 @@ from ..model.verdict import (
 )
 from . import escalate, pace
 from .detect import TABLE, Event, Sight, any_holds, crossed, describe, mib, since
-from .rank import Bounds, is_corridor, is_inside, rank
+from .rank import Bounds, is_corridor, is_inside, is_outweighed, rank
 from .state import Held, State, TargetState
 
 MS: Final = 1_000_000
@@ -415,6 +415,8 @@ class _Desk:
         if not victims:
             state = self._release(replace(self._dismiss(state), ranking=ranking), "brake")
             return self._look(state, "whole") if survey.depth == "heaviest" else state
+        if survey.depth == "heaviest" and is_outweighed(guard.victim, survey, ranking):
+            return self._look(state, "whole")
         best, held = victims[0], state.nominee
         if held is not None and _identity(held) == _identity(best):
             best = replace(best, token=held.token)

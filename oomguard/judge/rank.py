@@ -176,6 +176,21 @@ def rank(rule: VictimRule, survey: Survey, bounds: Bounds) -> tuple[tuple[Victim
     return tuple(victims), Ranking(rule.by, rule.take, tuple(listed[:LISTED] + refused[:LISTED]), tuple(descent))
 
 
+def is_outweighed(rule: VictimRule, survey: Survey, ranking: Ranking) -> bool:
+    """Whether a unit that was weighed, but whose processes were not read, might come before the first of the ranking.
+
+    A look at the heaviest three misses the fourth; that matters where one of the three is to be avoided.
+    """
+    best = next((candidate.score for candidate in ranking.candidates if candidate.rank == 1), 0)
+    homes = {_home(process.cgroup, survey.target.cgroup) for process in survey.processes}
+    return any(
+        _weighed(facts.unreclaimable_bytes + facts.swap_bytes, rule, None, facts.path)[0] > best
+        for facts in survey.cgroups
+        if facts.stat is not None and facts.path.endswith(_UNITS) and facts.path not in homes
+        if _first(rule.never, None, facts.path) is None
+    )
+
+
 # -- process by process ------------------------------------------------------------------------------------------
 
 

@@ -1,11 +1,10 @@
 """The flight recorder: every turn that mattered, and one a second of those that did not."""
 
-import marshal
 from collections.abc import Mapping
 from typing import Final
 
 from ..judge.state import TargetState
-from ..model.codec import to_plain
+from ..model.codec import pack
 from ..model.facts import Observation, TargetId
 from ..model.incident import Turn
 from ..model.policy import Plan
@@ -62,7 +61,7 @@ class Recorder:
         self._ring()
 
     def _write(self, value: Turn | Plan) -> None:
-        if not self.ring.append(marshal.dumps(to_plain(value))):
+        if not self.ring.append(pack(value)):
             self.dropped += 1
 
     def _ring(self) -> None:

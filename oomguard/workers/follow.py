@@ -1,18 +1,17 @@
 """What both followers of the ring need: its records as plain data, the bell taken back, and when they were born."""
 
 import contextlib
-import marshal
 import os
 import time
 from typing import Any
 
 from ..linux import procfs
+from ..model import codec
 
 
 def decode(payload: bytes) -> dict[str, Any]:
     """A record of the ring in its plain form: a Turn, or the Plan that is in force from now on."""
-    plain: dict[str, Any] = marshal.loads(payload)
-    return plain
+    return codec.unpack(payload)
 
 
 def quiet(bell: int) -> None:

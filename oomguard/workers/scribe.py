@@ -10,7 +10,6 @@ again at the incident's next milestone, counted in its ``lost``, and said once o
 
 import contextlib
 import gc
-import marshal
 import os
 import select
 import signal
@@ -23,7 +22,7 @@ from typing import Any, Final
 
 from ..linux import cgroup2, procfs
 from ..linux.kmsg import Kill, KmsgFile, OomKill, parse_kill, parse_oom_kill
-from ..model.codec import from_plain, to_plain
+from ..model.codec import from_plain, pack
 from ..model.facts import KernelKill, Observation, TargetId
 from ..model.incident import Turn
 from ..model.policy import Daemon, Plan
@@ -221,7 +220,7 @@ class Scribe:
         """
         target = TargetId("", "/")
         turn = Turn(0, Observation(time.monotonic_ns()), (Snapshot(target, "soft", 0, "rehearsal"),), ())
-        plain = marshal.loads(marshal.dumps(to_plain(turn)))
+        plain = follow.decode(pack(turn))
         story = Story(target, 0, turn.seen.at_ns, "soft", None)
         story.add(from_plain(plain))
         incident = self._new("000000", story)

@@ -1,7 +1,6 @@
 """The herald as it runs: forked, following a real ring, speaking to a journal's socket that is ours."""
 
 import contextlib
-import marshal
 import os
 import pty
 import queue
@@ -19,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from oomguard.model.codec import to_plain
+from oomguard.model.codec import pack
 from oomguard.model.facts import KernelKill, MemInfo, Observation, TargetId, VictimGone
 from oomguard.model.incident import Turn
 from oomguard.model.messages import FIELDS, MESSAGE_IDS
@@ -144,7 +143,7 @@ class Core:
         at_ns = seen.pop("at_ns", None) or time.monotonic_ns()
         self.number += 1
         turn = Turn(self.number, Observation(at_ns, **seen), actions, outcomes)
-        assert self.ring.append(marshal.dumps(to_plain(turn)))
+        assert self.ring.append(pack(turn))
         os.eventfd_write(self.bell, 1)
         return at_ns
 
@@ -271,7 +270,7 @@ def test_a_kill_that_failed_is_not_told_as_a_kill(core: Core, journal: Journal) 
 def test_a_new_plan_is_known_from_then_on(core: Core, journal: Journal) -> None:
     core.start()
     plan = Plan("2.0", Daemon(), (Guard("host", "/", mode="observe"),))
-    assert core.ring.append(marshal.dumps(to_plain(plan)))
+    assert core.ring.append(pack(plan))
     core.turn(Notify(HOST, "SOFT", "x"))
     entry = journal.take()
     assert (entry["OOMGUARD_MODE"], entry["OOMGUARD_VERSION"]) == ("observe", "2.0")

@@ -103,7 +103,7 @@ class _Page:
         line = f"{self.it['time']}  {self.it['hostname']}  {policy}{observed}  {self.it['id']}"
         yield from (self.paint(part, _DIM) for part in self.wrapped(line, ""))
         if not self.it["complete"]:
-            why = self.it["ended"] or "it is still open"
+            why = self.it["ended"] or ("it is being written" if self.it["outcome"] else "it is still open")
             yield from (
                 self.paint(part, _YELLOW) for part in self.wrapped(f"This incident is not complete: {why}.", "")
             )
@@ -248,7 +248,7 @@ def _kill_helped(incident: dict[str, Any]) -> tuple[str, str]:
     if incident["kernel_kills"]:
         return "It did not help enough: the kernel killed as well.", _RED
     killed = len({kill["token"] for kill in incident["kills"] if kill["errno"] == 0})
-    if not incident["complete"]:
+    if not incident["outcome"]:
         return "Whether it helped is not recorded.", _YELLOW
     if killed > 1:
         return f"It took {killed} kills until memory was clear.", _YELLOW

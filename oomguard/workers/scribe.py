@@ -248,9 +248,8 @@ class Scribe:
         self._copy_all()
 
     def beat(self) -> None:
-        """A second without a bell: calm turns are copied before the writer laps us."""
-        if self._open:
-            self._copy_all()
+        """A while without a bell: calm turns are taken now, not in the way of the first that has something to tell."""
+        self.follow()
 
     def look_back(self) -> None:
         """No judge closes an incident outside every guard: it is over when nothing has followed for a while."""
@@ -408,8 +407,8 @@ class Scribe:
         yield from first
         while not incident.ready:
             yield
+        yield from self._flush(incident)
         if incident.until is None:  # else it is being finished, and will be written whole
-            yield from self._flush(incident)
             self._write(incident)
 
     def _flush(self, incident: Incident) -> Generator[None]:

@@ -113,6 +113,7 @@ class Folder:
         self._gid = gid
         self._ring = -1
         self._ring_bytes = 0
+        self._named = False  # in its parent, on disk
 
     def write(self, doc: dict[str, object], ring: bool = False) -> None:
         """Write incident.json whole; with ``ring``, the turns go into it and ring.jsonl goes away."""
@@ -235,6 +236,7 @@ class Folder:
         """The directory and what it lies in, down from incidents/, ours and for the group only."""
         if os.path.isdir(path):
             return
+        self._named = False
         parent = os.path.dirname(path)
         if not os.path.isdir(parent):
             self._make(parent)
@@ -244,12 +246,14 @@ class Folder:
                 os.chown(path, -1, self._gid)
 
     def _sync(self) -> None:
-        for path in (self.path, os.path.dirname(self.path)):
+        """The names in the directory; the first time its own name too. Each is a wait for the disk."""
+        for path in (self.path,) if self._named else (self.path, os.path.dirname(self.path)):
             fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
                 os.fsync(fd)
             finally:
                 os.close(fd)
+        self._named = True
 
 
 def _remove(path: str) -> None:

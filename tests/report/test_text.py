@@ -111,7 +111,7 @@ def test_sentences(incident: dict[str, Any]) -> None:
     ("changes", "verdict"),
     [
         ({"kernel_kills": [{"at_ns": 1}]}, "It did not help enough: the kernel killed as well."),
-        ({"complete": False, "ended": "the daemon ended"}, "Whether it helped is not recorded."),
+        ({"complete": False, "ended": "the daemon ended", "outcome": ""}, "Whether it helped is not recorded."),
         ({"killed_by": "kernel"}, "The kernel had to act: oomguard was too late."),
         ({"killed_by": "kernel", "kind": "kernel"}, "The kernel had to act: the hard watermark had not been crossed."),
         ({"killed_by": "kernel", "policy": ""}, "The kernel had to act: no guard covers this cgroup."),

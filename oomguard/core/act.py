@@ -38,13 +38,14 @@ _SIGNALS: Final = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL}
 class Held:
     """A nominee that is open: pidfds of its processes, or its cgroup with cgroup.kill ready."""
 
-    __slots__ = ("fds", "group", "populated_fd", "token", "victim")
+    __slots__ = ("fds", "group", "killed", "populated_fd", "token", "victim")
 
     def __init__(self, victim: Victim) -> None:
         self.victim, self.token = victim, victim.token
         self.fds: list[int] = []
         self.group: Cgroup | None = None
         self.populated_fd = -1
+        self.killed = False
 
 
 class Hands:
@@ -158,9 +159,19 @@ class Hands:
             empty = held.group is None or not held.group.populated()
         except OSError:
             empty = False
-        if empty:
+        if empty and held.populated_fd in self.senses.handlers:
             self.senses.ignore(held.populated_fd)
             self.senses.tell_gone(held.token)
+
+    def look(self) -> None:
+        """Whether a cgroup that was killed is empty, in every turn.
+
+        The kernel tells of a second change within 10 ms later, by a timer; who removes the cgroup before that removes
+        the timer too, and nobody is ever told (kernel/cgroup/cgroup.c: cgroup_file_notify, cgroup_rm_file).
+        """
+        for held in self.held.values():
+            if held.killed and held.group is not None:
+                self._look_whether_empty(held)
 
     def _close(self, token: int) -> None:
         held = self.held.pop(token, None)
@@ -188,6 +199,7 @@ class Hands:
             return errno.ESRCH
         if action.target.guard in self.observing:
             return 0
+        held.killed = True
         if held.group is not None and action.signal == "KILL":
             return self._kill_cgroup(held.group)
         if held.group is not None:

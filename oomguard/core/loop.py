@@ -59,6 +59,7 @@ class Loop:
             outcome = self.hands.perform(action)
             if outcome is not None:
                 outcomes.append(outcome)
+        self.hands.look()
         self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes))
         self.status.publish(self.plan, self.state, seen.at_ns, self.recorder.dropped, bool(actions))
         self._housekeeping(seen.at_ns)

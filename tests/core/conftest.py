@@ -42,6 +42,7 @@ def hog() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     def start(mib: int, comm: bytes = b"hog", then: str = "") -> subprocess.Popen[bytes]:
         text = (
             "import os, signal, sys, threading, time\n"
+            "signal.pthread_sigmask(signal.SIG_SETMASK, ())\n"
             f"open('/proc/self/comm', 'wb').write({comm!r})\n"
             f"held = b'x' * ({mib} << 20)\n{then}\n"
             "os.write(1, b'r')\n"

@@ -555,8 +555,10 @@ class _Desk:
 
     def _gone(self, state: TargetState, pursuit: escalate.Pursuit, first: bool) -> TargetState:
         who, token = _who(pursuit.victim), pursuit.victim.token
-        missed = any(r.token == token and r.what == "Kill" and r.errno == ESRCH for r in self.seen.results)
-        if missed and first:  # the first signal met nobody: nothing was ended by us
+        missed = {r.what for r in self.seen.results if r.token == token and r.errno == ESRCH}
+        if "Kill" in missed and first:  # the first signal met nobody: nothing was ended by us
+            if "Nominate" not in missed:
+                self._ban(pursuit.victim)  # it was open, and yet nobody was there; if it is gone, nothing is lost
             self._tell(state, "VICTIM_GONE", f"{who} had ended by itself before the signal")
             self.counters = replace(self.counters, kills=self.counters.kills - 1)
             state = replace(state, kills=state.kills[:-1], again_ns=0)

@@ -184,6 +184,25 @@ def test_a_kill_that_met_nobody_counts_for_nothing_and_costs_no_cooldown() -> No
     assert court.state.counters.kills == 1
 
 
+def test_one_that_is_listed_but_never_met_is_not_aimed_at_for_ever() -> None:
+    """SD 23755: a candidate where nothing is ever killed, again and again. If it is gone, banning it costs nothing."""
+    court = host_court()
+    firing(court)
+    court.sees(1001, host=meminfo(41), results=(Result(1, "Kill", ESRCH),))
+    court.sees(1350, host=meminfo(41))
+    assert "nominate 2: process 501" in court.sees(1355, host=meminfo(41), surveys=(survey("/", WORLD),))
+
+
+def test_one_that_had_only_moved_when_it_was_opened_is_named_again() -> None:
+    court = host_court(replace(host_guard(), soft=None))
+    court.sees(100, host=meminfo(40))
+    court.sees(105, host=meminfo(40), surveys=(survey("/", WORLD),))
+    both = (Result(1, "Nominate", ESRCH), Result(1, "Kill", ESRCH))
+    court.sees(106, host=meminfo(40), results=both)
+    court.sees(500, host=meminfo(40))
+    assert "nominate 2: process 500" in court.sees(505, host=meminfo(40), surveys=(survey("/", WORLD),))
+
+
 def test_a_victim_that_took_longer_than_the_cooldown_still_has_its_memory_settle() -> None:
     court = host_court(grace_ms=10_000, cooldown_ms=1000)
     assert "TERM 1" in firing(court)

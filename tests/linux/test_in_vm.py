@@ -21,6 +21,7 @@ GUEST = "/root/oomguard"
 PYTEST = ("pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments", "py")
 
 
+# What the guest cannot import, by how it is imported.
 NOT_THERE = (b"\nfrom hypothesis import", b"\nfrom vm.machine import")
 
 

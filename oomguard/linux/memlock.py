@@ -25,6 +25,7 @@ def reserve(heap_bytes: int) -> None:
     # for each thp_collapse_alloc in vmstat; without huge pages none.
     with contextlib.suppress(OSError):
         libc.prctl_set_thp_disable(True)
+    libc.malloc_trim()  # first back with what the imports left free: what is reserved is what is kept
     libc.mallopt(libc.M_MMAP_MAX, 0)  # a large block would be mapped, and unmapped when freed: a fault each time
     libc.mallopt(libc.M_TRIM_THRESHOLD, -1)  # as unsigned: never
     libc.mallopt(libc.M_ARENA_MAX, 1)  # another thread's arena would be another, untouched heap

@@ -186,8 +186,8 @@ class Daemon:
     runtime_dir: str = "/run/oomguard"
     proc: str = "/proc"
     cgroup: str = "/sys/fs/cgroup"
-    heap_bytes: int = 4 << 20  # reserved and touched at start (core)
-    worker_heap_bytes: int = 2 << 20  # the same in each worker
+    heap_bytes: int = 2 << 20  # reserved and touched at start (core)
+    worker_heap_bytes: int = 1 << 20  # the same in each worker
     ring_bytes: int = 2 << 20  # the flight recorder
     incidents_max_count: int = 200
     incidents_max_bytes: int = 512 << 20

@@ -332,8 +332,8 @@ class DaemonTable(Table):
 
     state_dir: PathField = "/var/lib/oomguard"
     runtime_dir: PathField = "/run/oomguard"
-    heap: Annotated[int, PlainValidator(_size_between(1 << 20, 1 << 30))] = 4 << 20
-    worker_heap: Annotated[int, PlainValidator(_size_between(1 << 20, 1 << 30))] = 2 << 20
+    heap: Annotated[int, PlainValidator(_size_between(1 << 20, 1 << 30))] = 2 << 20
+    worker_heap: Annotated[int, PlainValidator(_size_between(1 << 20, 1 << 30))] = 1 << 20
     ring: Annotated[int, PlainValidator(_size_between(256 << 10, 256 << 20))] = 2 << 20
     incidents: IncidentsTable = IncidentsTable()
 

@@ -7,7 +7,6 @@ needs nothing but the one call. When the core is gone it puts back all leases, a
 import errno
 import os
 import select
-import signal
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -132,38 +131,3 @@ def _release(fd: int) -> bool:
         else:
             return True
     return False
-
-
-def rehearse(proc_fd: int) -> list[tuple[str, str]]:
-    """Every system call of a kill, once, on a child of our own. (what, why) of each that does not work here."""
-    missing: list[tuple[str, str]] = []
-    core = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        # It has inherited the lock and the pipe by which workers learn of the core's end: it must not outlive the core.
-        libc.prctl_set_pdeathsig(signal.SIGKILL)
-        while os.getppid() == core:
-            signal.pause()
-        os._exit(0)
-    start = procfs.start_ticks(proc_fd, pid)
-    fd = None
-    try:
-        fd = pidfd.open_verified(proc_fd, pid, start or 0)
-        if fd is None:
-            missing.append(("pidfd_open", "our own child could not be opened"))
-            os.kill(pid, signal.SIGKILL)
-        else:
-            pidfd.send(fd, signal.SIGKILL)
-            libc.process_mrelease(fd)
-    except OSError as error:
-        name = "process_mrelease" if error.filename == "process_mrelease" else "pidfd_send_signal"
-        # The child may have gone between the two calls: then there is nothing left to release, and the call works.
-        # EAGAIN: it is just letting go of its memory by itself.
-        if error.errno not in (errno.ESRCH, errno.EAGAIN):
-            missing.append((name, f"{os.strerror(error.errno or 0)}; a kill then frees memory a little later"))
-        os.kill(pid, signal.SIGKILL)
-    finally:
-        if fd is not None:
-            os.close(fd)
-        os.waitpid(pid, 0)
-    return missing

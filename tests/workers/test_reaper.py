@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
+from oomguard.core.rehearse import syscalls as rehearse
 from oomguard.linux import leases, libc, pidfd, procfs
 from oomguard.linux.cgroup2 import Cgroup
 from oomguard.linux.leases import HIGH, MAX, SCORE, Entry
 from oomguard.workers import reaper as reaper_module
 from oomguard.workers.pool import Mailbox, Pool
-from oomguard.workers.reaper import Reaper, rehearse
+from oomguard.workers.reaper import Reaper
 
 MIB = 1 << 20
 PATIENCE_S = 30.0

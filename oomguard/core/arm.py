@@ -1,0 +1,162 @@
+"""From the fork of the workers to READY=1: open, rehearse, reserve, lock; and the way back at the end.
+
+Whatever this machine lacks is named here, once, in ``status`` and in the journal.
+"""
+
+import gc
+import os
+import resource
+import sys
+import time
+from typing import Final
+
+from ..judge import decide as judge
+from ..linux import cgroup2, memlock, procfs, systemd
+from ..model import statuspage
+from ..model.facts import Result
+from . import rehearse
+from .act import Hands
+from .boot import Boot
+from .lease import LeaseBook
+from .loop import Loop
+from .observe import Senses
+from .record import Recorder
+from .status import Status
+
+RR_PRIORITY: Final = 20  # over everything that does not ask for real time, under what keeps a machine alive (50, 99)
+RTTIME_US: Final = (
+    10_000_000  # a real-time loop that spins so long is ended by the kernel, and started again by systemd
+)
+ENDING_S: Final = 4.0  # for workers to finish what they have begun; the unit waits 15 s for us
+
+# Modules that only their importers needed at import time (dataclasses pulls in inspect). Dropped before locking: the
+# heap that they held is the first that is used later.
+SPENT: Final = ("inspect", "ast", "dis", "opcode", "tokenize", "token", "linecache", "importlib.machinery", "typing")
+
+
+class Arm:
+    """The core, put together from what ``boot`` has left it."""
+
+    def __init__(self, boot: Boot) -> None:
+        """OSError with the path: the status page cannot be made."""
+        self.plan, self.root, self.pool = boot.plan, boot.root, boot.pool
+        self.orders, self.answers, self.journal = boot.orders, boot.answers, boot.journal
+        self.recorder = Recorder(boot.ring, tuple(boot.bells.values()))
+        self.status = Status(f"{self.plan.daemon.runtime_dir}/{statuspage.NAME}", self.plan.version)
+        self.status.undone = len(boot.undone)
+        self.said = [("LEASE_UNDONE", sentence) for sentence in boot.undone]  # for the journal, once there is a herald
+        self.announced = False
+        for what, why in boot.lacks.items():
+            self.degraded(what, why)
+
+    def degraded(self, what: str, why: str) -> None:
+        """Named in status, and in the journal."""
+        if not self.status.degraded(what, why):
+            return
+        if self.announced:
+            self.recorder.say("DEGRADED", f"{what}: {why}", time.monotonic_ns())
+        else:
+            self.said.append(("DEGRADED", f"{what}: {why}"))
+
+    def loop(self) -> Loop:
+        """Everything opened, rehearsed, locked; READY=1 is out."""
+        plan, daemon = self.plan, self.plan.daemon
+        senses = Senses(plan, self.root, self.degraded)
+        root = self.root or daemon.cgroup
+        book = LeaseBook(self.journal, self.orders, root, daemon.proc)
+        senses.found_high = book.found_high
+        hands = Hands(plan, self.root, senses, self.orders, book)
+        ours = {os.getpid(), *self.pool.pids()}
+        state = judge.begin(ours, _own_cgroup(ours, self.root, daemon.proc))
+        socket = os.environ.get("NOTIFY_SOCKET")
+        loop = Loop(plan, state, senses, hands, self.recorder, self.status, self.pool, socket)
+        for worker in self.pool.workers.values():
+            loop.mind(worker)
+        senses.listen(self.answers.bell, 1, lambda _mask: self._answers(senses, book))
+        for what, why in rehearse.syscalls(senses.proc_fd):
+            self.degraded(what, why)
+        rehearse.storm(plan)
+        loop.watchdog_ns = _watchdog_ns()
+        senses.aim(plan)
+        self._real_time()
+        self._lock()
+        loop.turn(until_ns=0)
+        self._announce(loop)
+        self.status.arm()
+        return loop
+
+    def _answers(self, senses: Senses, book: LeaseBook) -> None:
+        messages, lost = self.answers.take()
+        for token, what, number, took_ns, value in messages:
+            senses.tell(Result(token, what, number, took_ns, value))
+            if what in ("Lease", "Release"):
+                book.settled(token, what, number)
+        if lost:
+            self.status.degraded("reaper", "some of its answers were lost: more than 4,000 at once")
+
+    def _real_time(self) -> None:
+        try:
+            resource.setrlimit(resource.RLIMIT_RTTIME, (RTTIME_US, RTTIME_US))
+            policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+            os.sched_setscheduler(0, policy, os.sched_param(RR_PRIORITY))
+        except (OSError, ValueError) as error:
+            self.degraded("real time", f"SCHED_RR: {error}: a busy machine may delay us")
+
+    def _lock(self) -> None:
+        for name in SPENT:
+            sys.modules.pop(name, None)
+        gc.collect()
+        memlock.reserve(self.plan.daemon.heap_bytes)
+        why = memlock.lock()
+        if why is not None:
+            self.degraded("memory lock", why)
+        memlock.populate()
+        memlock.settle()
+
+    def _announce(self, loop: Loop) -> None:
+        plan = self.plan
+        at_ns = time.monotonic_ns()
+        mode = ", ".join(f"{guard.name} ({guard.mode})" for guard in plan.guards) or "none"
+        self.recorder.say("STARTED", f"oomguard {plan.version} guards: {mode}", at_ns)
+        for message, text in self.said:
+            self.recorder.say(message, text, at_ns)
+        self.said.clear()
+        self.announced = True
+        self.status.publish(plan, loop.state, at_ns, self.recorder.dropped)
+        systemd.notify(f"READY=1\nSTATUS=guarding: {mode}\nMAINPID={os.getpid()}", loop.notify_socket)
+
+    def stop(self, loop: Loop) -> None:
+        """Put everything back, say so, and let the workers finish."""
+        systemd.notify(b"STOPPING=1", loop.notify_socket)
+        # First the reaper, lest an order that it has not come to yet undoes what is put back here.
+        self.pool.kill("reaper", ENDING_S)
+        for sentence in loop.hands.book.end_all():
+            self.recorder.say("LEASE_UNDONE", sentence, time.monotonic_ns())
+        loop.hands.let_go()
+        self.recorder.say("STOPPED", "oomguard ends; everything it had set for a time is put back", time.monotonic_ns())
+        self.pool.end(ENDING_S)
+        self.status.remove()
+
+
+def _own_cgroup(ours: set[int], root: str | None, proc: str) -> str:
+    """Our cgroup, if nobody else lives in it."""
+    proc_fd = procfs.open_proc(proc)
+    try:
+        me = procfs.read_process(proc_fd, os.getpid())
+    finally:
+        os.close(proc_fd)
+    group = cgroup2.Cgroup.open(root, me.cgroup) if me is not None and root is not None else None
+    if group is None:
+        return ""
+    try:
+        return group.path if set(group.procs()) <= ours else ""
+    finally:
+        group.close()
+
+
+def _watchdog_ns() -> int:
+    """Half of what systemd asks for, as sd_watchdog_enabled(3) advises; 0: it does not ask."""
+    try:
+        return int(os.environ.get("WATCHDOG_USEC", "0")) * 1000 // 2
+    except ValueError:
+        return 0

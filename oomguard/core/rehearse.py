@@ -1,0 +1,108 @@
+"""Everything that a kill needs, once, before it is needed: system calls on a child of our own, code on a made-up storm.
+
+What a missing capability or a seccomp filter forbids is named at the start and not found out at the first real kill
+(rfjakob/earlyoom, pull request 315). And code that has run is in memory, and stays: only what was touched is locked.
+"""
+
+import errno
+import os
+import signal
+from typing import Final
+
+from ..judge.decide import begin, decide
+from ..linux import libc, pidfd, procfs
+from ..model.facts import (
+    CgroupFacts,
+    MemInfo,
+    MemoryStat,
+    Observation,
+    ProcessFacts,
+    Stalled,
+    Survey,
+    TargetId,
+    TargetSeen,
+    VictimGone,
+)
+from ..model.policy import Plan
+from ..model.verdict import Action, Nominate
+from ..workers.ring import Ring
+from .record import Recorder
+
+WORKERS: Final = 300  # of the made-up service: what the hottest turn of a real storm looks like
+_SECOND: Final = 1_000_000_000
+
+
+def syscalls(proc_fd: int) -> list[tuple[str, str]]:
+    """Every system call of a kill, once, on a child of our own. (what, why) of each that does not work here."""
+    missing: list[tuple[str, str]] = []
+    core = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        # It has inherited the lock and the pipe by which workers learn of the core's end: it must not outlive the core.
+        libc.prctl_set_pdeathsig(signal.SIGKILL)
+        while os.getppid() == core:
+            signal.pause()
+        os._exit(0)
+    start = procfs.start_ticks(proc_fd, pid)
+    fd = None
+    try:
+        fd = pidfd.open_verified(proc_fd, pid, start or 0)
+        if fd is None:
+            missing.append(("pidfd_open", "our own child could not be opened"))
+            os.kill(pid, signal.SIGKILL)
+        else:
+            pidfd.send(fd, signal.SIGKILL)
+            libc.process_mrelease(fd)
+    except OSError as error:
+        name = "process_mrelease" if error.filename == "process_mrelease" else "pidfd_send_signal"
+        # The child may have gone between the two calls: then there is nothing left to release, and the call works.
+        # EAGAIN: it is just letting go of its memory by itself.
+        if error.errno not in (errno.ESRCH, errno.EAGAIN):
+            missing.append((name, f"{os.strerror(error.errno or 0)}; a kill then frees memory a little later"))
+        os.kill(pid, signal.SIGKILL)
+    finally:
+        if fd is not None:
+            os.close(fd)
+        os.waitpid(pid, 0)
+    return missing
+
+
+def storm(plan: Plan) -> tuple[Action, ...]:
+    """Judge and record an engagement of every guard that nobody has seen. What was decided, for tests to look at."""
+    ring = Ring.create(1 << 20)
+    recorder = Recorder(ring, ())
+    state = begin((), "")
+    done: list[Action] = []
+    for seen in _turns(plan):
+        before = state
+        state, actions = decide(plan, state, seen)
+        recorder.turn(before.targets, state.targets, seen, actions, ())
+        tokens = [action.victim.token for action in actions if isinstance(action, Nominate)]
+        if tokens:
+            gone = Observation(seen.at_ns + 1, gone=tuple(VictimGone(token, seen.at_ns) for token in tokens))
+            before, (state, more) = state, decide(plan, state, gone)
+            recorder.turn(before.targets, state.targets, gone, more, ())
+            done += more
+        done += actions
+    return tuple(done)
+
+
+def _turns(plan: Plan) -> list[Observation]:
+    total = 1 << 40
+    calm, low = MemInfo(total, total, total, total, total), MemInfo(total, 1, 1, total, 1)
+    work = "/rehearsal.slice/rehearsal.service"
+    targets = [TargetId(guard.name, "/" if guard.cgroup == "/" else work) for guard in plan.guards]
+    full = CgroupFacts(work, 1, total // 2, MemoryStat(total // 2, 0, 0, 0), 0, total // 2, work)
+    empty = CgroupFacts(work, 1, 0, MemoryStat(0, 0, 0, 0), 0, total // 2, work)
+    crowd = tuple(
+        ProcessFacts(100 + i, 1, 100 if i else 1, f"rehearsal {i}", work, 0, "S", total // 1024, 0, 0)
+        for i in range(WORKERS)
+    )
+    surveys = tuple(Survey(target, "heaviest", (full,), crowd, 1) for target in targets)
+    stalls = tuple(Stalled(target, number) for target in targets for number in range(4))
+    seen = tuple(TargetSeen(target, None if target.cgroup == "/" else empty) for target in targets)
+    storm = [Observation(_SECOND, host=calm, appeared=seen, cgroups=(empty,))]
+    for second in range(2, 32, 2):  # longer than any "lasting" that is likely: what is not reached is not rehearsed
+        storm.append(Observation(second * _SECOND, host=low, cgroups=(full,), stalls=stalls, surveys=surveys))
+    storm += [Observation(second * _SECOND, host=calm, cgroups=(empty,)) for second in (40, 42, 44)]
+    return [*storm, Observation(50 * _SECOND, host=calm, vanished=tuple(targets))]

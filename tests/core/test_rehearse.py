@@ -1,0 +1,57 @@
+"""The rehearsal goes the whole way, and nothing of it is left."""
+
+import errno
+import os
+
+import pytest
+
+from oomguard.core import rehearse
+from oomguard.linux import libc, procfs
+from oomguard.model.policy import (
+    Amount,
+    AvailableBelow,
+    Clause,
+    Daemon,
+    Guard,
+    KillStep,
+    MemoryAbove,
+    NominateStep,
+    NotifyStep,
+    Plan,
+    SnapshotStep,
+    Watermark,
+)
+from oomguard.model.verdict import Close, Kill, Lease, Nominate, Release, Snapshot
+
+SOFT = (SnapshotStep(), NotifyStep(), NominateStep())
+
+
+def guard(name: str, cgroup: str, line: AvailableBelow | MemoryAbove, tripwire: bool = False) -> Guard:
+    clause = (Clause((line,)),)
+    return Guard(name, cgroup, soft=Watermark(clause, SOFT), hard=Watermark(clause, (KillStep(),)), tripwire=tripwire)
+
+
+HOST = guard("host", "/", AvailableBelow(Amount(share=0.05)))
+WEB = guard("web", "/system.slice/web-*.service", MemoryAbove(Amount(share=0.9)), tripwire=True)
+
+
+@pytest.mark.parametrize("guards", [(HOST,), (WEB,), (HOST, WEB)], ids=["machine", "service", "both"])
+def test_the_made_up_storm_reaches_the_kill_and_comes_back(guards: tuple[Guard, ...]) -> None:
+    done = rehearse.storm(Plan("0", Daemon(), guards))
+    kinds = {type(action) for action in done}
+    assert {Snapshot, Nominate, Kill, Close} <= kinds
+    lent = {action.token for action in done if isinstance(action, Lease)}
+    assert lent == {action.token for action in done if isinstance(action, Release)}
+    assert lent if WEB in guards else True
+
+
+def test_a_missing_system_call_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(_fd: int) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), "process_mrelease")
+
+    monkeypatch.setattr(libc, "process_mrelease", refused)
+    proc_fd = procfs.open_proc()
+    try:
+        assert [what for what, _ in rehearse.syscalls(proc_fd)] == ["process_mrelease"]
+    finally:
+        os.close(proc_fd)

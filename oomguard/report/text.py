@@ -28,9 +28,11 @@ def sentence(incident: dict[str, Any]) -> str:
     where = "the machine" if incident["cgroup"] == "/" else incident["cgroup"]
     victims = _victims(incident)
     if incident["killed_by"] == "kernel":
-        who = victims or "somebody it did not name"
+        who = victims.rstrip(",") or "somebody it did not name"
+        if incident["cgroup"] == "/":
+            return f"The kernel's OOM killer killed {who}."
         late = "" if incident["policy"] else ", which no guard covers"
-        return f"The kernel's OOM killer killed {who} in {where}{late}."
+        return f"The kernel's OOM killer killed {who}, in {where}{late}."
     if incident["killed_by"] == "oomguard":
         and_kernel = ", and the kernel killed as well" if incident["kernel_kills"] else ""
         return f"oomguard killed {victims} because {where} ran out of memory{and_kernel}."
@@ -74,7 +76,11 @@ def _victims(incident: dict[str, Any]) -> str:
     victims = incident["victims"]
     if not victims:
         return ""
-    kills = [kill for kill in incident["kills"] if kill["errno"] == 0 and kill["what"]]
+    if incident["killed_by"] == "kernel":
+        victims = [victim for victim in victims if victim["by"] == "kernel"] or victims
+        kills = []
+    else:
+        kills = [kill for kill in incident["kills"] if kill["errno"] == 0 and kill["what"]]
     names = [kill["what"] for kill in kills] or [f"{victim['comm']}[{victim['pid']}]" for victim in victims]
     held = sum(kill["held_bytes"] or 0 for kill in kills) or sum(victim["bytes"] for victim in victims)
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
@@ -153,7 +159,8 @@ class _Page:
     def result(self) -> Iterator[str]:
         yield self.title("Result")
         if self.it["latency_ms"] is not None:
-            text = f"{duration(self.it['latency_ms'])} from seeing the hard watermark crossed to the signal"
+            to = "verdict" if self.it["mode"] == "observe" else "signal"
+            text = f"{duration(self.it['latency_ms'])} from seeing the hard watermark crossed to the {to}"
             if self.it["gone_ms"] is not None:
                 text += f", {duration(self.it['gone_ms'])} from the signal to its end"
             yield from self.item("", text + ".", "")

@@ -99,6 +99,11 @@ class Death:
         """The signal was really sent."""
         return self.errno == 0 and not self.held
 
+    @property
+    def gone_ms(self) -> float | None:
+        """From the signal to the end; in observe mode there was no signal."""
+        return _ms(self.gone_ns - self.signalled_ns) if self.struck and self.gone_ns is not None else None
+
 
 @dataclass(slots=True)
 class _Level:
@@ -145,6 +150,7 @@ class Story:
         self._after: _Level | None = None
         self._leases: dict[int, str] = {}
         self._leased: set[str] = set()
+        self._nameless: list[dict[str, object]] = []  # timeline entries of kernel kills whose victim has no name yet
         if self.nominee is not None:
             held = f"it held {size(self.nominee.held_bytes)} then"
             self._tell(opened_ns, "nominate", f"{name(self.nominee)} was nominated already; {held}")
@@ -191,8 +197,8 @@ class Story:
             death = self.deaths.get(gone.token)
             if death is not None and death.gone_ns is None:
                 death.gone_ns = gone.at_ns
-                took = _ms(gone.at_ns - death.signalled_ns)
-                self._tell(gone.at_ns, "gone", f"{self._named(death)} is gone, {took:.0f} ms after the signal")
+                took = f", {_ms(gone.at_ns - death.signalled_ns):.0f} ms after the signal" if death.struck else ""
+                self._tell(gone.at_ns, "gone", f"{self._named(death)} is gone{took}")
                 reached.add("gone")
         for result in seen.results:
             death = self.deaths.get(result.token)
@@ -234,7 +240,9 @@ class Story:
         who = f"{kill.comm}[{kill.pid}]" if kill.pid else f"{kill.count} process{'es' if kill.count > 1 else ''}"
         if len(self.kernel_kills) < _KILLS_MAX:
             self.kernel_kills.append({"at_ns": at_ns, "pid": kill.pid, "comm": kill.comm, "cgroup": kill.cgroup})
-        self._tell(at_ns, "kernel", f"the kernel's OOM killer killed {who} in {kill.cgroup}")
+        told = self._tell(at_ns, "kernel", f"the kernel's OOM killer killed {who} in {kill.cgroup}")
+        if told is not None and not kill.pid and kill.count == 1:
+            self._nameless.append(told)
 
     def kernel_named(self, pid: int, comm: str, cgroup: str, held_bytes: int) -> None:
         """The kernel's log has named a victim: the facts of a turn may know no more than that there was one.
@@ -243,16 +251,22 @@ class Story:
         """
         if any(kill.get("pid") == pid and "bytes" in kill for kill in self.kernel_kills):
             return
-        row: dict[str, object] = {"pid": pid, "comm": comm, "bytes": held_bytes}
         known = next((kill for kill in self.kernel_kills if kill.get("pid") in (0, pid)), None)
         at_ns = int(str((known or {"at_ns": self.opened_ns})["at_ns"]))
+        row: dict[str, object] = {"pid": pid, "comm": comm, "cgroup": cgroup, "bytes": held_bytes, "at_ns": at_ns}
         if known is not None:
-            known.update({**row, "cgroup": cgroup or known["cgroup"]})
+            row["cgroup"] = cgroup or known["cgroup"]
+            known.update(row)
         elif len(self.kernel_kills) < _KILLS_MAX:
-            self.kernel_kills.append({**row, "cgroup": cgroup, "at_ns": at_ns})
+            self.kernel_kills.append(row)
         self._worsen("kernel")
-        held = f"which held {size(held_bytes)}"
-        self._tell(at_ns, "kernel", f"the kernel's log: killed {comm}[{pid}] in {cgroup or '?'}, {held}")
+        text = (
+            f"the kernel's OOM killer killed {comm}[{pid}] in {row.get('cgroup') or '?'}, which held {size(held_bytes)}"
+        )
+        if known is not None and self._nameless:
+            self._nameless.pop(0)["text"] = text
+        else:
+            self._tell(at_ns, "kernel", text)
 
     def end(self, outcome: str) -> None:
         """Closed by somebody else than the judge."""
@@ -267,7 +281,8 @@ class Story:
                 self.hard_ns = at_ns
         elif snapshot.watermark == "kernel":
             reached.add("kernel")
-        self._tell(at_ns, snapshot.watermark, snapshot.why)
+        if snapshot.watermark != "kernel" or not self.kernel_kills:  # else the fact itself has been told
+            self._tell(at_ns, snapshot.watermark, snapshot.why)
 
     def _nominate(self, action: Nominate, seen: Observation) -> None:
         changed = self.nominee is None or _identity(self.nominee) != _identity(action.victim)
@@ -308,11 +323,13 @@ class Story:
         if _WORSE[kind] > _WORSE[self.kind]:
             self.kind = kind
 
-    def _tell(self, at_ns: int, what: str, text: str) -> None:
+    def _tell(self, at_ns: int, what: str, text: str) -> dict[str, object] | None:
         if len(self.timeline) >= _TIMELINE_MAX:
             self.timeline_cut += 1
-            return
-        self.timeline.append({"at_ms": _ms(at_ns - self.opened_ns), "what": what, "text": text})
+            return None
+        entry: dict[str, object] = {"at_ms": _ms(at_ns - self.opened_ns), "what": what, "text": text}
+        self.timeline.append(entry)
+        return entry
 
     def _named(self, death: Death) -> str:
         return name(death.victim) if death.victim is not None else f"victim {death.token}"
@@ -408,7 +425,7 @@ class Story:
     def gone_ms(self) -> float | None:
         """From the first signal to the end of that victim."""
         first = self._first()
-        return None if first is None or first.gone_ns is None else _ms(first.gone_ns - first.signalled_ns)
+        return None if first is None else first.gone_ms
 
     def _first(self) -> Death | None:
         done = [death for death in self.deaths.values() if death.errno == 0]
@@ -508,6 +525,6 @@ def _plain_death(death: Death, hard_ns: int | None, opened_ns: int) -> dict[str,
         "held": death.held,
         "at_ms": _ms(death.signalled_ns - opened_ns),
         "latency_ms": None if hard_ns is None else _ms(death.signalled_ns - hard_ns),
-        "gone_ms": None if death.gone_ns is None else _ms(death.gone_ns - death.signalled_ns),
+        "gone_ms": death.gone_ms,
         "reaped_bytes": death.reaped_bytes,
     }

@@ -97,7 +97,7 @@ def test_sentences(incident: dict[str, Any]) -> None:
     )
     assert told(**kernel, cgroup="/a") == "The kernel's OOM killer killed import[1234], holding 700 MiB, in /a."
     assert told(**{**kernel, "victims": []}, policy="", cgroup="/a") == (
-        "The kernel's OOM killer killed somebody it did not name in /a, which no guard covers."
+        "The kernel's OOM killer killed somebody it did not name, in /a, which no guard covers."
     )
     assert told(killed_by="none", mode="observe") == (
         "oomguard would have killed import[1234], holding 700 MiB, because the machine ran out of memory"
@@ -127,7 +127,10 @@ def test_did_it_help(incident: dict[str, Any], changes: dict[str, Any], verdict:
 def test_observing_says_what_it_would_have_been_worth(incident: dict[str, Any]) -> None:
     at_ns = incident["opened_ns"] + 213_000_000
     incident |= {"killed_by": "kernel", "mode": "observe", "kernel_kills": [{"at_ns": at_ns}]}
+    incident["victims"] = [{**incident["victims"][0], "bytes": 255 << 20, "by": "kernel"}]
     page = text.half_page(incident, 200)
+    assert page.startswith("The kernel's OOM killer killed import[1234], holding 255 MiB.")
+    assert "from seeing the hard watermark crossed to the verdict" in page
     assert "oomguard was told to observe only, and would have acted 200 ms earlier." in page
 
 

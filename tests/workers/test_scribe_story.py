@@ -207,6 +207,24 @@ def test_the_kernels_victim_is_named_once() -> None:
         (812, "/x/y", 5 * MIB),
         (813, "/x/y", MIB),
     ]
+    assert [entry["text"] for entry in story.timeline if entry["what"] == "kernel"] == [
+        "the kernel's OOM killer killed stress[812] in /x/y, which held 5.0 MiB",
+        "the kernel's OOM killer killed other[813] in /x/y, which held 1.0 MiB",
+    ]
+
+
+def test_a_kernel_kill_is_told_once_though_the_judge_speaks_of_it_too() -> None:
+    spoken = Snapshot(HOST, "kernel", 1, "the kernel's OOM killer ended 1 process(es) in /x")
+    story = told(HOST, turn(5, spoken, kernel_kills=(KernelKill("/x", 1),)))
+    assert [entry["text"] for entry in story.timeline if entry["what"] == "kernel"] == [
+        "the kernel's OOM killer killed 1 process in /x"
+    ]
+
+
+def test_in_observe_mode_there_is_no_signal_to_count_from() -> None:
+    story = told(HOST, killed(HOST, held=True), gone(900))
+    assert story.gone_ms() is None
+    assert story.timeline[-1]["text"] == "leak[1] is gone"
 
 
 def test_a_cgroup_of_which_nobody_is_known_by_name() -> None:

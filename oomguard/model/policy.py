@@ -149,8 +149,8 @@ class VictimRule:
     by: Literal["memory", "oom_score"] = "memory"
     take: Literal["auto", "process", "subtree", "cgroup"] = "auto"
     never: tuple[Match, ...] = ()
-    avoid: tuple[Match, ...] = ()  # only when nobody else is left
-    prefer: tuple[Match, ...] = ()  # before everybody else that holds a like amount
+    avoid: tuple[Match, ...] = ()  # weighed a quarter of what it holds
+    prefer: tuple[Match, ...] = ()  # weighed four times
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,7 @@ class LeaseBook:
             except OSError:
                 file.failed = True
                 continue
-            if now is None or not leases.stands(file.entry, now):
+            if now is None or not (now == file.entry.found or leases.stands(file.entry, now)):
                 self._forget(key)  # gone, or somebody else's by now
                 continue
             if file.wanted:

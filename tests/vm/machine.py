@@ -248,7 +248,7 @@ class Machine(Qemu):
 
     # -- what a test does with it
 
-    def idle(self, tries: int = 20) -> None:
+    def idle(self, tries: int = 8) -> None:
         """Waits until the guest does (nearly) nothing."""
         busy = "awk '/^cpu /{print $2+$4}' /proc/stat"
         for _ in range(tries):

@@ -31,6 +31,7 @@ scan()
 why = memlock.lock()
 if why:
     sys.exit(why)
+assert memlock.populate()  # what was trimmed, or never touched, inside the heap
 memlock.settle()
 for _ in range(20):
     scan()

@@ -3,7 +3,7 @@
 #
 #   tools/prepare.sh python        Python 3.11 or later that can make virtual environments with pip
 #   tools/prepare.sh bare_python   Python 3.11 or later; pip comes from a wheel
-#   tools/prepare.sh vm            QEMU and what builds the image of the tests' virtual machine
+#   tools/prepare.sh vm            QEMU, what builds the image of the tests' virtual machine, and systemd's checkers
 #
 # As root on Debian and its children it installs what is missing. Elsewhere it names what is missing: without python
 # that is an error; without the virtual machine's tools the tests that need it are skipped, and say so.
@@ -36,11 +36,14 @@ look_for_vm() {
     need qemu-img qemu-utils
     need mmdebstrap mmdebstrap
     need mke2fs e2fsprogs
+    need systemd-analyze systemd  # asked about our unit; no container has it
+    need journalctl systemd
 }
 
 what=$1
 "look_for_$what"
 [[ ${#missing[@]} -eq 0 ]] && exit 0
+mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
 
 if [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null; then
     echo "installing ${missing[*]} ..."
@@ -52,5 +55,5 @@ if [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null; then
 else
     echo "missing on this machine: ${missing[*]} (apt-get install ${missing[*]})" >&2
 fi
-[[ $what == vm ]] && { echo "going on without the virtual machine: the tests that need it are skipped" >&2; exit 0; }
+[[ $what == vm ]] && { echo "going on without: the tests that need it are skipped, and say so" >&2; exit 0; }
 exit 3

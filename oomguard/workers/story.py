@@ -43,6 +43,7 @@ _SETTLED_NS: Final = 2_000_000_000
 _TIMELINE_MAX: Final = 400
 _KILLS_MAX: Final = 200
 _VICTIMS_MAX: Final = 1000
+_MEMBERS_MAX: Final = 512  # of a cgroup, by name; all of them are counted
 # These say what the timeline already says in its own words.
 _TOLD_OTHERWISE: Final = frozenset({"SOFT", "HARD", "KILLED", "VICTIM_GONE", "CALM", "KERNEL_KILLED"})
 
@@ -219,20 +220,11 @@ class Story:
         nominee = self.nominee
         if nominee is None or nominee.token in self.deaths:
             return
-        wanted = {(ref.pid, ref.start_ticks) for ref in nominee.processes}
-        held: dict[tuple[int, int], int] = {}
-        for survey in surveys:
-            for row in survey["processes"]:
-                identity = (row["pid"], row["start_ticks"])
-                if identity in wanted:
-                    held[identity] = row["anon_bytes"] + row["shmem_bytes"] + row["swap_bytes"]
-        if not held:
-            return
-        refs = tuple(
-            replace(ref, held_bytes=held.get((ref.pid, ref.start_ticks), ref.held_bytes)) for ref in nominee.processes
-        )
-        grown = sum(ref.held_bytes for ref in refs) - sum(ref.held_bytes for ref in nominee.processes)
-        self.nominee = replace(nominee, processes=refs, held_bytes=max(0, nominee.held_bytes + grown))
+        rows = [row for survey in surveys for row in survey["processes"]]
+        if nominee.take == "cgroup":
+            self.nominee = _regrouped(nominee, [row for row in rows if covers(nominee.cgroup, row["cgroup"])])
+        else:
+            self.nominee = _reweighed(nominee, {(row["pid"], row["start_ticks"]): _held(row) for row in rows})
 
     def kernel_killed(self, kill: KernelKill, at_ns: int) -> None:
         """The kernel's OOM killer struck under our target."""
@@ -463,6 +455,31 @@ class Story:
             "timeline": sorted(self.timeline, key=lambda entry: float(str(entry["at_ms"]))),
             "guard": to_plain(self.guard),
         }
+
+
+def _held(row: Mapping[str, Any]) -> int:
+    return int(row["anon_bytes"] + row["shmem_bytes"] + row["swap_bytes"])
+
+
+def _reweighed(victim: Victim, held: Mapping[tuple[int, int], int]) -> Victim:
+    """The same processes, as heavy as they are by now."""
+    refs = tuple(
+        replace(ref, held_bytes=held.get((ref.pid, ref.start_ticks), ref.held_bytes)) for ref in victim.processes
+    )
+    grown = sum(ref.held_bytes for ref in refs) - sum(ref.held_bytes for ref in victim.processes)
+    return replace(victim, processes=refs, held_bytes=max(0, victim.held_bytes + grown))
+
+
+def _regrouped(victim: Victim, rows: list[Mapping[str, Any]]) -> Victim:
+    """The same cgroup with the processes that it has by now: it is the cgroup that dies."""
+    if len(rows) < len(victim.processes):  # a survey of the heaviest may not have looked at all of it
+        return victim
+    rows.sort(key=_held, reverse=True)
+    refs = tuple(
+        ProcessRef(row["pid"], row["start_ticks"], row["comm"], row["cgroup"], _held(row))
+        for row in rows[:_MEMBERS_MAX]
+    )
+    return replace(victim, processes=refs, held_bytes=sum(map(_held, rows)), count=max(victim.count, len(rows)))
 
 
 def _ms(ns: int) -> float:

@@ -250,6 +250,23 @@ def test_weighing_the_nominee_again() -> None:
     assert story.victims()[0]["bytes"] == 400 * MIB
 
 
+def test_a_cgroup_gets_more_members_until_it_dies() -> None:
+    def survey(*pids: int) -> Survey:
+        rows = tuple(ProcessFacts(pid, 1, 0, "w", "/many/x", 0, "R", pid * MIB, 0, 0) for pid in pids)
+        other = ProcessFacts(99, 1, 0, "o", "/other", 0, "R", MIB, 0, 0)
+        return Survey(HOST, "heaviest", (), (*rows, other), 0)
+
+    two = Victim(7, "cgroup", "/many", 5, "", (ProcessRef(1, 1, "w", "/many/x", MIB),) * 2, 2 * MIB, 2)
+    story = Story(HOST, 1, 0, "soft", None, Nominate(HOST, two, NOBODY))
+    story.weigh([to_plain(survey(1))])  # it did not look at all of them
+    assert story.nominee == two
+    story.weigh([to_plain(survey(1, 2, 3))])
+    assert story.nominee is not None
+    assert (story.nominee.count, story.nominee.held_bytes) == (3, 6 * MIB)
+    story.add(killed(HOST))
+    assert [row["pid"] for row in story.victims()] == [3, 2, 1]
+
+
 def test_a_lease_that_moves_is_told_once_and_its_end_too() -> None:
     def lease(token: int, value_mib: int) -> Lease:
         return Lease(WEB, token, "memory.high", "/web", 5, 0, 0, value_mib * MIB, "brake")

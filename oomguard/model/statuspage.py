@@ -21,6 +21,8 @@ MODES: Final = ("enforce", "observe")
 # undone leases, drops; MemTotal, MemAvailable, SwapTotal, SwapFree; guards in use; length of the notes; last beat (ns)
 _HEAD: Final = struct.Struct("=8sIIQ" + "Q" * 18)
 _HEAD_AT: Final = 0
+_COUNTS: Final = struct.Struct("=" + "Q" * 18)  # the head's part after the sequence
+_COUNTS_AT: Final = _HEAD.size - _COUNTS.size
 _GUARD: Final = struct.Struct("=64s240sIIQQQ")  # name, cgroup glob, mode, phase, targets, used, limit (bytes)
 _GUARDS_AT: Final = 512
 _NOTES_AT: Final = _GUARDS_AT + GUARDS * _GUARD.size
@@ -108,7 +110,8 @@ class Writer:
         length_at = _HEAD_AT + _HEAD.size - 16
         length = int.from_bytes(head[length_at : length_at + 8], "little") if notes is None else len(notes)
         values = [getattr(numbers, name) for name in _NUMBERS]
-        _HEAD.pack_into(head, _HEAD_AT, MAGIC, LAYOUT, 0, self._sequence, *values, in_use, length, beat_ns)
+        # Not the magic and the sequence with them: pack_into fills the place with zeros before it packs.
+        _COUNTS.pack_into(head, _COUNTS_AT, *values, in_use, length, beat_ns)
         for number, guard in enumerate((guards or ())[:GUARDS]):
             _GUARD.pack_into(
                 head,

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final, Literal
 
+from ..judge import pace
 from ..judge.glob import matches
 from ..judge.rank import WEIGHT, is_corridor, is_inside, unit_path
 from ..judge.state import State
-from ..linux import events, procfs, psi
+from ..linux import events, libc, procfs, psi
 from ..linux.cgroup2 import Cgroup, walk
 from ..model.facts import (
     CgroupFacts,
@@ -45,6 +46,7 @@ RESCAN_SHARE: Final = 8  # and at most an eighth of the time
 UNWATCHED_NS: Final = 60 * SECOND  # the same where not every directory could be watched
 NEAR: Final = 0.8  # of the lowest memory_above: from there on, cache is told from use
 LONGEST_S: Final = 3600.0
+GLANCES_NS: Final = SECOND  # a turn is put off for so long at most
 TURN_NS: Final = MS  # a bound on turns per second: a real-time loop that spins takes the machine with it
 
 # A survey reads the processes of the heaviest units only: the judge goes down to one of them, or asks for all.
@@ -89,6 +91,7 @@ class Senses:
         """``root``: mount point of cgroup v2 with memory, or None. ``say``: (what, why) of what is degraded."""
         self.plan, self.root, self.say = plan, root, say
         self.proc = plan.daemon.proc
+        self.free_ram = libc.free_ram if self.proc == "/proc" else None  # of this machine; not of a made-up one
         self.proc_fd = procfs.open_proc(self.proc)
         self.meminfo = procfs.MemInfoFile(self.proc)
         self.vmstat = procfs.VmStatFile(self.proc)
@@ -166,6 +169,9 @@ class Senses:
         """Sleep until the kernel speaks or ``until_ns``, then see."""
         self._sleep(until_ns)
         at_ns = time.monotonic_ns()
+        while (later_ns := self._glance(state, at_ns)) > at_ns:
+            self._sleep(later_ns)
+            at_ns = time.monotonic_ns()
         self.last_turn_ns = at_ns
         if not self.wakes:
             self.wakes.append(Wake("deadline"))
@@ -197,12 +203,16 @@ class Senses:
         self._forget()
         return seen
 
+    def _anything(self) -> bool:
+        """Whether something lies ready that must not wait."""
+        return bool(self.results or self.gone or self.appeared or self.vanished or self.asked or self.stalls)
+
     def _sleep(self, until_ns: int) -> None:
         now = time.monotonic_ns()
         if now < self.last_turn_ns + TURN_NS:
             time.sleep((self.last_turn_ns + TURN_NS - now) / SECOND)  # whatever is ready already
         timeout = 0.0
-        if not (self.results or self.gone or self.appeared or self.vanished or self.asked or self.stalls):
+        if not self._anything():
             until_ns = min(until_ns, self.rescan_ns or until_ns, *self.muted.values())
             timeout = min(max(0.0, (until_ns - time.monotonic_ns()) / SECOND), LONGEST_S)
         # A handler may close what comes later in the batch, and its number may have a new owner by then.
@@ -211,6 +221,28 @@ class Senses:
                 handler(mask)
         if self.muted:
             self._unmute(time.monotonic_ns())
+
+    def _glance(self, state: State, now_ns: int) -> int:
+        """Until when the deadlines that are over may be put off; 0: they may not.
+
+        Most deadlines of a calm machine end with the same answer as before. Where MemFree alone shows that, the turn is
+        spared; one in ``GLANCES_NS`` is made all the same, for the record and for what MemFree does not show.
+        """
+        if self.free_ram is None or self.wakes or self._anything() or now_ns >= self.last_turn_ns + GLANCES_NS:
+            return 0
+        line = 0
+        later_ns = self.last_turn_ns + GLANCES_NS
+        for target in state.targets.values():
+            if target.look_ns > now_ns:
+                later_ns = min(later_ns, target.look_ns)
+            elif not target.glance_bytes:
+                return 0
+            else:
+                line = max(line, target.glance_bytes)
+        room = self.free_ram() - line
+        if not line or room <= 0:
+            return 0
+        return min(later_ns, now_ns + max(pace.CALM_NS[0], room * SECOND // pace.FILL))
 
     def _on_signal(self, _mask: int) -> None:
         self.signals += events.read_signals(self.signal_fd)

@@ -265,7 +265,8 @@ class _Desk:
         if state.phase == "armed":
             state = self._refresh(guard, state)
         state = self._mute(guard, state, sight)
-        self.targets[state.id] = replace(state, look_ns=self.at + pace.next_look(guard, state, sight, _tripped(state)))
+        look_ns = self.at + pace.next_look(guard, state, sight, _tripped(state))
+        self.targets[state.id] = replace(state, look_ns=look_ns, glance_bytes=pace.glance(guard, state, sight))
 
     def _measure(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
         if state.id not in self.fresh:

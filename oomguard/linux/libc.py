@@ -26,6 +26,7 @@ _libc.inotify_init1.argtypes = (ctypes.c_int,)
 _libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint32)
 _libc.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+_libc.sysinfo.argtypes = (ctypes.c_void_p,)
 _libc.prctl.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 # <bits/mman.h>, the same on every architecture that Debian calls a release architecture
@@ -100,6 +101,17 @@ def free(address: int) -> None:
 def memset(address: int, byte: int, size_bytes: int) -> None:
     """Fill memory: the way to touch it."""
     _libc.memset(address, byte, size_bytes)
+
+
+_sysinfo = (ctypes.c_ulong * 16)()  # struct sysinfo: uptime, loads[3], totalram, freeram, ...; mem_unit is 1 on 64 bits
+_sysinfo_address = ctypes.addressof(_sysinfo)
+
+
+def free_ram() -> int:
+    """MemFree, in bytes, by sysinfo(2): 0.5 us, where /proc/meminfo takes 4 and allocates."""
+    if _libc.sysinfo(_sysinfo_address) != 0:
+        raise oserror("sysinfo")
+    return _sysinfo[5]
 
 
 def madvise(address: int, size_bytes: int, advice: int) -> None:

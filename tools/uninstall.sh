@@ -30,6 +30,11 @@ remove_files() {
     rm -f "$DESTDIR$unitdir/oomguard.service" "$DESTDIR$sysusersdir/oomguard.conf" "$DESTDIR$catalogdir/oomguard.catalog"
     if [[ $(readlink "$DESTDIR$bindir/oomguard") == "$libdir/venv/bin/oomguard" ]]; then rm -f "$DESTDIR$bindir/oomguard"; fi
     rm -rf "$DESTDIR$libdir" "$DESTDIR$docdir" "$DESTDIR$sharedir"
+    local place
+    for place in system catalog ''; do  # what would not be there without us
+        rmdir "$DESTDIR$prefix/lib/systemd/$place" 2>/dev/null || true
+    done
+    rmdir "$DESTDIR$prefix/lib/sysusers.d" 2>/dev/null || true
 }
 
 tell_system() {

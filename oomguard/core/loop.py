@@ -123,6 +123,7 @@ class Loop:
         self.hands.book.again()
         self.state = replace(self.state, ours=frozenset({os.getpid(), *self.pool.pids()}))
         self.status.mended(worker.name)
+        self.recorder.plan(self.plan)  # it was forked with the plan of the boot
         self.recorder.say("WORKER_RESTARTED", f"the {worker.name} had ended and was started again", time.monotonic_ns())
 
     # -- reload --------------------------------------------------------------------------------------------------

@@ -308,7 +308,9 @@ def _descend(rule: VictimRule, scene: _Scene, unit: _Unit) -> tuple[Victim, list
         inner = path if is_inside(path, unit.path) else unit.path
         if unit.whole_cgroup and scene.may_go(inner):
             way.append(f"{inner}: no single process holds most of it, taken whole")
-            return _victim("cgroup", inner, _inode(inner, facts), members), way
+            # The cgroup's own count where it is known: forked members share pages, and each tells all of them.
+            held = unit.held if inner == unit.path else None
+            return _victim("cgroup", inner, _inode(inner, facts), members, held), way
         way.append("no single process holds most of it; processes that must live, and other units, stay")
         return _victim("subtree", inner, _inode(inner, facts), members), way
     take: Literal["process", "subtree"] = "subtree" if len(chosen) > 1 else "process"

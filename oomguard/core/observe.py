@@ -111,7 +111,7 @@ class Senses:
         self.host = self.meminfo.read()
         self.ledger = self.counted = self.vmstat.oom_kill()
         self.ledger_ns = 0
-        self.last_turn_ns = 0
+        self.last_turn_ns = self.polled_ns = 0
         self.signals: list[int] = []
         self.signal_fd = events.signal_fd((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         self.listen(self.signal_fd, select.EPOLLIN, self._on_signal)
@@ -209,8 +209,8 @@ class Senses:
 
     def _sleep(self, until_ns: int) -> None:
         now = time.monotonic_ns()
-        if now < self.last_turn_ns + TURN_NS:
-            time.sleep((self.last_turn_ns + TURN_NS - now) / SECOND)  # whatever is ready already
+        if now < self.polled_ns + TURN_NS:
+            time.sleep((self.polled_ns + TURN_NS - now) / SECOND)  # whatever is ready already
         timeout = 0.0
         if not self._anything():
             until_ns = min(until_ns, self.rescan_ns or until_ns, *self.muted.values())
@@ -219,8 +219,9 @@ class Senses:
         for fd, mask, handler in [(fd, mask, self.handlers.get(fd)) for fd, mask in self.epoll.poll(timeout)]:
             if handler is not None and self.handlers.get(fd) is handler:
                 handler(mask)
+        self.polled_ns = time.monotonic_ns()
         if self.muted:
-            self._unmute(time.monotonic_ns())
+            self._unmute(self.polled_ns)
 
     def _glance(self, state: State, now_ns: int) -> int:
         """Until when the deadlines that are over may be put off; 0: they may not.
@@ -229,6 +230,8 @@ class Senses:
         spared; one in ``GLANCES_NS`` is made all the same, for the record and for what MemFree does not show.
         """
         if self.free_ram is None or self.wakes or self._anything() or now_ns >= self.last_turn_ns + GLANCES_NS:
+            return 0
+        if self.rescan_ns and self.rescan_ns <= now_ns:
             return 0
         line = 0
         later_ns = self.last_turn_ns + GLANCES_NS

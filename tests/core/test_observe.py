@@ -518,6 +518,24 @@ def test_what_speaks_for_ever_does_not_spin(bells: Bells, start: Start, groups: 
         one.close()
 
 
+def test_a_glance_does_not_put_off_the_tree(start: Start, groups: Groups, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The machine is due and has plenty, and a cgroup has come: it is looked at when that is due, not spun for."""
+    rig = start(groups.root, host(), guard("web", "/web"))
+    rig.turn("host")
+    rig.senses.free_ram = lambda: 1 << 40
+    target = TargetId("host", "/")
+    rig.state = State(host=rig.senses.host, targets={target: TargetState(target, glance_bytes=1)})
+    groups.make("/web")
+    rig.senses.rescan_ns = time.monotonic_ns() + 50_000_000
+    rig.senses.forest.changed()  # type: ignore[union-attr]
+    polls: list[int] = []
+    sleep = rig.senses._sleep
+    monkeypatch.setattr(rig.senses, "_sleep", lambda until_ns: polls.append(1) or sleep(until_ns))
+    seen = rig.senses.observe(rig.state, 0)
+    assert [new.target.cgroup for new in seen.appeared] == ["/web"]
+    assert len(polls) < 5
+
+
 def test_ignored_twice_and_closed_before(start: Start, groups: Groups) -> None:
     rig = start(groups.root)
     read, write = os.pipe()

@@ -43,6 +43,7 @@ SETTLED_NS: Final = 10 * SECOND  # limits, memory.high and the like are looked u
 LEDGER_NS: Final = 10 * SECOND  # the kernel's own count of its kills: dear to read, and never urgent
 RESCAN_NS: Final = 100 * MS  # a machine that makes cgroups all the time: looked through ten times a second at most
 RESCAN_SHARE: Final = 8  # and at most an eighth of the time
+SOON_NS: Final = 10 * MS  # what came without its files is looked for again after twice that, and twice that, ...
 UNWATCHED_NS: Final = 60 * SECOND  # the same where not every directory could be watched
 NEAR: Final = 0.8  # of the lowest memory_above: from there on, cache is told from use
 LONGEST_S: Final = 3600.0
@@ -102,6 +103,7 @@ class Senses:
         self.targets: set[TargetId] = set()
         self.forest: Forest | None = None
         self.rescan_ns = 0
+        self.patience_ns = SOON_NS
         self.limits = events.TreeWatch(events.WRITES)  # memory.max of all that is watched, and above
         self.look_took_ns = 0
         self.triggers: dict[TargetId, list[int]] = {}
@@ -234,7 +236,7 @@ class Senses:
         if self.rescan_ns and self.rescan_ns <= now_ns:
             return 0
         line = 0
-        later_ns = self.last_turn_ns + GLANCES_NS
+        later_ns = min(self.last_turn_ns + GLANCES_NS, self.rescan_ns or pace.NEVER)
         for target in state.targets.values():
             if target.look_ns > now_ns:
                 later_ns = min(later_ns, target.look_ns)
@@ -282,6 +284,7 @@ class Senses:
     def _on_tree(self, _mask: int) -> None:
         if self.forest is not None and self.forest.changed():
             self._rescan_by(self.last_turn_ns + max(RESCAN_NS, RESCAN_SHARE * self.look_took_ns))
+            self.patience_ns = SOON_NS
         self.wakes.append(Wake("tree"))
 
     def _rescan_by(self, at_ns: int) -> None:
@@ -306,8 +309,11 @@ class Senses:
             missing = [g for g in self._guards(path) if TargetId(g.name, path) not in self.targets]
             if missing:
                 waiting |= not self._come(path, missing)
-        if waiting:  # without an event of its own: not watched, or without the memory controller so far
-            self._rescan_by(time.monotonic_ns() + UNWATCHED_NS)
+        # Some things come without an event: systemd makes a service's directory first and gives it the memory controller
+        # then, a moment later; and what is not watched is never told. Looked for again, soon at first.
+        self.patience_ns = min(2 * self.patience_ns, UNWATCHED_NS) if waiting else SOON_NS
+        if waiting:
+            self._rescan_by(time.monotonic_ns() + self.patience_ns)
 
     def _readable(self, watch: Watch) -> bool:
         try:

@@ -64,7 +64,7 @@ ESRCH: Final = 3
 # memory.current runs ahead of use by that; and what crosses the tripwire must still reach the watermark, throttled.
 TRIPWIRE_SHARE: Final = 128  # one 128th of the limit
 TRIPWIRE_MIN: Final = 1 << 20
-MUTE_NS: Final = (100 * MS, SECOND)
+MUTE_NS: Final = (100 * MS, 2 * SECOND)
 BRAKE_SLACK: Final = 16 << 20  # left to the nominee at least, lest a brake on an old number stops it at once
 BRAKE_STEP: Final = 4 << 20  # a brake is moved only for more than this
 PAGE: Final = 4096
@@ -271,7 +271,8 @@ class _Desk:
     def _measure(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
         if state.id not in self.fresh:
             return state
-        over = any_holds(guard.soft, sight, "clear") or any_holds(guard.hard, sight, "clear")
+        # In calm there is nothing to be clear of, and calm turns are nearly all.
+        over = state.phase == "calm" or any_holds(guard.soft, sight, "clear") or any_holds(guard.hard, sight, "clear")
         return replace(
             state,
             soft_since=since(guard.soft, sight, state.soft_since),

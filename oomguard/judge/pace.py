@@ -23,7 +23,7 @@ FILL: Final = 6000 * MIB
 SWAP_FILL: Final = 800 * MIB
 # Behind a tripwire the kernel itself stops the fastest, at the very page. What is left to deadlines is to see the
 # soft watermark in time for a look around, and cache turning into memory while the tripwire's event is muted.
-TRIPPED_FILL: Final = 200 * MIB
+TRIPPED_FILL: Final = 100 * MIB
 
 NEVER: Final = 1 << 62
 MS: Final = 1_000_000

@@ -304,16 +304,21 @@ class Senses:
             if found.get(path) != watch.group.inode or not self._readable(watch):
                 for target in [t for t in self.targets if t.cgroup == path]:
                     self._leave(target)
-        waiting = self.forest.overflowed
+        late = False
         for path in found:
             missing = [g for g in self._guards(path) if TargetId(g.name, path) not in self.targets]
             if missing:
-                waiting |= not self._come(path, missing)
-        # Some things come without an event: systemd makes a service's directory first and gives it the memory controller
-        # then, a moment later; and what is not watched is never told. Looked for again, soon at first.
-        self.patience_ns = min(2 * self.patience_ns, UNWATCHED_NS) if waiting else SOON_NS
-        if waiting:
-            self._rescan_by(time.monotonic_ns() + self.patience_ns)
+                late |= not self._come(path, missing)
+        self._look_again(late, self.forest.overflowed)
+
+    def _look_again(self, late: bool, overflowed: bool) -> None:
+        """For what comes without an event: soon at first, for one that has no memory files (yet); in a minute.
+
+        systemd makes a service's directory first, and gives it the memory controller a moment later.
+        """
+        self.patience_ns = min(2 * self.patience_ns, UNWATCHED_NS) if late else SOON_NS
+        if late or overflowed:
+            self._rescan_by(time.monotonic_ns() + (self.patience_ns if late else UNWATCHED_NS))
 
     def _readable(self, watch: Watch) -> bool:
         try:

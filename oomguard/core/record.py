@@ -1,6 +1,7 @@
 """The flight recorder: every turn that mattered, and one a second of those that did not."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 from ..judge.state import TargetState
@@ -14,6 +15,9 @@ from ..workers.ring import Ring
 
 CALM_NS: Final = 1_000_000_000  # in calm, one observation a second is kept
 
+# A survey of 5,000 processes is 570 kB and more than a quarter of the default ring. Of such a one so many are kept.
+CUTS: Final = (1000, 100, 10, 0)
+
 _Targets = Mapping[TargetId, TargetState]
 
 
@@ -23,7 +27,7 @@ class Recorder:
     def __init__(self, ring: Ring, bells: tuple[int, ...]) -> None:
         self.ring, self.bells = ring, bells
         self.number = 0
-        self.dropped = 0  # turns that were too large for the ring
+        self.dropped = 0  # turns that were too large for the ring, and cut
         self.last_ns = 0
 
     def turn(
@@ -61,12 +65,28 @@ class Recorder:
         self._ring()
 
     def _write(self, value: Turn | Plan) -> None:
-        if not self.ring.append(pack(value)):
-            self.dropped += 1
+        if self.ring.append(pack(value)):
+            return
+        self.dropped += 1
+        if isinstance(value, Turn):  # what was done must be known, whatever is left out of what was seen
+            any(self.ring.append(pack(replace(value, seen=_cut(value.seen, most)))) for most in CUTS)
 
     def _ring(self) -> None:
         for bell in self.bells:
             ring_bell(bell)
+
+
+def _cut(seen: Observation, most: int) -> Observation:
+    """The same with the ``most`` heaviest of all that a survey has found."""
+    surveys = tuple(
+        replace(
+            survey,
+            cgroups=tuple(sorted(survey.cgroups, key=lambda facts: -facts.current_bytes)[:most]),
+            processes=tuple(sorted(survey.processes, key=lambda process: -process.held_bytes)[:most]),
+        )
+        for survey in seen.surveys
+    )
+    return replace(seen, surveys=surveys, cgroups=seen.cgroups[:most])
 
 
 def _news(seen: Observation) -> bool:

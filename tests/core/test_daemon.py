@@ -436,3 +436,104 @@ def test_descriptors_do_not_grow(world: World, daemon: Start, hog: Hog) -> None:
     for seen in counts.values():
         assert max(seen[1:]) <= seen[0] + 2, "a survey or a snapshot may be under way, not more"
     assert guarding.end() == 0
+
+
+# ----------------------------------------------------------------------------------------- reload and respawn under way
+
+
+def test_a_soft_watermark_that_always_holds_can_be_corrected(world: World, daemon: Start) -> None:
+    """Armed for ever, by mistake: the better policy must be read all the same."""
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    world.available(250)
+    guarding.phase("armed")
+    (world.root / "policy.toml").write_text(policy(HOST.replace("30%", "20%"), world))
+    guarding.process.send_signal(signal.SIGHUP)
+    guarding.hear("RELOADING=1")
+    guarding.hear("READY=1")
+    guarding.phase("calm")
+    assert guarding.end() == 0
+
+
+def test_nobody_reloads_while_somebody_dies(world: World, daemon: Start, hog: Hog) -> None:
+    """The compiler needs memory that is not there; what is wanted is done afterwards."""
+    deaf = hog(60, b"deaf", "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b't'))")
+    world.see(deaf.pid)
+    text = HOST.replace('do = ["snapshot", "notify", "kill"]', 'do = [{ kill = { grace = "60s" } }]')
+    guarding = daemon(world, policy(text, world))
+    guarding.hear("READY=1")
+    world.available(95)
+    guarding.phase("draining")
+    (world.root / "policy.toml").write_text(policy(text + text.replace("policy.host", "policy.other"), world))
+    guarding.process.send_signal(signal.SIGHUP)
+    begun = guarding.status().numbers.turns
+    until(lambda: guarding.status().numbers.turns > begun + 20)
+    assert len(guarding.status().guards) == 1
+    deaf.kill()
+    world.available(900)
+    guarding.hear("RELOADING=1")
+    guarding.hear("READY=1")
+    until(lambda: len(guarding.status().guards) == 2)
+    assert guarding.end() == 0
+
+
+def test_a_nominee_is_let_go_when_its_guard_is_gone(world: World, daemon: Start, hog: Hog) -> None:
+    """The guard that had chosen it is not in the new policy any more."""
+    victim = hog(60)
+    world.see(victim.pid)
+    guarding = daemon(world, policy(SCORED, world))
+    guarding.hear("READY=1")
+    before = len(links(guarding.process.pid))
+    world.available(250)
+    guarding.phase("armed")
+    until(lambda: len(links(guarding.process.pid)) > before)
+    other = HOST.replace("policy.host", "policy.other").replace("30%", "5%").replace("10%", "2%")
+    (world.root / "policy.toml").write_text(policy(other, world))
+    guarding.process.send_signal(signal.SIGHUP)
+    guarding.hear("READY=1")
+    until(lambda: [guard.name for guard in guarding.status().guards] == ["other"])
+    until(lambda: len(links(guarding.process.pid)) == before)
+    world.available(90)
+    begun = guarding.status().numbers.turns
+    until(lambda: guarding.status().numbers.turns > begun + 3)
+    assert victim.poll() is None
+    assert guarding.end() == 0
+
+
+def test_two_workers_at_once(world: World, daemon: Start) -> None:
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    first = guarding.workers()
+    for pid in first.values():
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: len(guarding.workers()) == 3 and not set(guarding.workers().values()) & set(first.values()))
+    for name in first:
+        until(lambda name=name: name not in dict(guarding.status().degraded))
+    assert guarding.end() == 0
+
+
+def test_a_worker_that_always_dies_is_given_up_and_said(world: World, daemon: Start) -> None:
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    seen: set[int] = set()
+    while "stays dead" not in dict(guarding.status().degraded).get("scribe", ""):
+        pid = guarding.workers().get("scribe")
+        if pid is not None and pid not in seen:
+            seen.add(pid)
+            os.kill(pid, signal.SIGKILL)
+        assert guarding.process.poll() is None
+    assert len(seen) == 21
+    assert set(guarding.workers()) == {"reaper", "herald"}
+    assert guarding.end() == 0
+
+
+def test_a_killed_reaper_leaves_no_lease_behind(world: World, daemon: Start, hog: Hog) -> None:
+    """It dies while a lease is out; calm comes only afterwards."""
+    guarding, score = leased(world, daemon, hog)
+    first = guarding.workers()["reaper"]
+    os.kill(first, signal.SIGKILL)
+    until(lambda: "reaper" in dict(guarding.status().degraded))
+    world.available(900)
+    guarding.phase("calm")
+    until(lambda: score.read_text() == (world.root / "before").read_text(), guarding.log())
+    assert guarding.end() == 0

@@ -1,0 +1,151 @@
+"""The flight recorder: what is kept, and when its followers are woken."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from oomguard.core.record import Recorder
+from oomguard.judge.state import TargetState
+from oomguard.model.codec import from_plain, unpack
+from oomguard.model.facts import CgroupFacts, MemInfo, Observation, ProcessFacts, Survey, TargetId, VictimGone
+from oomguard.model.incident import Turn
+from oomguard.model.policy import Daemon, Plan
+from oomguard.model.verdict import Kill, Look, Notify, Outcome
+from oomguard.workers.pool import hush
+from oomguard.workers.ring import Ring
+
+HOST = TargetId("host", "/")
+SECOND = 1_000_000_000
+CALM = {HOST: TargetState(HOST)}
+ARMED = {HOST: TargetState(HOST, phase="armed")}
+KILL = Kill(HOST, 7, "KILL", "")
+
+
+class Follower:
+    """A recorder and one who follows it."""
+
+    def __init__(self, size: int = 2 << 20) -> None:
+        self.ring = Ring.create(size)
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.recorder = Recorder(self.ring, (self.bell,))
+        self.position = 0
+
+    def new(self) -> list[Turn | Plan]:
+        payloads, self.position, lost = self.ring.read(self.position, 1000)
+        assert lost == 0
+        return [from_plain(unpack(payload)) for payload in payloads]
+
+    def woken(self) -> bool:
+        try:
+            os.eventfd_read(self.bell)
+        except BlockingIOError:
+            return False
+        return True
+
+
+@pytest.fixture
+def follower() -> Iterator[Follower]:
+    made = Follower()
+    yield made
+    hush(made.bell)
+    os.close(made.bell)
+
+
+def test_in_calm_one_a_second_is_kept_and_nobody_is_woken(follower: Follower) -> None:
+    for tenth in range(1, 51):
+        follower.recorder.turn(CALM, CALM, Observation(10 * SECOND + tenth * SECOND // 10), (), ())
+    turns = follower.new()
+    assert [turn.seen.at_ns // (SECOND // 10) for turn in turns if isinstance(turn, Turn)] == [101, 111, 121, 131, 141]
+    assert not follower.woken()
+
+
+def test_every_turn_counts_while_something_goes_on(follower: Follower) -> None:
+    host = MemInfo(1, 2, 3, 4, 5)
+    for number in range(20):
+        follower.recorder.turn(ARMED, ARMED, Observation(SECOND + number, host=host), (), ())
+    assert len(follower.new()) == 20
+    assert not follower.woken(), "nothing has happened but time"
+
+
+@pytest.mark.parametrize(
+    ("seen", "actions", "woken"),
+    [
+        (Observation(1), (), False),
+        (Observation(1), (Look(HOST, "whole"),), False),
+        (Observation(1), (KILL,), True),
+        (Observation(1, gone=(VictimGone(7, 1),)), (), True),
+    ],
+)
+def test_who_follows_is_woken_for_news(
+    follower: Follower, seen: Observation, actions: tuple[Look | Kill, ...], woken: bool
+) -> None:
+    outcome = Outcome("Kill", 7, 0, 1)
+    follower.recorder.turn(ARMED, ARMED, seen, actions, (outcome,))
+    (turn,) = follower.new()
+    assert isinstance(turn, Turn)
+    assert (turn.seen, turn.actions, turn.outcomes) == (seen, actions, (outcome,))
+    assert follower.woken() is woken
+
+
+def test_phases_that_moved_are_told(follower: Follower) -> None:
+    follower.recorder.turn({}, CALM, Observation(1), (), ())
+    follower.recorder.turn(CALM, ARMED, Observation(2), (), ())
+    follower.recorder.turn(ARMED, ARMED, Observation(3), (), ())
+    follower.recorder.turn(ARMED, CALM, Observation(4), (), ())
+    turns = [turn for turn in follower.new() if isinstance(turn, Turn)]
+    assert [turn.phases for turn in turns] == [
+        (("host", "/", "calm"),),
+        (("host", "/", "armed"),),
+        (),
+        (("host", "/", "calm"),),
+    ]
+    assert [turn.number for turn in turns] == [1, 2, 3, 4]
+
+
+def test_words_and_plans_are_for_the_followers(follower: Follower) -> None:
+    plan = Plan("1", Daemon(), ())
+    follower.recorder.plan(plan)
+    follower.recorder.say("STARTED", "here I am", 9)
+    first, second = follower.new()
+    assert first == plan
+    assert isinstance(second, Turn)
+    assert second.actions == (Notify(TargetId("", ""), "STARTED", "here I am"),)
+    assert follower.woken()
+
+
+def test_a_verdict_over_a_large_machine_is_recorded_all_the_same(follower: Follower) -> None:
+    """20,000 processes do not fit into the ring; what was done, and the heaviest, do."""
+    processes = tuple(
+        ProcessFacts(pid, pid, 1, f"worker {pid}", f"/system.slice/{pid}.service", 0, "S", pid << 20, 0, 0)
+        for pid in range(1, 20_001)
+    )
+    cgroups = tuple(CgroupFacts(f"/system.slice/{pid}.service", pid, pid << 20) for pid in range(1, 4001))
+    seen = Observation(1, surveys=(Survey(HOST, "whole", cgroups, processes, 1),))
+    follower.recorder.turn(ARMED, ARMED, seen, (KILL,), ())
+    (turn,) = follower.new()
+    assert isinstance(turn, Turn)
+    assert turn.actions == (KILL,)
+    kept = turn.seen.surveys[0]
+    assert {process.pid for process in kept.processes} == set(range(19_001, 20_001))
+    assert {facts.inode for facts in kept.cgroups} == set(range(3001, 4001))
+    assert follower.recorder.dropped == 1
+    assert follower.woken()
+
+
+def test_a_ring_too_small_for_anything_but_the_deed() -> None:
+    follower = Follower(8192)
+    long = "x" * 100
+    processes = tuple(ProcessFacts(pid, 1, 1, long, long, 0, "S", pid, 0, 0) for pid in range(5000))
+    seen = Observation(1, surveys=(Survey(HOST, "whole", (), processes, 1),))
+    follower.recorder.turn(ARMED, ARMED, seen, (KILL,), ())
+    (turn,) = follower.new()
+    assert isinstance(turn, Turn)
+    assert turn.actions == (KILL,)
+    assert len(turn.seen.surveys[0].processes) == 10
+    follower.recorder.plan(Plan("1" * 3000, Daemon(), ()))
+    assert follower.new() == []
+    assert follower.recorder.dropped == 2
+    os.close(follower.bell)

@@ -43,7 +43,7 @@ from ..model.verdict import (
 from . import escalate, pace
 from .detect import TABLE, Event, Sight, any_holds, crossed, describe, mib, since
 from .rank import Bounds, is_corridor, is_inside, is_outweighed, rank
-from .state import Held, State, TargetState
+from .state import Held, State, TargetState, evolve
 
 MS: Final = 1_000_000
 SECOND: Final = 1000 * MS
@@ -111,7 +111,7 @@ class _Desk:
         self.news: set[TargetId] = set()
 
     def close(self) -> tuple[State, tuple[Action, ...]]:
-        state = replace(
+        state = evolve(
             self.before,
             targets=MappingProxyType(self.targets),
             stuck=self.stuck,
@@ -184,7 +184,7 @@ class _Desk:
             if any(lease.token == result.token for lease in state.leases):
                 self.actions.append(Release(target, result.token))
                 leases = tuple(lease for lease in state.leases if lease.token != result.token)
-                self.targets[target] = replace(state, leases=leases)
+                self.targets[target] = evolve(state, leases=leases)
 
     def _renew(self, target: TargetId, facts: CgroupFacts) -> None:
         old = self.targets[target]
@@ -192,7 +192,7 @@ class _Desk:
             self._appear(target, facts)
             return
         moved = old.facts is not None and old.facts.limit_bytes != facts.limit_bytes
-        self.targets[target] = replace(old, facts=facts)
+        self.targets[target] = evolve(old, facts=facts)
         self.fresh.add(target)
         if moved:
             self._tripwire(self.targets[target])
@@ -203,11 +203,11 @@ class _Desk:
             (stall.window_us * 1000 for stall in _stalls(self.guards[target.guard]) if stall.number == number), 0
         )
         others = tuple(stall for stall in old.stalls if stall[0] != number and stall[1] > self.at)
-        self.targets[target] = replace(old, stalls=(*others, (number, self.at + window)))
+        self.targets[target] = evolve(old, stalls=(*others, (number, self.at + window)))
         self.news.add(target)
 
     def _kernel_killed(self, cgroup: str, count: int, comm: str, pid: int) -> None:
-        self.counters = replace(self.counters, kernel_oom_kills=self.counters.kernel_oom_kills + count)
+        self.counters = evolve(self.counters, kernel_oom_kills=self.counters.kernel_oom_kills + count)
         covering = [t for t in self.targets if is_inside(cgroup, t.cgroup)]
         if not covering:
             return
@@ -220,7 +220,7 @@ class _Desk:
         self.actions.append(Notify(target, "KERNEL_KILLED", text))
         if state.phase == "calm":
             self.actions.append(Close(target, number, "no watermark of this guard was crossed before"))
-            self.targets[target] = replace(self.targets[target], incident=0)
+            self.targets[target] = evolve(self.targets[target], incident=0)
         self.news.add(target)
 
     # -- judgement -----------------------------------------------------------------------------------------------
@@ -234,7 +234,7 @@ class _Desk:
             if self.host is not None and (target.cgroup == _MACHINE or state.facts is not None):
                 self._judge(self.guards[target.guard], state)
             else:
-                self.targets[target] = replace(state, look_ns=self.at + UNSEEN_NS)
+                self.targets[target] = evolve(state, look_ns=self.at + UNSEEN_NS)
 
     def _answered(self) -> list[TargetId]:
         tokens = {result.token for result in self.seen.results}
@@ -253,10 +253,10 @@ class _Desk:
         state = self._expire(self._lost_nominee(state))
         survey = next((s for s in self.seen.surveys if s.target == state.id), None)
         if survey is not None:
-            state = replace(state, asked="", survey_ns=self.at, survey_took_ns=survey.took_ns)
+            state = evolve(state, asked="", survey_ns=self.at, survey_took_ns=survey.took_ns)
             state = self._nominate(guard, state, survey, sight)
         elif state.asked:
-            state = replace(state, asked="", missed_ns=self.at + UNSEEN_NS)
+            state = evolve(state, asked="", missed_ns=self.at + UNSEEN_NS)
         if state.phase == "draining":
             state = self._drain(guard, state, sight)
         state = self._move(guard, state, sight, soft, hard)
@@ -266,14 +266,14 @@ class _Desk:
             state = self._refresh(guard, state)
         state = self._mute(guard, state, sight)
         look_ns = self.at + pace.next_look(guard, state, sight, _tripped(state))
-        self.targets[state.id] = replace(state, look_ns=look_ns, glance_bytes=pace.glance(guard, state, sight))
+        self.targets[state.id] = evolve(state, look_ns=look_ns, glance_bytes=pace.glance(guard, state, sight))
 
     def _measure(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
         if state.id not in self.fresh:
             return state
         # In calm there is nothing to be clear of, and calm turns are nearly all.
         over = state.phase == "calm" or any_holds(guard.soft, sight, "clear") or any_holds(guard.hard, sight, "clear")
-        return replace(
+        return evolve(
             state,
             soft_since=since(guard.soft, sight, state.soft_since),
             hard_since=since(guard.hard, sight, state.hard_since),
@@ -307,7 +307,7 @@ class _Desk:
         return state
 
     def _to(self, state: TargetState, event: Event) -> TargetState:
-        return replace(state, phase=TABLE[state.phase, event], entered_ns=self.at)
+        return evolve(state, phase=TABLE[state.phase, event], entered_ns=self.at)
 
     def _may_again(self, guard: Guard, state: TargetState, sight: Sight) -> bool:
         if guard.mode == "observe":
@@ -321,7 +321,7 @@ class _Desk:
 
     def _open(self, state: TargetState) -> int:
         number, self.incident = self.incident, self.incident + 1
-        self.targets[state.id] = replace(self.targets.get(state.id, state), incident=number)
+        self.targets[state.id] = evolve(self.targets.get(state.id, state), incident=number)
         return number
 
     def _why(self, watermark: Watermark, clause: int, sight: Sight) -> str:
@@ -329,9 +329,9 @@ class _Desk:
 
     def _snapshot(self, state: TargetState, why: str, hard: bool) -> TargetState:
         number = state.incident or self._open(state)
-        self.counters = replace(self.counters, snapshots=self.counters.snapshots + 1)
+        self.counters = evolve(self.counters, snapshots=self.counters.snapshots + 1)
         self.actions.append(Snapshot(state.id, "hard" if hard else "soft", number, why))
-        return replace(state, incident=number, last_soft_ns=self.at)
+        return evolve(state, incident=number, last_soft_ns=self.at)
 
     def _tell(self, state: TargetState, message: str, text: str) -> None:
         self.actions.append(Notify(state.id, message, text))
@@ -365,15 +365,15 @@ class _Desk:
         why = self._why(watermark, clause, sight)
         kill = next((step for step in watermark.do if isinstance(step, KillStep)), None)
         if not state.hard_told:
-            state = replace(self._snapshot(state, why, hard=True), hard_told=True, told_ns=0)
+            state = evolve(self._snapshot(state, why, hard=True), hard_told=True, told_ns=0)
             if any(isinstance(step, NotifyStep) for step in watermark.do) or kill is not None:
                 self._tell(state, "HARD", why)
         for step in watermark.do:
             if isinstance(step, SetHighStep | SetOomScoreAdjStep):
                 state = self._set(guard, state, sight, step)
         if kill is None:
-            return replace(self._to(state, "spent"), again_ns=self.at + guard.cooldown_ns)
-        return replace(state, grace_ns=kill.grace_ns)
+            return evolve(self._to(state, "spent"), again_ns=self.at + guard.cooldown_ns)
+        return evolve(state, grace_ns=kill.grace_ns)
 
     def _calm(self, state: TargetState) -> TargetState:
         state = self._dismiss(self._to(state, "clear"))
@@ -386,22 +386,22 @@ class _Desk:
             if state.hard_told:
                 self._tell(state, "CALM", "calm again")
         trip = tuple(lease for lease in state.leases if lease.purpose == "tripwire")
-        return replace(state, leases=trip, incident=0, hard_told=False, ended=0, asked="", pursuit=None)
+        return evolve(state, leases=trip, incident=0, hard_told=False, ended=0, asked="", pursuit=None)
 
     def _dismiss(self, state: TargetState) -> TargetState:
         if (victim := state.nominee) is not None:
             state = self._uninsure(state)
             self.actions.append(Dismiss(state.id, victim.token))
-        return replace(state, nominee=None, ranking=None, reserve=())
+        return evolve(state, nominee=None, ranking=None, reserve=())
 
     # -- nominees ------------------------------------------------------------------------------------------------
 
     def _look(self, state: TargetState, depth: str) -> TargetState:
         if depth == "heaviest":
             self.actions.append(Look(state.id, "heaviest"))
-            return replace(state, asked="heaviest")
+            return evolve(state, asked="heaviest")
         self.actions.append(Look(state.id, "whole"))
-        return replace(state, asked="whole")
+        return evolve(state, asked="whole")
 
     def _refresh(self, guard: Guard, state: TargetState) -> TargetState:
         """Survey again while armed, at a bounded share of the time."""
@@ -415,7 +415,7 @@ class _Desk:
             return state
         victims, ranking = rank(guard.victim, survey, Bounds(self.before.ours, self.stuck, self.before.own_cgroup))
         if not victims:
-            state = self._release(replace(self._dismiss(state), ranking=ranking), "brake")
+            state = self._release(evolve(self._dismiss(state), ranking=ranking), "brake")
             return self._look(state, "whole") if survey.depth == "heaviest" else state
         if survey.depth == "heaviest" and is_outweighed(guard.victim, survey, ranking):
             return self._look(state, "whole")
@@ -427,8 +427,8 @@ class _Desk:
             best = replace(best, token=self.token)
             self.token += 1
             self.actions.append(Nominate(state.id, best, ranking))
-            state = self._insure(guard, replace(state, nominee=best), sight)
-        state = replace(state, nominee=best, ranking=ranking, reserve=victims[1:])
+            state = self._insure(guard, evolve(state, nominee=best), sight)
+        state = evolve(state, nominee=best, ranking=ranking, reserve=victims[1:])
         return self._brake(guard, state, survey, sight)
 
     def _insure(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
@@ -442,7 +442,7 @@ class _Desk:
         for lease in state.leases:
             if lease.pid:
                 self.actions.append(Release(state.id, lease.token))
-        return replace(state, leases=tuple(lease for lease in state.leases if not lease.pid))
+        return evolve(state, leases=tuple(lease for lease in state.leases if not lease.pid))
 
     def _lost_nominee(self, state: TargetState) -> TargetState:
         """A nominee that could not be opened is none: the next survey names another, and comes soon."""
@@ -455,7 +455,7 @@ class _Desk:
             return state
         if failed and failed[0] != ESRCH:
             self._ban(victim)
-        return replace(self._dismiss(state), survey_ns=min(state.survey_ns, self.at - _every(state) // 2))
+        return evolve(self._dismiss(state), survey_ns=min(state.survey_ns, self.at - _every(state) // 2))
 
     def _ban(self, victim: Victim) -> None:
         """Not to be named again: one that cannot be ended would hide everybody behind it."""
@@ -499,8 +499,8 @@ class _Desk:
     def _spent(self, guard: Guard, state: TargetState, message: str, text: str) -> TargetState:
         if not state.told_ns or self.at - state.told_ns >= TELL_AGAIN_NS:
             self._tell(state, message, text)
-            state = replace(state, told_ns=self.at)
-        return replace(self._to(state, "spent"), again_ns=self.at + max(AFTER_NS, guard.cooldown_ns))
+            state = evolve(state, told_ns=self.at)
+        return evolve(self._to(state, "spent"), again_ns=self.at + max(AFTER_NS, guard.cooldown_ns))
 
     def _signal(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
         victim = state.nominee
@@ -512,11 +512,11 @@ class _Desk:
             self.actions.append(Reap(state.id, victim.token))
         if guard.mode == "observe":
             self._tell(state, "KILLED", f"would have killed {text} (observe mode)")
-            return replace(self._to(state, "spent"), again_ns=pace.NEVER)
+            return evolve(self._to(state, "spent"), again_ns=pace.NEVER)
         self._tell(state, "KILLED", f"killed {text}")
-        self.counters = replace(self.counters, kills=self.counters.kills + 1)
+        self.counters = evolve(self.counters, kills=self.counters.kills + 1)
         kept = () if guard.budget is None else state.kills[-(guard.budget.kills + 1) :]
-        return replace(
+        return evolve(
             self._to(state, "fired"),
             pursuit=escalate.begin(victim, grace, self.at),
             kills=(*kept, self.at),
@@ -540,7 +540,7 @@ class _Desk:
             why = "did not end in its grace" if turn == "late" else "no time for its grace: twice as bad by now"
             self.actions.append(Kill(state.id, token, "KILL", why))
             self.actions.append(Reap(state.id, token))
-        return replace(state, pursuit=after)
+        return evolve(state, pursuit=after)
 
     def _turn(self, guard: Guard, pursuit: escalate.Pursuit, sight: Sight) -> escalate.Turn | None:
         token = pursuit.victim.token
@@ -562,21 +562,21 @@ class _Desk:
             if "Nominate" not in missed:
                 self._ban(pursuit.victim)  # it was open, and yet nobody was there; if it is gone, nothing is lost
             self._tell(state, "VICTIM_GONE", f"{who} had ended by itself before the signal")
-            self.counters = replace(self.counters, kills=self.counters.kills - 1)
-            state = replace(state, kills=state.kills[:-1], again_ns=0)
+            self.counters = evolve(self.counters, kills=self.counters.kills - 1)
+            state = evolve(state, kills=state.kills[:-1], again_ns=0)
         else:
             took = (self.at - pursuit.since_ns) // MS
             self._tell(state, "VICTIM_GONE", f"{who} is gone, {took} ms after the signal")
-            state = replace(state, ended=state.ended + 1)
+            state = evolve(state, ended=state.ended + 1)
         again = max(state.again_ns, self.at + SETTLE_NS)
-        state = self._dismiss(replace(self._to(state, "gone"), pursuit=None, again_ns=again))
+        state = self._dismiss(evolve(self._to(state, "gone"), pursuit=None, again_ns=again))
         return self._release(state, "brake")
 
     def _stuck(self, state: TargetState, pursuit: escalate.Pursuit, turn: escalate.Turn) -> TargetState:
         how = "could not be signalled" if turn == "failed" else "did not end in time and is left alone"
         self._tell(state, "VICTIM_STUCK", f"{_who(pursuit.victim)} {how}; the next one is taken")
         self._ban(pursuit.victim)
-        state = self._dismiss(replace(self._to(state, "stuck"), pursuit=None))
+        state = self._dismiss(evolve(self._to(state, "stuck"), pursuit=None))
         return self._release(state, "brake")
 
     # -- leases --------------------------------------------------------------------------------------------------
@@ -593,7 +593,7 @@ class _Desk:
         lease = Held(token, "tripwire", state.facts.path, state.facts.inode, 0, value)
         self._lease(state.id, lease, 0)
         others = tuple(other for other in state.leases if other.purpose != "tripwire")
-        self.targets[state.id] = replace(state, leases=(*others, lease))
+        self.targets[state.id] = evolve(state, leases=(*others, lease))
 
     def _tripwire_bytes(self, guard: Guard, facts: CgroupFacts | None, held: Held | None) -> int | None:
         if not guard.tripwire or guard.mode == "observe" or facts is None or facts.limit_bytes is None:
@@ -631,7 +631,7 @@ class _Desk:
         lease = Held(held.token if held else self.token, "brake", facts.path, facts.inode, 0, value)
         self._lease(state.id, lease, 0)
         others = tuple(other for other in state.leases if other.purpose != "brake")
-        return replace(state, leases=(*others, lease))
+        return evolve(state, leases=(*others, lease))
 
     def _set(
         self, guard: Guard, state: TargetState, sight: Sight, step: SetHighStep | SetOomScoreAdjStep
@@ -656,7 +656,7 @@ class _Desk:
             lease = Held(token, "step", root.cgroup, 0, root.pid, step.to, self.at + step.for_ns)
             self._lease(state.id, lease, root.start_ticks)
         others = tuple(other for other in state.leases if other.token != lease.token)
-        return replace(state, leases=(*others, lease))
+        return evolve(state, leases=(*others, lease))
 
     def _step_token(self, state: TargetState, cgroup: str, pid: int) -> int:
         """A lease that is out already is prolonged under its own token."""
@@ -683,13 +683,13 @@ class _Desk:
         for lease in state.leases:
             if lease.purpose == purpose:
                 self.actions.append(Release(state.id, lease.token))
-        return replace(state, leases=tuple(lease for lease in state.leases if lease.purpose != purpose))
+        return evolve(state, leases=tuple(lease for lease in state.leases if lease.purpose != purpose))
 
     def _expire(self, state: TargetState) -> TargetState:
         over = [lease for lease in state.leases if lease.until_ns and lease.until_ns <= self.at]
         for lease in over:
             self.actions.append(Release(state.id, lease.token))
-        return replace(state, leases=tuple(x for x in state.leases if x not in over)) if over else state
+        return evolve(state, leases=tuple(x for x in state.leases if x not in over)) if over else state
 
     def _mute(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
         """Events that cache explains are not listened to for as long as the distance to the watermark allows."""
@@ -704,7 +704,7 @@ class _Desk:
             return state
         until = self.at + min(to_hard, MUTE_NS[1])
         self.actions.append(Mute(state.id, until))
-        return replace(state, muted_ns=until)
+        return evolve(state, muted_ns=until)
 
 
 # -- small parts -------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ the surveys that the judge asked for. ``memory.current`` first; ``memory.stat`` 
 
 import errno
 import os
+import resource
 import select
 import signal
 import time
@@ -46,6 +47,7 @@ RESCAN_SHARE: Final = 8  # and at most an eighth of the time
 SOON_NS: Final = 10 * MS  # what came without its files is looked for again after twice that, and twice that, ...
 UNWATCHED_NS: Final = 60 * SECOND  # the same where not every directory could be watched
 NEAR: Final = 0.8  # of the lowest memory_above: from there on, cache is told from use
+DESCRIPTORS: Final = 12  # a watched cgroup keeps six open: at most half of what we may have
 LONGEST_S: Final = 3600.0
 GLANCES_NS: Final = SECOND  # a turn is put off for so long at most
 TURN_NS: Final = MS  # a bound on turns per second: a real-time loop that spins takes the machine with it
@@ -68,6 +70,7 @@ class Watch:
         self.last: CgroupFacts | None = None  # as last read without an error
         self.kills = -1  # of the kernel's killer, as far as they were told; -1: not looked at yet
         self.events_fd = -1
+        self.targets: set[TargetId] = set()
         self.aim(guards)
 
     def aim(self, guards: tuple[Guard, ...]) -> None:
@@ -109,6 +112,7 @@ class Senses:
         self.triggers: dict[TargetId, list[int]] = {}
         self.muted: dict[str, int] = {}  # path: until when its events are not listened to
         self.found_high: Callable[[str, int, int | None], int | None] = lambda _path, _inode, now: now
+        self.limited: dict[str, int] = {}  # how many watched cgroups are limited by this one's memory.max
         self.asked: list[tuple[TargetId, Literal["heaviest", "whole"]]] = []
         self.host = self.meminfo.read()
         self.ledger = self.counted = self.vmstat.oom_kill()
@@ -299,10 +303,15 @@ class Senses:
     def _look_through(self) -> None:
         if self.forest is None or self.root is None:
             return
-        found = self.forest.matching()
+        try:
+            found = self.forest.matching()
+        except OSError as error:
+            self._broken(error)
+            self._rescan_by(time.monotonic_ns() + SECOND)
+            return
         for path, watch in list(self.watches.items()):
             if found.get(path) != watch.group.inode or not self._readable(watch):
-                for target in [t for t in self.targets if t.cgroup == path]:
+                for target in tuple(watch.targets):
                     self._leave(target)
         late = False
         for path in found:
@@ -332,11 +341,19 @@ class Senses:
     def _watch_limits(self, path: str) -> None:
         """Be told when a limit on the way up is written. systemd makes a service's cgroup first and limits it then."""
         while path not in ("", "/"):
+            self.limited[path] = self.limited.get(path, 0) + 1
             try:
                 self.limits.watch(f"{self.root}{path}/memory.max")
             except OSError as error:
                 self.say("limits", f"{error.filename}: {error.strerror}: limits are looked up every 10 s only")
-                return
+            path = path.rpartition("/")[0]
+
+    def _unwatch_limits(self, path: str) -> None:
+        while path not in ("", "/"):
+            self.limited[path] -= 1
+            if not self.limited[path]:
+                del self.limited[path]
+                self.limits.unwatch(f"{self.root}{path}/memory.max")
             path = path.rpartition("/")[0]
 
     def _on_limit(self, _mask: int) -> None:
@@ -372,6 +389,7 @@ class Senses:
         for guard in guards:
             target = TargetId(guard.name, path)
             self.targets.add(target)
+            watch.targets.add(target)
             self.appeared.append(TargetSeen(target, facts))
             for condition in _conditions(guard):
                 if isinstance(condition, StallAbove):
@@ -381,6 +399,10 @@ class Senses:
 
     def _open(self, path: str) -> Watch | None:
         assert self.root is not None
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)[0] // DESCRIPTORS
+        if len(self.watches) >= most:  # what is left is for the kill
+            self.say("cgroups", f"{most} are watched, and no more: RLIMIT_NOFILE is {most * DESCRIPTORS}")
+            return None
         try:
             group = Cgroup.open(self.root, path)
         except OSError as error:
@@ -393,16 +415,17 @@ class Senses:
         self.vanished.append(target)
         for fd in self.triggers.pop(target, ()):
             self._drop(fd)
-        if any(t.cgroup == target.cgroup for t in self.targets):
+        watch = self.watches.get(target.cgroup)
+        if watch is None:
             return
-        watch = self.watches.pop(target.cgroup, None)
-        self.muted.pop(target.cgroup, None)
-        if watch is not None:
+        watch.targets.discard(target)
+        if not watch.targets:
+            del self.watches[target.cgroup]
+            self.muted.pop(target.cgroup, None)
             if watch.events_fd >= 0:
                 self.ignore(watch.events_fd)
             watch.group.close()
-            if not any(is_inside(path, target.cgroup) for path in self.watches):
-                self.limits.unwatch(f"{self.root}{target.cgroup}/memory.max")
+            self._unwatch_limits(target.cgroup)
 
     def _drop(self, fd: int) -> None:
         self.ignore(fd)

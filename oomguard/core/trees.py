@@ -1,13 +1,19 @@
 """Which cgroups the guards mean, now and as they come and go. Watches directories; reads no memory files."""
 
+import errno
 import os
 from typing import Final
 
 from ..judge.glob import matches
+from ..linux import files
 from ..linux.cgroup2 import full_path
 from ..linux.events import ANYWHERE, TreeWatch
 
 WATCHES: Final = 8192  # directories watched at most: a `**` over a machine with more is looked through once a minute
+
+
+# What answers so is no cgroup (any more), or none that has a path.
+UNREACHABLE: Final = files.GONE | {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 
 
 class Forest:
@@ -34,7 +40,7 @@ class Forest:
         return bool(changed)
 
     def matching(self) -> dict[str, int]:
-        """Path to inode of every cgroup that some pattern describes."""
+        """Path to inode of every cgroup that some pattern describes. OSError: it cannot be looked at now (EMFILE)."""
         found: dict[str, int] = {}
         self.visited.clear()
         self.overflowed = False
@@ -81,16 +87,19 @@ class Forest:
         try:
             with os.scandir(full_path(self.root, path)) as entries:
                 return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
-        except OSError:
-            return []  # gone meanwhile; what is above it tells
+        except OSError as error:
+            if error.errno in UNREACHABLE:
+                return []  # gone meanwhile; what is above it tells
+            raise
 
     def _inodes(self, paths: set[str]) -> dict[str, int]:
         found = {}
         for path in paths:
             try:
                 found[path] = os.stat(full_path(self.root, path), follow_symlinks=False).st_ino
-            except OSError:
-                continue
+            except OSError as error:
+                if error.errno not in UNREACHABLE:
+                    raise
         return found
 
     def _watch(self, path: str) -> None:

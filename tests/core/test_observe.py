@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import resource
 import select
 import shutil
 import signal
@@ -64,10 +65,9 @@ class Groups:
 
     def make(self, path: str, current: int = 0, limit: int | None = None, procs: tuple[int, ...] = ()) -> None:
         directory = self.at(path)
-        for above in (directory, *directory.parents):
-            if above == self.root or above.exists():
-                break
-            above.mkdir(parents=True)
+        missing = [above for above in (directory, *directory.parents) if not above.exists()]
+        for above in reversed(missing):
+            above.mkdir()
             self._plant(above)
         self.set(path, "memory.current", str(current))
         self.set(path, "memory.stat", STAT.format(anon=current, file=0))
@@ -298,6 +298,22 @@ def test_limits_are_looked_up_again_now_and_then(start: Start, groups: Groups, m
         (groups.at("/web") / "memory.max").write_text(f"{50 * MIB}\n")
         (facts,) = rig.turn("web").cgroups
     assert facts.limit_bytes == 50 * MIB
+
+
+def test_limits_on_the_way_up_are_listened_to_as_long_as_somebody_is_below(start: Start, groups: Groups) -> None:
+    for path in ("/a/b/1", "/a/b/2", "/a/c"):
+        groups.make(path, 5 * MIB)
+    rig = start(groups.root, guard("all", "/a/b/*"), guard("twice", "/a/b/1"), guard("c", "/a/c"))
+    rig.turn("all", "c")
+    groups.set("/a/b", "memory.max", str(50 * MIB))
+    limits = {facts.path: facts.limit_bytes for facts in rig.turn(until_ns=NEVER).cgroups}
+    assert limits == {"/a/b/1": 50 * MIB, "/a/b/2": 50 * MIB}
+    assert rig.senses.limited == {"/a": 3, "/a/b": 2, "/a/b/1": 1, "/a/b/2": 1, "/a/c": 1}
+    rig.senses.aim(replace(rig.plan, guards=rig.plan.guards[1:2]), frozenset({"twice"}))
+    assert rig.senses.limited == {"/a": 1, "/a/b": 1, "/a/b/1": 1}
+    rig.senses.aim(replace(rig.plan, guards=()))
+    assert rig.senses.limited == {}
+    assert rig.senses.limits._paths == {}
 
 
 def test_memory_high_is_the_owners_not_ours(start: Start, groups: Groups) -> None:
@@ -716,6 +732,45 @@ def test_a_survey_brings_what_can_be_read(
     survey = rig.survey(TargetId("host", "/"), depth)
     assert {facts.path for facts in survey.cgroups} == {"/a.service", "/c.service"}
     assert [process.pid for process in survey.processes] == [os.getpid()]
+
+
+@pytest.mark.parametrize("number", ERRORS, ids=errno.errorcode.get)
+@pytest.mark.parametrize("name", ["scandir", "stat"])
+def test_a_tree_that_cannot_be_looked_at_has_not_vanished(
+    start: Start, groups: Groups, monkeypatch: pytest.MonkeyPatch, number: int, name: str
+) -> None:
+    """Out of descriptors, a look finds nothing: that is not the end of all that was there."""
+    groups.make("/a/b", 5 * MIB)
+    rig = start(groups.root, guard("all", "/*/*"), guard("one", "/a"))
+    rig.turn("all", "one")
+    groups.make("/c/d")
+
+    def refuse(path: object, **_: object) -> object:
+        raise OSError(number, os.strerror(number), path)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, name, refuse)
+        rig.senses._look_through()
+    seen = rig.turn()
+    assert (seen.vanished, seen.appeared) == ((), ())
+    assert "reading" in dict(rig.said)
+    assert 0 < rig.senses.rescan_ns <= time.monotonic_ns() + SECOND, "and it is looked at again"
+    (new,) = rig.wait(lambda seen: seen.appeared).appeared
+    assert new.target.cgroup == "/c/d"
+
+
+def test_descriptors_are_left_for_the_kill(start: Start, groups: Groups, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More cgroups than can be kept open: the first are watched, and it is said."""
+    for number in range(10):
+        groups.make(f"/{number}")
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    monkeypatch.setattr(observe, "DESCRIPTORS", limit // 4)
+    rig = start(groups.root, guard("all", "/*"))
+    assert len(rig.turn().appeared) == 4
+    assert [what for what, _ in rig.said].count("cgroups") >= 1
+    monkeypatch.setattr(observe, "DESCRIPTORS", 12)
+    groups.make("/more")
+    rig.wait(lambda _seen: len(rig.senses.watches) == 11)
 
 
 def test_an_instance_limit_of_inotify_is_no_end(start: Start, groups: Groups, monkeypatch: pytest.MonkeyPatch) -> None:

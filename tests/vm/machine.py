@@ -228,14 +228,16 @@ class Machine(Qemu):
 
     @staticmethod
     def _prune(pattern: str, keep: int) -> None:
-        """Makes room: of the states that are whole, those that were used last may stay."""
-        whole = [state for state in CACHE.glob(pattern) if (state / "ram").exists()]
-        newest = sorted(whole, key=lambda state: state.stat().st_mtime, reverse=True)[:keep]
-        for old in set(CACHE.glob(pattern)) - set(newest):
-            shutil.rmtree(old)
+        """Makes room: the states that were used last may stay, and those that somebody is just making."""
+        states = sorted(CACHE.glob(pattern), key=lambda state: state.stat().st_mtime, reverse=True)
+        whole = [state for state in states if (state / "ram").exists()]
+        abandoned = [state for state in states if state not in whole and age_s(state) > 3600]
+        for old in whole[keep:] + abandoned:
+            shutil.rmtree(old, ignore_errors=True)
 
     @staticmethod
     def _new_disk(state: Path, backing: Path, form: str) -> None:
+        shutil.rmtree(state, ignore_errors=True)  # what an interrupted run has left
         state.mkdir(parents=True)
         backing_path = os.path.relpath(backing, state)
         command = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", form, "-b", backing_path, str(state / "disk.qcow2")]
@@ -266,6 +268,10 @@ class Machine(Qemu):
     def put_tree(self, files: dict[str, tuple[int, bytes]], where: str) -> None:
         self.put("/var/tmp/tree.tgz", tarball(files))
         self.check(f"mkdir -p {where} && tar -C {where} -xzf /var/tmp/tree.tgz && rm /var/tmp/tree.tgz", timeout=120)
+
+
+def age_s(path: Path) -> float:
+    return time.time() - path.stat().st_mtime
 
 
 def probes() -> list[Path]:

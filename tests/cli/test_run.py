@@ -171,7 +171,7 @@ NOBODY = 65534
 # given up for good, and what would be executed is said instead.
 AS_NOBODY = f"""\
 import encodings.ascii, encodings.utf_8_sig, os, sys
-import oomguard.cli.main, oomguard.judge.glob, oomguard.policy.compile, oomguard.policy.doubts
+import oomguard.cli.main, oomguard.cli.run, oomguard.judge.glob, oomguard.policy.compile, oomguard.policy.doubts
 def say(python, argv, env):
     plan = os.pread(int(argv[argv.index("--plan-fd") + 1]), 1 << 24, 0).decode()
     print(plan, flush=True)

@@ -35,6 +35,15 @@ def until(true: Callable[[], object], what: str = "it did not come to that in ti
         time.sleep(0.002)
 
 
+def cgroup2_mount() -> Path | None:
+    """Any cgroup2 that we may make cgroups in, with or without the memory controller."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, where, kind, *_ = line.split()
+        if kind == "cgroup2" and os.access(where, os.W_OK):
+            return Path(where)
+    return None
+
+
 def start_ticks(pid: int) -> int:
     """Of a process that lives."""
     fd = procfs.open_proc()

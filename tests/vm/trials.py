@@ -21,12 +21,12 @@ CGROUPS = "/sys/fs/cgroup"
 
 @dataclass(frozen=True, slots=True)
 class ReaderResult:
-    with_us_mb_s: tuple[float, ...]  # per pass over the file
+    with_us_mb_s: tuple[float, ...]  # per 200 MB of the file
     without_us_mb_s: tuple[float, ...]
     ratio: float  # of the medians: with us / without us
     daemon_cpu_percent: float  # of one CPU, while the reader read
     scores: tuple[int, ...]  # every oom_score_adj that the reader found itself to have
-    alive: bool  # the same process from the first to the last pass
+    alive: bool  # the same process from first to last
     events: dict[str, int]
 
 
@@ -47,7 +47,7 @@ def read_with_and_without(vm: Machine, rounds: int, seconds: float) -> ReaderRes
         if ours:
             cpu_us += cpu_usage_us(vm) - before
             watched_s += time.monotonic() - started
-        # The pass that was on when we came began under the other regime.
+        # The stretch that was being read when we came began under the other regime.
         passes[ours] += log(vm)[known + 1 :]
     with_us, without_us = ([entry["mb_per_s"] for entry in passes[ours]] for ours in (True, False))
     result = ReaderResult(

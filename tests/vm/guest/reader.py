@@ -1,11 +1,12 @@
 #!/usr/bin/python3
 """A healthy service that is always at its limit: it reads a file larger than that over and over.
 
-Nearly all its memory is page cache. It must never be killed or re-scored. Logs, per pass, a line of JSON: seconds,
-MB/s, the pass's CPU seconds, and every oom_score_adj that it found itself to have on the way.
+Nearly all its memory is page cache. It must never be killed or re-scored. Logs, per --stretch of the file, a line of
+JSON: seconds, MB/s, CPU seconds, and every oom_score_adj that it found itself to have on the way.
 """
 
 import argparse
+import itertools
 import json
 import os
 import time
@@ -18,32 +19,34 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--file", default="/var/tmp/reader.dat")
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--mb", type=int, default=0, help="of the file per pass (default: all of it)")
+    parser.add_argument("--stretch", type=int, default=200, help="MB between two lines of the log")
     parser.add_argument("--log", default="/run/probe/reader.jsonl")
     return parser.parse_args()
 
 
-def one_pass(fd, size, buffer):
+def stretch(fd, buffer, start_at, end_at):
     start, cpu = time.monotonic(), time.process_time()
-    offset, scores = 0, set()
-    while offset < size and (got := os.preadv(fd, [buffer], offset)):
+    offset, scores = start_at, set()
+    while offset < end_at and (got := os.preadv(fd, [buffer], offset)):
         if offset % (16 * PIECE) == 0:
             scores.add(int(os.pread(SCORE, 16, 0)))
         offset += got
     seconds, cpu = time.monotonic() - start, time.process_time() - cpu
-    return {"seconds": seconds, "mb_per_s": offset / seconds / 1e6, "cpu_s": cpu, "scores": sorted(scores)}
+    return {"seconds": seconds, "mb_per_s": (offset - start_at) / seconds / 1e6, "cpu_s": cpu, "scores": sorted(scores)}
 
 
 def main():
     args = arguments()
     fd = os.open(args.file, os.O_RDONLY)
-    size = args.mb * 1_000_000 or os.fstat(fd).st_size
+    size, step = os.fstat(fd).st_size, args.stretch * PIECE
     buffer = bytearray(PIECE)
     end = time.monotonic() + args.seconds
     os.makedirs(os.path.dirname(args.log), exist_ok=True)
     with open(args.log, "w") as log:
-        while time.monotonic() < end:
-            print(json.dumps(one_pass(fd, size, buffer)), file=log, flush=True)
+        for start_at in itertools.cycle(range(0, size, step)):
+            print(json.dumps(stretch(fd, buffer, start_at, start_at + step)), file=log, flush=True)
+            if time.monotonic() > end:
+                return
 
 
 main()

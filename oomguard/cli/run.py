@@ -13,9 +13,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from .. import policy
+from .. import __version__, policy
 from ..model import codec
-from ..model.policy import Daemon, Plan
+from ..model.policy import KEPT_PLAN, Daemon, Plan
 from ..policy import Fault, PolicyError, files
 from . import live, say
 
@@ -67,7 +67,10 @@ def run(
 ) -> None:
     """Start the daemon in the foreground."""
     order = Order(_absolute(config), observe, *map(_absolute_text, (proc, cgroup, state_dir, runtime_dir)))
-    plan = _plan(order)
+    try:
+        plan = _compiled(order)
+    except PolicyError as error:
+        plan = _instead(order, error)
     if os.geteuid() != 0:
         order = _without_root(order, plan.daemon)
         plan = _placed(plan, order)
@@ -107,10 +110,47 @@ def _absolute_text(path: str) -> str:
 
 def _plan(order: Order) -> Plan:
     try:
-        plan = policy.load(files.find(order.config), observe=order.observe)
+        return _compiled(order)
     except PolicyError as error:
         say.faults(error)
-    return _placed(plan, order)
+
+
+def _compiled(order: Order) -> Plan:
+    plan = policy.load(files.find(order.config), observe=order.observe)
+    found = doubts(plan)
+    for doubt in found:
+        say.aside(f"warning: {doubt}")
+    return replace(_placed(plan, order), remarks=tuple((f"policy {doubt.key}", doubt.message) for doubt in found))
+
+
+def _instead(order: Order, error: PolicyError) -> Plan:
+    """What to run in place of a wrong policy, if there is anything."""
+    kept = _last_good(order)
+    if kept is None:
+        say.faults(error)
+    for fault in error.faults:
+        say.aside(str(fault))
+    why = f"the policy files are wrong and the last good policy is in force: {error.faults[0].message}"
+    say.aside(f"oomguard: {why}")
+    return replace(kept, argv=order.argv(), remarks=(*kept.remarks, ("reload", why)))
+
+
+def _last_good(order: Order) -> Plan | None:
+    """The plan of a daemon that has crashed, if systemd starts us again in its place.
+
+    A wrong policy must neither replace a good one nor leave the machine without any. By hand (and after a stop, when
+    the runtime directory is gone) there is no such plan, and a wrong file is told and ends the start.
+    """
+    if "INVOCATION_ID" not in os.environ:
+        return None
+    try:
+        with open(Path(order.runtime_dir or files.runtime_dir(order.config)) / KEPT_PLAN, encoding="utf-8") as file:
+            status = os.fstat(file.fileno())
+            plan = codec.from_plain(json.load(file))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    own = status.st_uid == os.geteuid() and not status.st_mode & 0o022
+    return plan if own and isinstance(plan, Plan) and plan.version == __version__ else None
 
 
 def _placed(plan: Plan, order: Order) -> Plan:

@@ -21,6 +21,7 @@ from .lease import LeaseBook
 from .loop import Loop
 from .observe import Senses
 from .record import Recorder
+from .reload import keep_plan
 from .status import Status
 
 RR_PRIORITY: Final = 20  # over everything that does not ask for real time, under what keeps a machine alive (50, 99)
@@ -46,7 +47,7 @@ class Arm:
         self.status.undone = len(boot.undone)
         self.said = [("LEASE_UNDONE", sentence) for sentence in boot.undone]  # for the journal, once there is a herald
         self.announced = False
-        for what, why in boot.lacks.items():
+        for what, why in (*boot.lacks.items(), *self.plan.remarks):
             self.degraded(what, why)
 
     def degraded(self, what: str, why: str) -> None:
@@ -88,11 +89,15 @@ class Arm:
     def _answers(self, senses: Senses, book: LeaseBook) -> None:
         messages, lost = self.answers.take()
         for token, what, number, took_ns, value in messages:
+            if what == "Lost":
+                lost = 1
+                continue
             senses.tell(Result(token, what, number, took_ns, value))
             if what in ("Lease", "Release"):
                 book.settled(token, what, number)
         if lost:
-            self.status.degraded("reaper", "some of its answers were lost: more than 4,000 at once")
+            self.status.degraded("reaper", "some of its orders or answers were lost: more than 4,000 at once")
+            book.again()
 
     def _real_time(self) -> None:
         try:
@@ -123,6 +128,7 @@ class Arm:
         self.said.clear()
         self.announced = True
         self.status.publish(plan, loop.state, at_ns, self.recorder.dropped)
+        keep_plan(plan)
         systemd.notify(f"READY=1\nSTATUS=guarding: {mode}\nMAINPID={os.getpid()}", loop.notify_socket)
 
     def stop(self, loop: Loop) -> None:

@@ -15,7 +15,7 @@ from ..workers.pool import Pool, Worker
 from .act import Hands
 from .observe import Senses
 from .record import Recorder
-from .reload import Reload
+from .reload import Reload, keep_plan
 from .status import Status
 
 PLENTY: Final = 128 << 20  # bytes: a compiler takes 50 MB for half a second, a new worker 10
@@ -89,6 +89,7 @@ class Loop:
             else:
                 self.stopping = True
         self.senses.signals.clear()
+        self.reload.hurry(at_ns)
         if self.reload.wanted and self.calm():
             self.reload.begin(self.plan, self.notify_socket)
         if self.dead and self.calm():
@@ -143,7 +144,12 @@ class Loop:
         self.hands.aim(plan)
         if plan.daemon != self.plan.daemon:
             self.status.degraded("daemon", "the [daemon] table has changed: that takes a restart")
+        for what, _ in self.plan.remarks:
+            self.status.mended(what)
+        for what, why in plan.remarks:
+            self.status.degraded(what, why)
         self.plan = plan
+        keep_plan(plan)
         self.recorder.plan(plan)
         self.status.mended("reload")
         self.recorder.say("RELOADED", f"{len(plan.guards)} policies from {', '.join(plan.files)}", time.monotonic_ns())

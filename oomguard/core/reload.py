@@ -1,4 +1,8 @@
-"""A new policy for a running daemon: compiled by a child above the waterline, taken over whole or not at all."""
+"""A new policy for a running daemon: compiled by a child above the waterline, taken over whole or not at all.
+
+The plan in force also lies in the runtime directory. Should the daemon crash while the policy files are wrong, its next
+start goes on with that: a wrong policy never replaces a good one, nor leaves the machine without any.
+"""
 
 import json
 import os
@@ -9,12 +13,25 @@ from collections.abc import Callable
 from typing import Final
 
 from ..linux import systemd
-from ..model.codec import from_plain
-from ..model.policy import Plan
+from ..model.codec import from_plain, to_plain
+from ..model.policy import KEPT_PLAN, Plan
 from .observe import Senses
 
 PLAN_MAX: Final = 4 << 20
+PATIENCE_NS: Final = 60_000_000_000  # half a second is usual
 WORDS_MAX: Final = 16384  # of what the compiler says
+
+
+def keep_plan(plan: Plan) -> None:
+    """Leave the plan for a next start. Whether that works changes nothing for this one."""
+    path = f"{plan.daemon.runtime_dir}/{KEPT_PLAN}"
+    try:
+        fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        with os.fdopen(fd, "w") as file:
+            json.dump(to_plain(plan), file)
+        os.rename(f"{path}.new", path)
+    except OSError:
+        pass
 
 
 class Reload:
@@ -24,6 +41,8 @@ class Reload:
         self.senses, self.swap, self.refuse = senses, swap, refuse
         self.wanted = False
         self.running = False
+        self.child = -1
+        self.late_ns = 0
 
     def begin(self, plan: Plan, notify_socket: str | None) -> None:
         """Start the compiler; its end comes as an event."""
@@ -41,6 +60,8 @@ class Reload:
             opened.append(os.pidfd_open(pid))
             self.senses.listen(opened[2], select.EPOLLIN, lambda _mask: self._end(pid, opened[2], opened[0], opened[1]))
             self.running = True
+            self.child = opened[2]
+            self.late_ns = time.monotonic_ns() + PATIENCE_NS
         except (OSError, IndexError) as error:
             for fd in opened:
                 os.close(fd)
@@ -48,6 +69,12 @@ class Reload:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
             self.refuse(f"the compiler could not be started: {error}")
+
+    def hurry(self, at_ns: int) -> None:
+        """A compiler that does not come to an end (its file is a pipe, or on a server that is gone) is ended."""
+        if self.running and at_ns >= self.late_ns:
+            self.late_ns = at_ns + PATIENCE_NS
+            signal.pidfd_send_signal(self.child, signal.SIGKILL)
 
     def _spawn(self, argv: tuple[str, ...], out: int, err: int) -> int:
         actions = [(os.POSIX_SPAWN_DUP2, out, 1), (os.POSIX_SPAWN_DUP2, err, 2)]
@@ -61,7 +88,7 @@ class Reload:
         try:
             if os.waitstatus_to_exitcode(status) != 0:
                 words = os.pread(err, WORDS_MAX, 0).decode("utf-8", "replace")
-                return self.refuse(words)
+                return self.refuse(words or f"the compiler ended with {os.waitstatus_to_exitcode(status)}")
             plan = from_plain(json.loads(os.pread(out, min(PLAN_MAX, os.fstat(out).st_size), 0)))
             if not isinstance(plan, Plan):
                 return self.refuse("the compiler gave something else than a plan")

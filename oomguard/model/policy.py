@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 SECOND_NS = 1_000_000_000
+KEPT_PLAN = "plan"  # in the runtime directory: the plan in force, for a start after a crash
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,3 +203,4 @@ class Plan:
     guards: tuple[Guard, ...]
     files: tuple[str, ...] = ()  # where it came from, in order
     argv: tuple[str, ...] = ()  # how to compile it again (reload)
+    remarks: tuple[tuple[str, str], ...] = ()  # (what, why): doubts of the compiler, for status

@@ -231,3 +231,58 @@ class TestWithoutRoot:
         answer = self.run(home)
         assert (answer.code, answer.out) == (2, "")
         assert "cannot be read: Permission denied" in answer.err
+
+
+class TestAfterACrash:
+    """systemd starts the daemon again, and by now somebody has broken the policy."""
+
+    @pytest.fixture
+    def kept(self, tmp_path: Path) -> Path:
+        """The plan that a core left in its runtime directory."""
+        good = tmp_path / "good.toml"
+        good.write_text(HOST)
+        plan = oomguard("compile", "--config", good).out
+        (tmp_path / "plan").write_text(plan)
+        (tmp_path / "plan").chmod(0o600)
+        return tmp_path
+
+    def start(self, kept: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        (kept / "wrong.toml").write_text("[policy.host]\ncgroup = 7\n")
+        text = (
+            "import os, sys\n"
+            "def say(python, argv, env):\n"
+            "    print(os.pread(int(argv[argv.index('--plan-fd') + 1]), 1 << 24, 0).decode(), flush=True)\n"
+            "    os._exit(0)\n"
+            "os.execve = say\n"
+            "from oomguard.cli.main import main\n"
+            "main()\n"
+        )
+        argv = [sys.executable, "-c", text, "run", "--config", str(kept / "wrong.toml"), "--runtime-dir", str(kept)]
+        clean = {name: value for name, value in os.environ.items() if name != "INVOCATION_ID"}
+        return subprocess.run(argv, capture_output=True, text=True, check=False, env=clean | environment)
+
+    def test_the_last_good_policy_goes_on_and_says_so(self, kept: Path) -> None:
+        done = self.start(kept, INVOCATION_ID="0123")
+        assert done.returncode == 0, done.stderr
+        plan = json.loads(done.stdout)
+        assert [guard["name"] for guard in plan["guards"]] == ["host"]
+        ((what, why),) = plan["remarks"]
+        assert what == "reload"
+        assert "last good policy is in force" in why
+        assert "wrong.toml:2" in done.stderr
+        assert plan["argv"][-1] == str(kept) or str(kept / "wrong.toml") in plan["argv"]
+
+    def test_by_hand_a_wrong_policy_ends_the_start(self, kept: Path) -> None:
+        done = self.start(kept)
+        assert (done.returncode, done.stdout) == (2, "")
+
+    @pytest.mark.parametrize("spoilt", ["nothing", "[]", "others", "version"])
+    def test_only_a_plan_of_our_own_counts(self, kept: Path, spoilt: str) -> None:
+        path = kept / "plan"
+        if spoilt == "others":
+            path.chmod(0o666)
+        elif spoilt == "version":
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"version": "0.0.0"}))
+        else:
+            path.write_text("" if spoilt == "nothing" else spoilt)
+        assert self.start(kept, INVOCATION_ID="0123").returncode == 2

@@ -10,7 +10,7 @@ from typing import Final, assert_never
 
 from ..linux import pidfd, procfs
 from ..linux.cgroup2 import Cgroup, walk
-from ..model.facts import Result
+from ..model.facts import ProcessFacts, Result
 from ..model.policy import Plan
 from ..model.verdict import (
     Action,
@@ -23,6 +23,7 @@ from ..model.verdict import (
     Nominate,
     Notify,
     Outcome,
+    ProcessRef,
     Reap,
     Release,
     Snapshot,
@@ -138,7 +139,7 @@ class Hands:
                 continue
             held.fds.append(fd)
             now = procfs.read_process(self.proc_fd, process.pid)
-            if now is None or now.start_ticks != process.start_ticks or now.cgroup != process.cgroup:
+            if now is None or _another(now, process):
                 os.close(held.fds.pop())
                 continue
             self._await(held, fd)
@@ -241,6 +242,12 @@ class Hands:
         """At the end: close whatever is open."""
         for token in list(self.held):
             self._close(token)
+
+
+def _another(now: ProcessFacts, then: ProcessRef) -> bool:
+    """Whether it is not what was ranked: moved, or become another program (exec gives the memory back)."""
+    moved = now.start_ticks != then.start_ticks or now.cgroup != then.cgroup
+    return moved or (now.comm != then.comm and now.held_bytes < then.held_bytes // 2)
 
 
 def _send(fd: int, number: int) -> int:

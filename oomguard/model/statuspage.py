@@ -121,8 +121,8 @@ class Writer:
                 MODES.index(guard.mode),
                 PHASES.index(guard.phase),
                 guard.targets,
-                guard.used_bytes,
-                guard.limit_bytes,
+                max(0, guard.used_bytes),  # MemAvailable may be over MemTotal, in containers
+                max(0, guard.limit_bytes),
             )
         if notes is not None:
             head[_NOTES_AT : _NOTES_AT + len(notes)] = notes

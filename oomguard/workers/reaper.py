@@ -1,7 +1,7 @@
 """The hand for what may block: freeing a dying process's memory, and writing to memory.high.
 
-Single file, in the order in which the core asked. It opens its own pidfds when a victim is nominated, so that reaping
-needs nothing but the one call. When the core is gone it puts back all leases, and ends.
+Single file, in the order in which the core asked, but that writes come last. It opens its own pidfds when a victim is
+nominated, so that reaping needs nothing but the one call. When the core is gone it puts back all leases, and ends.
 """
 
 import errno
@@ -47,15 +47,29 @@ class Reaper:
         poll = select.poll()
         poll.register(self.orders.bell, select.POLLIN)
         poll.register(self.alive, select.POLLHUP)
+        waiting: list[tuple[Any, ...]] = []
         while True:
-            ready = dict(poll.poll(BEAT_MS))
+            ready = dict(poll.poll(0 if waiting else BEAT_MS))
             self.beat()
             if self.alive in ready:  # what was ordered last is of no interest any more: it would be undone at once
                 self.put_back()
                 return
-            messages, _ = self.orders.take()
-            for message in messages:
-                self.obey(message)
+            messages, lost = self.orders.take()
+            waiting += messages
+            if lost:
+                self.answers.post((0, "Lost", 0, 0, 0))
+            self._work(waiting)
+
+    def _work(self, waiting: list[tuple[Any, ...]]) -> None:
+        """Up to the first write: it may take long. All else goes first, and what has come since goes before the next.
+
+        No order depends on another one's write: there is one a file at a time.
+        """
+        for message in [message for message in waiting if message[0] != "write"]:
+            waiting.remove(message)
+            self.obey(message)
+        if waiting:
+            self.obey(waiting.pop(0))
 
     def obey(self, message: tuple[Any, ...]) -> None:
         """One order. Whatever goes wrong is an answer."""

@@ -45,19 +45,23 @@ def daemon() -> Iterator[Callable[..., Daemon]]:
 
 @pytest.fixture
 def hog() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts a process that holds so many MiB under a name (comm), optionally after some Python of its own."""
+    """Starts a process that holds so many MiB under a name (comm), and does ``then``; with ``stdin``, after that."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(mib: int, comm: bytes = b"hog", then: str = "") -> subprocess.Popen[bytes]:
+    def start(mib: int, comm: bytes = b"hog", then: str = "", stdin: bool = False) -> subprocess.Popen[bytes]:
         text = (
             "import os, signal, sys, threading, time\n"
             "signal.pthread_sigmask(signal.SIG_SETMASK, ())\n"
             f"open('/proc/self/comm', 'wb').write({comm!r})\n"
-            f"held = b'x' * ({mib} << 20)\n{then}\n"
+            f"held = b'x' * ({mib} << 20)\n"
+            f"{'' if stdin else then}\n"
             "os.write(1, b'r')\n"
+            f"{then if stdin else ''}\n"
             "while True: time.sleep(999)\n"
         )
-        process = subprocess.Popen([sys.executable, "-I", "-S", "-c", text], stdout=subprocess.PIPE)
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", text], stdin=subprocess.PIPE if stdin else None, stdout=subprocess.PIPE
+        )
         started.append(process)
         assert process.stdout is not None
         assert os.read(process.stdout.fileno(), 1) == b"r"
@@ -67,8 +71,9 @@ def hog() -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
     for process in started:
         process.kill()
         process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
+        for stream in (process.stdin, process.stdout):
+            if stream is not None:
+                stream.close()
 
 
 @pytest.fixture

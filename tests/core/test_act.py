@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,23 @@ def test_one_that_has_moved_to_another_cgroup(grove: Rig, tree: Tree, hog: Hog) 
     tree.enter("/other", process.pid)
     assert grove.errno(nominate(nominee)) == errno.ESRCH
     assert grove.errno(nominate(victim(8, ref(process.pid)))) == 0
+    assert process.poll() is None
+
+
+def test_one_that_has_become_another_program(rig: Rig, hog: Hog) -> None:
+    """Same pid, same start, same cgroup; but what held the memory is gone, and `never` may protect what is there."""
+    process = hog(20, b"hog", "if os.read(0, 1): os.execv('/bin/sleep', ['sleep', '999'])\n", stdin=True)
+    held = victim(7, replace(ref(process.pid), held_bytes=20 << 20))
+    renamed = victim(8, replace(ref(process.pid), held_bytes=20 << 20, comm="another"))
+    assert rig.errno(nominate(held)) == 0
+    assert rig.errno(nominate(renamed)) == 0, (
+        "a name alone is nothing: whoever changes it all the time is no less a victim"
+    )
+    assert process.stdin is not None
+    process.stdin.write(b"g")
+    process.stdin.flush()
+    until(lambda: Path(f"/proc/{process.pid}/comm").read_text() == "sleep\n")
+    assert rig.errno(nominate(held)) == errno.ESRCH
     assert process.poll() is None
 
 

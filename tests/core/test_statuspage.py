@@ -40,6 +40,8 @@ def test_too_long_and_too_many(tmp_path: Path) -> None:
     """Cut, not refused: the killer must not die of somebody's name."""
     path = f"{tmp_path}/status"
     writer = Writer(path)
+    writer.publish(Numbers(), (GuardLine("host", "/", "enforce", "calm", 1, -4096, -1),), None, 1)
+    assert (read(path).guards[0].used_bytes, read(path).guards[0].limit_bytes) == (0, 0)
     hostile = ["x" * 300, "ü" * 100, "\udcff\udcfe", "a\nb\tc", ""]
     guards = tuple(line(name, 1, "/" + name) for name in hostile) + tuple(line(str(n), n) for n in range(500))
     writer.publish(Numbers(), guards, b"v" * (NOTES_BYTES + 1000), 1)

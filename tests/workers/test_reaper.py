@@ -395,3 +395,39 @@ def test_a_kernel_that_forbids_signals_is_named(monkeypatch: pytest.MonkeyPatch,
     fd = procfs.open_proc()
     assert [what for what, _ in rehearse(fd)] == ["pidfd_send_signal"]
     os.close(fd)
+
+
+def test_reaping_does_not_wait_behind_a_write(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A write to memory.high may take as long as reclaim does; what has come while it lasted goes before the next."""
+    done: list[str] = []
+    mine = Reaper(Mailbox(), Mailbox(), -1, rig.runtime, str(rig.cgroup), "/proc", lambda: None)
+
+    def obey(message: tuple[Any, ...]) -> None:
+        done.append(f"{message[0]} {message[1]}")
+
+    monkeypatch.setattr(mine, "obey", obey)
+    waiting: list[tuple[Any, ...]] = [("write", 1), ("write", 2), ("open", 3), ("reap", 3), ("undo", 4)]
+    mine._work(waiting)
+    waiting.append(("reap", 5))
+    while waiting:
+        mine._work(waiting)
+    assert done == ["open 3", "reap 3", "undo 4", "write 1", "reap 5", "write 2"]
+    for fd in (mine.proc_fd, mine.orders.bell, mine.answers.bell):
+        os.close(fd)
+
+
+def test_orders_that_were_lost_are_told(tmp_path: Path) -> None:
+    """The core lapped a reaper that was stuck: it must know, to give them again."""
+    pool, orders, answers = Pool(1 << 20), Mailbox(4096), Mailbox()
+    for number in range(1000):
+        orders.post(("close", number))
+
+    def main() -> None:
+        Reaper(orders, answers, pool.alive, str(tmp_path), str(tmp_path), "/proc", lambda: None).run()
+
+    pool.add("reaper", orders.bell, (answers.bell,), main)
+    assert select.select([answers.bell], [], [], PATIENCE_S)[0]
+    assert answers.take() == ([(0, "Lost", 0, 0, 0)], 0)
+    assert pool.end(PATIENCE_S)
+    for fd in (orders.bell, answers.bell, pool.alive):
+        os.close(fd)

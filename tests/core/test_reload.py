@@ -1,0 +1,139 @@
+"""A new policy for a running daemon: whatever the compiler does, the daemon goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from oomguard.core import reload
+from oomguard.core.reload import Reload
+from oomguard.model.codec import to_plain
+from oomguard.model.policy import Daemon, Guard, Plan
+
+from .world import PATIENCE_S
+
+
+class Senses:
+    """What a reload needs of them."""
+
+    def __init__(self) -> None:
+        self.epoll = select.epoll()
+        self.handlers: dict[int, Callable[[int], None]] = {}
+
+    def listen(self, fd: int, mask: int, handler: Callable[[int], None]) -> None:
+        self.epoll.register(fd, mask)
+        self.handlers[fd] = handler
+
+    def ignore(self, fd: int) -> None:
+        self.epoll.unregister(fd)
+        del self.handlers[fd]
+
+
+class Rig:
+    def __init__(self) -> None:
+        self.senses = Senses()
+        self.plans: list[Plan] = []
+        self.refusals: list[str] = []
+        self.reload = Reload(self.senses, self.plans.append, self.refusals.append)  # type: ignore[arg-type]
+
+    def begin(self, text: str) -> None:
+        """With a compiler of this Python."""
+        argv = (sys.executable, "-I", "-S", "-c", "import os, sys\n" + text)
+        self.reload.begin(Plan("1", Daemon(), (), argv=argv), None)
+
+    def wait(self) -> None:
+        end = time.monotonic() + PATIENCE_S
+        while self.reload.running:
+            assert time.monotonic() < end, "no end"
+            for fd, mask in self.senses.epoll.poll(0.1):
+                self.senses.handlers[fd](mask)
+            self.reload.hurry(time.monotonic_ns())
+
+
+@pytest.fixture
+def rig(no_leak: None) -> Iterator[Rig]:
+    made = Rig()
+    yield made
+    made.senses.epoll.close()
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def test_a_plan_is_taken_over(rig: Rig) -> None:
+    plan = Plan("2", Daemon(ring_bytes=5), (Guard("host", "/"),), ("/etc/x",), ("a", "b"))
+    rig.begin(f"sys.stdout.write({json.dumps(to_plain(plan))!r})")
+    assert rig.reload.running
+    rig.begin("raise SystemExit(5)")  # one at a time
+    rig.wait()
+    assert (rig.plans, rig.refusals) == ([plan], [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("sys.stderr.write('line 3: no'); sys.exit(2)", "line 3: no"),
+        ("sys.exit(2)", "ended with 2"),
+        ("os.kill(os.getpid(), 9)", "ended with -9"),
+        ("pass", "cannot be read"),
+        ("print('{')", "cannot be read"),
+        ("print('[1, 2]')", "something else"),
+        ('print(\'{"kind": "Guard", "name": "x", "cgroup": "/"}\')', "something else"),
+        ('print(\'{"kind": "Plan"}\')', "cannot be read"),
+        ('print(\'{"kind": "Nonsense"}\')', "cannot be read"),
+        ("os.write(1, b'\\xff\\xfe')", "cannot be read"),
+        ("sys.stderr.write('x' * 100000); sys.exit(1)", "xxx"),
+    ],
+)
+def test_anything_else_is_a_refusal(rig: Rig, text: str, said: str) -> None:
+    rig.begin(text)
+    rig.wait()
+    assert rig.plans == []
+    assert len(rig.refusals) == 1
+    assert said in rig.refusals[0]
+    assert len(rig.refusals[0]) <= reload.WORDS_MAX
+
+
+@pytest.mark.parametrize("argv", [(), ("/nowhere/python",), ("/etc/passwd",)])
+def test_no_compiler(rig: Rig, argv: tuple[str, ...]) -> None:
+    rig.reload.begin(Plan("1", Daemon(), (), argv=argv), None)
+    assert not rig.reload.running
+    assert "could not be started" in rig.refusals[0]
+    assert rig.reload.wanted is False
+
+
+@pytest.mark.parametrize("name", ["memfd_create", "pidfd_open", "posix_spawn"])
+def test_no_descriptors_no_memory(rig: Rig, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    def refuse(*_: object, **__: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, name, refuse)
+        rig.begin("import time; time.sleep(999)")
+    assert not rig.reload.running
+    assert "Too many open files" in rig.refusals[0]
+
+
+def test_a_compiler_that_does_not_end(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file is a pipe that nobody writes to."""
+    monkeypatch.setattr(reload, "PATIENCE_NS", 50_000_000)
+    rig.begin("import time; time.sleep(9999)")
+    rig.wait()
+    assert rig.refusals == ["the compiler ended with -9"]
+    rig.reload.hurry(1 << 62)
+
+
+def test_the_compiler_hears_signals(rig: Rig, tmp_path: Path) -> None:
+    """The core has blocked them; its child must not inherit that."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    rig.begin(f"import signal; open('{tmp_path}/mask', 'w').write(str(signal.pthread_sigmask(signal.SIG_BLOCK, ())))")
+    rig.wait()
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    assert (tmp_path / "mask").read_text() == "set()"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import select
 import signal
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -342,6 +344,42 @@ def test_a_lease_ends_with_calm(world: World, daemon: Start, hog: Hog) -> None:
     guarding.phase("calm")
     until(lambda: score.read_text() == (world.root / "before").read_text(), guarding.log())
     assert guarding.end() == 0
+
+
+def test_killed_at_any_moment_of_an_engagement(world: World, daemon: Start, hog: Hog) -> None:
+    """Twelve times, with and without its reaper: after that, and at the latest after the next start, nothing is left."""
+    dice = random.Random(3)
+    victim = hog(60)
+    world.see(victim.pid)
+    score = Path(f"/proc/{victim.pid}/oom_score_adj")
+    before = score.read_text()
+    caught = 0
+    for number in range(12):
+        world.available(900)
+        guarding = daemon(world, policy(SCORED, world))
+        guarding.hear("READY=1")
+        assert score.read_text() == before
+        reaper = guarding.workers()["reaper"]
+        fd = os.pidfd_open(reaper)
+        world.available(200)
+        guarding.phase("armed")
+        world.available(50)
+        time.sleep(dice.uniform(0, 0.15))  # the point of the test: any moment
+        if number % 3 == 0:
+            guarding.process.send_signal(signal.SIGSTOP)
+            os.kill(reaper, signal.SIGKILL)
+        guarding.end(signal.SIGKILL)
+        caught += score.read_text() != before
+        assert select.select([fd], [], [], PATIENCE_S)[0]
+        os.close(fd)
+        if number % 3:
+            assert score.read_text() == before, "the reaper is gone, and has left something"
+    assert caught > 3, "it was never caught with a lease out"
+    world.available(900)
+    last = daemon(world, policy(SCORED, world))
+    last.hear("READY=1")
+    assert score.read_text() == before
+    assert last.end() == 0
 
 
 def test_the_next_start_puts_back_what_nobody_could(world: World, daemon: Start, hog: Hog) -> None:

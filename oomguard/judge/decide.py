@@ -226,9 +226,8 @@ class _Desk:
     # -- judgement -----------------------------------------------------------------------------------------------
 
     def judge(self) -> None:
-        due = [t for t in self.targets if t in self.fresh or t in self.news or self.targets[t].pursuit is not None]
-        due += [r for r in self._answered() if r not in due]
-        due += [t for t, state in self.targets.items() if state.look_ns <= self.at and t not in due]
+        called = self.fresh | self.news | self._answered()
+        due = [t for t, s in self.targets.items() if t in called or s.pursuit is not None or s.look_ns <= self.at]
         for target in sorted(due, key=lambda t: (-len(t.cgroup), t)):  # the innermost guard first
             state = self.targets[target]
             if self.host is not None and (target.cgroup == _MACHINE or state.facts is not None):
@@ -236,9 +235,9 @@ class _Desk:
             else:
                 self.targets[target] = evolve(state, look_ns=self.at + UNSEEN_NS)
 
-    def _answered(self) -> list[TargetId]:
+    def _answered(self) -> set[TargetId]:
         tokens = {result.token for result in self.seen.results}
-        return [t for t, s in self.targets.items() if s.nominee is not None and s.nominee.token in tokens]
+        return {t for t, s in self.targets.items() if s.nominee is not None and s.nominee.token in tokens}
 
     def _sight(self, state: TargetState) -> Sight:
         assert self.host is not None

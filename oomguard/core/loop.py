@@ -128,6 +128,7 @@ class Loop:
             return
         self.mind(worker)
         memlock.populate()  # the fork has left our pages shared with it: the next write to each would fault
+        self.status.arm()  # what that took is no sign of anything
         self.hands.book.again()
         self.state = replace(self.state, ours=frozenset({os.getpid(), *self.pool.pids()}))
         self.status.mended(worker.name)

@@ -577,3 +577,25 @@ def test_a_killed_reaper_leaves_no_lease_behind(world: World, daemon: Start, hog
     guarding.phase("calm")
     until(lambda: score.read_text() == (world.root / "before").read_text(), guarding.log())
     assert guarding.end() == 0
+
+
+def test_no_page_fault_after_a_worker_was_started_again(world: World, daemon: Start, hog: Hog) -> None:
+    """The fork leaves all our pages shared with the child; each would fault at its next write, if it stayed so."""
+    world.see(hog(60).pid)
+    guarding = daemon(world, policy(OBSERVE, world))
+    guarding.hear("READY=1")
+    world.available(200)
+    guarding.phase("armed")  # so that every way has been gone once
+    world.available(900)
+    guarding.phase("calm")
+    first = guarding.workers()["scribe"]
+    os.kill(first, signal.SIGKILL)
+    until(lambda: guarding.workers().get("scribe", first) != first)
+    until(lambda: "scribe" not in dict(guarding.status().degraded))
+    before = guarding.status().numbers
+    world.available(200)
+    guarding.phase("armed")
+    until(lambda: guarding.status().numbers.turns > before.turns + 200)
+    after = guarding.status().numbers
+    assert (before.minor_faults, after.minor_faults, after.major_faults) == (0, 0, 0)
+    assert guarding.end() == 0

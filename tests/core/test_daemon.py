@@ -8,6 +8,7 @@ import random
 import select
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -599,3 +600,69 @@ def test_no_page_fault_after_a_worker_was_started_again(world: World, daemon: St
     after = guarding.status().numbers
     assert (before.minor_faults, after.minor_faults, after.major_faults) == (0, 0, 0)
     assert guarding.end() == 0
+
+
+# ---------------------------------------------------------------------------------------------------- how it cannot run
+
+CORE = Path(leases.__file__).parents[1] / "core" / "__main__.py"
+
+
+@pytest.mark.parametrize("arguments", [[], ["--plan-fd"], ["--help"], ["--plan-fd", "3", "more"]])
+def test_the_core_is_not_started_by_hand(arguments: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-S", CORE, *arguments], capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"started by `oomguard run`" in done.stderr
+
+
+@pytest.mark.parametrize("in_its_place", ["lock", "status.new", "."])
+def test_a_runtime_directory_that_is_not_ours(world: World, in_its_place: str) -> None:
+    """Something lies where our files go, or it is no directory: one line says what, and nothing is left running."""
+    if in_its_place == ".":
+        (world.root / "run").rmdir()
+        (world.root / "run").write_text("")
+    else:
+        (world.root / "precious").write_text("precious")
+        (world.root / "run" / in_its_place).symlink_to(world.root / "precious")
+    refused = Daemon.start(world, policy(HOST, world))
+    try:
+        assert refused.process.wait(PATIENCE_S) == 3
+    finally:
+        refused.close()
+    assert str(world.root / "run") in refused.log()
+    assert "Traceback" not in refused.log()
+    if in_its_place != ".":
+        assert (world.root / "precious").read_text() == "precious"
+
+
+def test_a_journal_that_cannot_be_made_costs_the_leases_only(world: World, daemon: Start, hog: Hog) -> None:
+    (world.root / "precious").write_text("precious")
+    (world.root / "run" / "leases").symlink_to(world.root / "nowhere")
+    victim = hog(60)
+    world.see(victim.pid)
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    assert "leases" in dict(guarding.status().degraded)
+    world.available(50)
+    assert victim.wait(PATIENCE_S) == -signal.SIGKILL
+    assert guarding.end() == 0
+
+
+def test_a_state_directory_that_cannot_be_made_costs_the_incidents_only(world: World, daemon: Start, hog: Hog) -> None:
+    (world.root / "state").rmdir()
+    (world.root / "state").write_text("")
+    victim = hog(60)
+    world.see(victim.pid)
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    assert "incidents" in dict(guarding.status().degraded)
+    world.available(50)
+    assert victim.wait(PATIENCE_S) == -signal.SIGKILL
+    assert guarding.end() == 0
+
+
+def test_the_page_goes_with_the_daemon(world: World, daemon: Start) -> None:
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    assert (world.root / "run" / "status").exists()
+    assert guarding.end() == 0
+    assert not (world.root / "run" / "status").exists()

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from typing import Final, assert_never
 
+from ..judge.rank import is_inside
 from ..linux import pidfd, procfs
 from ..linux.cgroup2 import Cgroup, walk
 from ..model.facts import ProcessFacts, Result
@@ -246,7 +247,9 @@ class Hands:
 
 def _another(now: ProcessFacts, then: ProcessRef) -> bool:
     """Whether it is not what was ranked: moved, or become another program (exec gives the memory back)."""
-    moved = now.start_ticks != then.start_ticks or now.cgroup != then.cgroup
+    # Below is no other place: a threaded domain lists its processes, whose leaders are in cgroups below it (libvirt).
+    same = now.cgroup == then.cgroup or (then.cgroup != "/" and is_inside(now.cgroup, then.cgroup))
+    moved = now.start_ticks != then.start_ticks or not same
     return moved or (now.comm != then.comm and now.held_bytes < then.held_bytes // 2)
 
 

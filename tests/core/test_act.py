@@ -530,6 +530,21 @@ def test_a_threaded_cgroup_is_ended_one_by_one(
     grove.told_gone(7)
 
 
+def test_a_process_whose_threads_live_in_cgroups_of_their_own(grove: Rig, tree: Tree, hog: Hog) -> None:
+    """As libvirt does it: cgroup.procs lists the process at the domain, its own file says where its leader is."""
+    tree.make("/machine/emulator")
+    process = hog(1)
+    (tree.at("/machine/emulator") / "cgroup.type").write_text("threaded")
+    tree.enter("/machine", process.pid)
+    (tree.at("/machine/emulator") / "cgroup.threads").write_text(str(process.pid))
+    assert where(process.pid) == f"{tree.path}/machine/emulator"
+    assert (tree.at("/machine") / "cgroup.procs").read_text() == f"{process.pid}\n"
+    assert grove.errno(nominate(victim(7, ref(process.pid, tree.path + "/machine")))) == 0
+    assert grove.errno(nominate(victim(8, ref(process.pid, tree.path + "/mach")))) == errno.ESRCH
+    assert grove.errno(Kill(HOST, 7, "KILL", "")) == 0
+    grove.told_gone(7)
+
+
 def test_descriptors_of_cgroups_are_given_back(grove: Rig, tree: Tree, hog: Hog) -> None:
     tree.make("/web")
     process = hog(1)

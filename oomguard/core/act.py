@@ -134,9 +134,11 @@ class Hands:
 
     def _open_processes(self, held: Held) -> bool:
         """Those that are still who they were when ranked, and still where they were."""
+        hidden = False
         for process in held.victim.processes:
             fd = pidfd.open_verified(self.proc_fd, process.pid, process.start_ticks)
             if fd is None:
+                hidden |= procfs.start_ticks(self.proc_fd, process.pid) == process.start_ticks
                 continue
             held.fds.append(fd)
             now = procfs.read_process(self.proc_fd, process.pid)
@@ -144,6 +146,8 @@ class Hands:
                 os.close(held.fds.pop())
                 continue
             self._await(held, fd)
+        if hidden and not held.fds:  # not gone, which would be ESRCH: it must not hide those behind it
+            raise OSError(errno.ESTALE, "it is there, and no pidfd leads to it: a /proc of another pid namespace")
         return bool(held.fds)
 
     def _await(self, held: Held, fd: int) -> None:

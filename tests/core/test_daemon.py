@@ -255,6 +255,19 @@ def test_one_after_the_other_while_it_does_not_get_better(world: World, daemon: 
     assert guarding.end() == 0
 
 
+def test_one_who_cannot_be_opened_does_not_hide_the_next(world: World, daemon: Start, hog: Hog) -> None:
+    """/proc shows it, and no pidfd leads to it (another pid namespace): the second heaviest must go instead."""
+    hidden, second = hog(90), hog(60)
+    (world.proc / "4000000").symlink_to(f"/proc/{hidden.pid}")
+    world.see(second.pid)
+    guarding = daemon(world, policy(HOST.replace('"auto"', '"process"'), world))
+    guarding.hear("READY=1")
+    world.available(50)
+    assert second.wait(PATIENCE_S) == -signal.SIGKILL
+    assert hidden.poll() is None
+    assert guarding.end() == 0
+
+
 def test_who_may_end_by_himself_is_asked_first(world: World, daemon: Start, hog: Hog) -> None:
     """TERM, its grace, then KILL; a service that obeys is never killed."""
     deaf = hog(60, b"deaf", "signal.signal(signal.SIGTERM, lambda *_: os.write(1, b't'))")

@@ -96,7 +96,7 @@ class Arm:
             if what in ("Lease", "Release"):
                 book.settled(token, what, number)
         if lost:
-            self.status.degraded("reaper", "some of its orders or answers were lost: more than 4,000 at once")
+            self.status.degraded("reaper", "some of its orders or answers were lost: more than 1,500 at once")
             book.again()
 
     def _real_time(self) -> None:

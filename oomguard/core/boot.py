@@ -18,6 +18,7 @@ from ..model.policy import Daemon, Plan
 from ..workers.pool import Mailbox, Pool
 from ..workers.ring import Ring
 
+SMALL_HEAP: Final = 256 << 10  # for workers that hold a few numbers and sentences, and no evidence
 LOCK_WAIT_S: Final = 5.0  # the reaper of a daemon that was killed still puts things back and holds the lock so long
 
 # What a capability is for, where it is missing.
@@ -136,9 +137,9 @@ class Boot:
 
             herald.run(ring, bells["herald"], pool.alive, plan, lambda: beat(2))
 
-        pool.add("reaper", self.orders.bell, (self.answers.bell, self.lock_fd), reap)
+        pool.add("reaper", self.orders.bell, (self.answers.bell, self.lock_fd), reap, SMALL_HEAP)
         pool.add("scribe", bells["scribe"], (), write)
-        pool.add("herald", bells["herald"], (), tell)
+        pool.add("herald", bells["herald"], (), tell, SMALL_HEAP)
 
     def _journal(self) -> leases.Journal | None:
         path = f"{self.plan.daemon.runtime_dir}/{leases.NAME}"

@@ -66,11 +66,17 @@ def glance(guard: Guard, target: TargetState, sight: Sight) -> int:
     """
     if target.phase != "calm" or sight.facts is not None or any(target.soft_since) or any(target.hard_since):
         return 0
-    clauses = [clause for mark in (guard.soft, guard.hard) if mark is not None for clause in mark.when]
+    marks = [mark for mark in (guard.soft, guard.hard) if mark is not None]
+    # What waits for a stall is woken by the kernel's trigger, whatever was put off.
+    clauses = [clause for mark in marks for clause in mark.when if not _waits_for_a_stall(clause)]
     lines = [min(_available(clause, sight.host.total_bytes), default=0) for clause in clauses]
     if not lines or 0 in lines:
         return 0
     return max(lines) + sight.host.total_bytes // KEPT_SHARE
+
+
+def _waits_for_a_stall(clause: Clause) -> bool:
+    return any(isinstance(condition, StallAbove) for condition in clause.all_of)
 
 
 def _available(clause: Clause, total_bytes: int) -> list[int]:

@@ -189,7 +189,7 @@ class Daemon:
     cgroup: str = "/sys/fs/cgroup"
     heap_bytes: int = 2 << 20  # reserved and touched at start (core)
     worker_heap_bytes: int = 1 << 20  # the same in each worker
-    ring_bytes: int = 2 << 20  # the flight recorder
+    ring_bytes: int = 1 << 20  # the flight recorder
     incidents_max_count: int = 200
     incidents_max_bytes: int = 512 << 20
 

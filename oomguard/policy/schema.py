@@ -334,7 +334,7 @@ class DaemonTable(Table):
     runtime_dir: PathField = "/run/oomguard"
     heap: Annotated[int, PlainValidator(_size_between(1 << 20, 1 << 30))] = 2 << 20
     worker_heap: Annotated[int, PlainValidator(_size_between(1 << 20, 1 << 30))] = 1 << 20
-    ring: Annotated[int, PlainValidator(_size_between(256 << 10, 256 << 20))] = 2 << 20
+    ring: Annotated[int, PlainValidator(_size_between(256 << 10, 256 << 20))] = 1 << 20
     incidents: IncidentsTable = IncidentsTable()
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 from ..linux import libc, memlock
 from .ring import Ring
 
-MAILBOX_BYTES: Final = 256 << 10  # some 4,000 commands; more in flight than that are lost, and told as lost
+MAILBOX_BYTES: Final = 96 << 10  # some 1,500 commands; more in flight than that are lost, and told as lost
 _BEATS: Final = 16
 
 
@@ -92,12 +92,13 @@ def hush(bell: int) -> None:
 class Worker:
     """A forked process: its pidfd is readable when it ends."""
 
-    __slots__ = ("bell", "keep", "main", "name", "pid", "pidfd", "place", "restarts")
+    __slots__ = ("bell", "heap_bytes", "keep", "main", "name", "pid", "pidfd", "place", "restarts")
 
     def __init__(self, name: str, place: int, bell: int, keep: tuple[int, ...], main: Callable[[], None]) -> None:
         self.name, self.place, self.bell, self.keep, self.main = name, place, bell, keep, main
         self.pid = self.pidfd = -1
         self.restarts = 0
+        self.heap_bytes = 0
 
 
 class Pool:
@@ -111,9 +112,15 @@ class Pool:
         self.alive, self._core_end = os.pipe2(os.O_CLOEXEC)
         self.workers: dict[str, Worker] = {}
 
-    def add(self, name: str, bell: int, keep: tuple[int, ...], main: Callable[[], None]) -> Worker:
-        """Fork a worker that runs ``main`` and ends with it. ``keep``: descriptors that it needs besides."""
+    def add(
+        self, name: str, bell: int, keep: tuple[int, ...], main: Callable[[], None], heap_bytes: int | None = None
+    ) -> Worker:
+        """Fork a worker that runs ``main`` and ends with it. ``keep``: descriptors that it needs besides.
+
+        ``heap_bytes``: what it reserves, where that is not what all workers do.
+        """
         worker = Worker(name, len(self.workers), bell, keep, main)
+        worker.heap_bytes = self.heap_bytes if heap_bytes is None else heap_bytes
         self.workers[name] = worker
         self.fork(worker)
         return worker
@@ -174,7 +181,7 @@ class Pool:
             libc.prctl_set_name(b"oomguard-" + worker.name.encode())
             # They end when the core does, not when somebody signals the whole group: Ctrl-C, systemctl stop.
             signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-            memlock.reserve(self.heap_bytes)
+            memlock.reserve(worker.heap_bytes)
             memlock.lock()
             worker.main()
             code = 0

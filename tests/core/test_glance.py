@@ -13,6 +13,7 @@ from oomguard.model.policy import (
     KillStep,
     Plan,
     PressureAbove,
+    StallAbove,
     Watermark,
 )
 
@@ -43,6 +44,8 @@ def test_a_line_only_where_every_clause_wants_memory_to_be_short() -> None:
     assert tenth < glance_bytes(plan(SHORT)) < tenth + GIB // 16
     assert glance_bytes(plan(SHORT, Clause((AvailableBelow(Amount(bytes=1)), PRESSURE)))) == glance_bytes(plan(SHORT))
     assert glance_bytes(plan(SHORT, Clause((PRESSURE,)))) == 0
+    stall = Clause((AvailableBelow(Amount(share=0.9)), StallAbove("full", 150_000, 1_000_000, 0)))
+    assert glance_bytes(plan(SHORT, stall)) == glance_bytes(plan(SHORT)), "of a stall the kernel tells"
     # The lowest of one clause counts: it has to hold as well.
     both = Clause((AvailableBelow(Amount(share=0.1)), AvailableBelow(Amount(share=0.5))))
     assert glance_bytes(plan(both)) == glance_bytes(plan(SHORT))

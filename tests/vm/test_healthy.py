@@ -6,7 +6,7 @@ import json
 
 from . import peers
 from .machine import PYTHON, Machine
-from .storms import incidents
+from .storms import incidents, status
 from .trials import read_with_and_without
 from .verdicts import faults_of_reading
 
@@ -19,10 +19,10 @@ def test_a_reader_at_its_limit_is_left_alone(installed_vm: Machine) -> None:
 
 
 def test_an_idle_machine_costs_next_to_nothing(installed_vm: Machine) -> None:
-    """The locked memory and the wakeups of a quiet half minute; emulated CPU time is 5 to 13 times the real one."""
+    """Twenty quiet seconds. Emulated CPU time is 5 to 13 times the real one, and the computer may be shared."""
     cost = json.loads(installed_vm.check(f"{PYTHON}idle.py {peers.load('oomguard').cgroup} 20"))
     assert cost["processes"] >= 3
     assert cost["restarted"] == 0
     assert cost["cpu_ns"] / cost["seconds"] < 0.06 * 1e9, cost
-    assert cost["major_faults"] == 0, cost
-    assert cost["pss_kb"] < 40 << 10, cost
+    assert cost["pss_kb"] < 56 << 10, cost  # 42 MiB with all workers when this was written
+    assert status(installed_vm)["memory"]["major_faults"] == 0

@@ -14,7 +14,7 @@ from .verdicts import faults_of_reading
 def test_a_reader_at_its_limit_is_left_alone(installed_vm: Machine) -> None:
     result = read_with_and_without(installed_vm, rounds=1, seconds=20)
     # The counted claims are 5 % and 2 % (`make storms`); a few seconds on a shared computer only tell a catastrophe.
-    assert faults_of_reading(result, least_ratio=0.8, most_cpu_percent=4) == ()
+    assert faults_of_reading(result, least_ratio=0.6, most_cpu_percent=8) == ()
     assert incidents(installed_vm, timeout=0) == ()
 
 

@@ -6,7 +6,7 @@
 #   tools/prepare.sh vm            QEMU, what builds the image of the tests' virtual machine, and systemd's checkers
 #
 # As root on Debian and its children it installs what is missing. Elsewhere it names what is missing: without python
-# that is an error; without the virtual machine's tools the tests that need it are skipped, and say so.
+# that is an error; without the virtual machine's tools the tests that need it fail, unless OOMGUARD_NO_VM=1 says that this is meant.
 set -euo pipefail
 
 missing=()
@@ -55,5 +55,5 @@ if [[ $EUID -eq 0 ]] && command -v apt-get >/dev/null; then
 else
     echo "missing on this machine: ${missing[*]} (apt-get install ${missing[*]})" >&2
 fi
-[[ $what == vm ]] && { echo "going on without: the tests that need it are skipped, and say so" >&2; exit 0; }
+[[ $what == vm ]] && { echo "going on without: the tests that need it will fail, unless OOMGUARD_NO_VM=1 is set" >&2; exit 0; }
 exit 3

@@ -44,6 +44,9 @@ SETTLED_NS: Final = 10 * SECOND  # limits, memory.high and the like are looked u
 LEDGER_NS: Final = 10 * SECOND  # the kernel's own count of its kills: dear to read, and never urgent
 RESCAN_NS: Final = 100 * MS  # a machine that makes cgroups all the time: looked through ten times a second at most
 RESCAN_SHARE: Final = 8  # and at most an eighth of the time
+# But a new cgroup is not left alone for longer than that, whatever the last look took: a leak may fill it in a second.
+# (A virtual machine's processor may be taken away for half a second in the middle of a look of 5 ms: 4 s of blindness.)
+RESCAN_MOST_NS: Final = 400 * MS
 SOON_NS: Final = 10 * MS  # what came without its files is looked for again after twice that, and twice that, ...
 UNWATCHED_NS: Final = 60 * SECOND  # the same where not every directory could be watched
 NEAR: Final = 0.8  # of the lowest memory_above: from there on, cache is told from use
@@ -287,7 +290,8 @@ class Senses:
 
     def _on_tree(self, _mask: int) -> None:
         if self.forest is not None and self.forest.changed():
-            self._rescan_by(self.last_turn_ns + max(RESCAN_NS, RESCAN_SHARE * self.look_took_ns))
+            pause = min(RESCAN_SHARE * self.look_took_ns, RESCAN_MOST_NS)
+            self._rescan_by(self.last_turn_ns + max(RESCAN_NS, pause))
             self.patience_ns = SOON_NS
         self.wakes.append(Wake("tree"))
 

@@ -82,3 +82,24 @@ def test_without_room_it_is_not() -> None:
 def test_a_turn_a_second_is_made_whatever_memory_says() -> None:
     assert look(GIB, SECOND) == 0
     assert 0 < look(GIB, SECOND - 1_000_000) <= 1_000_000
+
+
+def test_a_slow_look_does_not_blind_us() -> None:
+    """The last look took half a second of wall time; the next new cgroup is looked at soon all the same."""
+    senses = Senses(plan(SHORT), None, lambda _what, _why: None)
+    try:
+        senses.forest = Rustle()  # type: ignore[assignment]
+        senses.last_turn_ns = 10 * SECOND
+        senses.look_took_ns = SECOND // 2
+        senses._on_tree(0)
+        assert 10 * SECOND < senses.rescan_ns <= 10 * SECOND + 400_000_000
+    finally:
+        senses.forest = None
+        senses.epoll.close()
+
+
+class Rustle:
+    """A forest in which something always happens."""
+
+    def changed(self) -> bool:
+        return True

@@ -159,6 +159,7 @@ def run_storm(vm: Machine, storm: Storm, unit: str | None = UNIT) -> StormResult
     if not vm.wait_for("test -e /run/probe/watch.json", storm.timeout_s + 90, every=0.5):
         raise GuestError("the witness did not come back")
     evidence = Evidence(storm, json.loads(vm.get("/run/probe/watch.json")))
+    storm.culprit.stop(vm)  # where nobody ended it, nothing could be asked of a machine without memory
     evidence.canary = ring(vm, "canary.ring")
     evidence.growth = ring(vm, "hog.ring")
     return evidence.result(

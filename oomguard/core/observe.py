@@ -389,6 +389,9 @@ class Senses:
         if path not in self.watches:
             self.watches[path] = watch
             self._watch_limits(path)
+            # Once more, now that writes are told: systemd makes the directory, and sets memory.max a millisecond later.
+            # A limit that came between the first look and the watch would not be known for ten seconds.
+            facts = self._settle(watch, time.monotonic_ns()) or facts
         watch.aim(self._guards(path))
         for guard in guards:
             target = TargetId(guard.name, path)

@@ -417,6 +417,22 @@ def test_one_that_gets_its_memory_controller_a_moment_later(start: Start, groups
     assert rig.senses.patience_ns == observe.SOON_NS
 
 
+def test_a_limit_that_is_set_while_it_is_adopted(start: Start, groups: Groups, monkeypatch: pytest.MonkeyPatch) -> None:
+    """systemd sets it between our first look and the watch that would have told of it."""
+    groups.make("/web", 5 * MIB)
+    watch = Senses._watch_limits
+
+    def just_before(senses: Senses, path: str) -> None:
+        groups.set(path, "memory.max", str(64 * MIB))
+        watch(senses, path)
+
+    monkeypatch.setattr(Senses, "_watch_limits", just_before)
+    rig = start(groups.root, guard("web", "/web"))
+    (new,) = rig.turn().appeared
+    assert new.facts is not None
+    assert new.facts.limit_bytes == 64 * MIB
+
+
 def test_a_storm_of_new_cgroups_is_looked_through_at_a_bounded_rate(
     start: Start, groups: Groups, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,12 +56,15 @@ def faults_of_observing(result: StormResult) -> tuple[str, ...]:
     incident = hard_incident(result)
     if incident is None:
         return ("there is no hard incident",)
-    cgroups = {victim["cgroup"].strip("/") for victim in incident["victims"]}
+    # Where nobody acts the kernel does, and in its haste it takes others too: they are in the incident, by its name.
+    ours = [victim for victim in incident["victims"] if victim.get("by") != "kernel"] or incident["victims"]
+    cgroups = {victim["cgroup"].strip("/") for victim in ours}
+    named = {victim["pid"] for victim in ours}
     return told(
         (incident["mode"] != "observe", f"mode is {incident['mode']}"),
         (incident["killed_by"] == "oomguard", "killed_by is oomguard"),
         (cgroups != {STORMS[result.storm].culprit.cgroup}, f"its victims were in {cgroups}"),
-        (not victim_pids(incident) <= set(result.culprit_pids), f"it names {victim_pids(incident)}"),
+        (not named <= set(result.culprit_pids), f"it names {named}"),
         (any(kill.by == "oomguard" for kill in result.kills), f"oomguard signalled somebody: {result.kills}"),
         (result.events.get("high", 0) > 0, f"memory.high was set: {result.events}"),
         ("oom_score_adj:1000" in result.kernel_log, "the nominee was re-scored"),

@@ -12,8 +12,6 @@ import resource
 
 from . import libc
 
-_PAGE = resource.getpagesize()
-
 
 def reserve(heap_bytes: int) -> None:
     """Make malloc keep ``heap_bytes`` of touched heap from which everything later is served.

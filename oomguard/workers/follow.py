@@ -1,6 +1,5 @@
-"""What both followers of the ring need: its records as plain data, the bell taken back, and when they were born."""
+"""What both followers of the ring need: its records as plain data, and when they were born."""
 
-import contextlib
 import os
 import time
 from typing import Any
@@ -12,12 +11,6 @@ from ..model import codec
 def decode(payload: bytes) -> dict[str, Any]:
     """A record of the ring in its plain form: a Turn, or the Plan that is in force from now on."""
     return codec.unpack(payload)
-
-
-def quiet(bell: int) -> None:
-    """Take the wakeup back."""
-    with contextlib.suppress(BlockingIOError):  # somebody else's
-        os.eventfd_read(bell)
 
 
 def born_ns(proc: str) -> int:

@@ -25,6 +25,7 @@ from ..model.messages import MESSAGE_IDS
 from ..model.policy import Guard, Plan
 from ..model.verdict import Close, Dismiss, Kill, Nominate, Notify, Snapshot, Victim
 from . import follow
+from .pool import hush
 from .ring import Ring
 from .story import Death, Story, covers, name, short_id
 
@@ -82,7 +83,7 @@ def run(ring: Ring, bell: int, alive: int, plan: Plan, heartbeat: Callable[[], N
         heartbeat()
         events = dict(poller.poll(herald.mouth.patience_ms()))
         if bell in events:
-            follow.quiet(bell)
+            hush(bell)
         if alive in events:
             herald.follow()
             herald.mouth.finish()

@@ -18,7 +18,6 @@ from ..linux import libc, memlock
 from .ring import Ring
 
 MAILBOX_BYTES: Final = 96 << 10  # some 1,500 commands; more in flight than that are lost, and told as lost
-_BEATS: Final = 16
 
 
 class Beats:

@@ -29,6 +29,7 @@ from ..model.policy import Daemon, Plan
 from ..model.verdict import Dismiss, Nominate, ProcessRef, Snapshot
 from . import follow, shelf
 from .evidence import Evidence
+from .pool import hush
 from .ring import Ring
 from .story import Milestone, Story, covers, short_id
 
@@ -82,7 +83,7 @@ def run(
         heartbeat()
         events = dict(poller.poll(0 if busy else 1000 * (_BEAT_S if scribe.writing() else _IDLE_S)))
         if bell in events:
-            follow.quiet(bell)
+            hush(bell)
             scribe.follow()
         elif not events and not busy:
             scribe.beat()

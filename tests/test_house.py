@@ -168,7 +168,11 @@ print(*sorted(set(sys.modules) - before))
 def loaded_by(room: str) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", RECORD, room],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return set(done.stdout.split())

@@ -118,7 +118,11 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     versions = {"3.13", here}
     done = subprocess.run(
         ["make", "wheels", f"WHEELS={target}", f"PYTHONS={' '.join(versions)}"],
-        cwd=ROOT, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return target
@@ -207,7 +211,9 @@ def test_uninstall_leaves_nothing_of_an_untouched_installation(wheels: Path, tmp
 def unpack(wheels: Path, site: Path, *extras: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-B", str(ROOT / "tools" / "unpack_wheels.py"), str(wheels), str(site), *extras],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
 
 

@@ -162,6 +162,8 @@ def test_it_is_exposed_no_more_than_its_work_needs(tmp_path: Path) -> None:
     limit_tenths = 31  # of which 2 are the herald's way to become nobody
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=yes", f"--threshold={limit_tenths}", str(copy_with(tmp_path))],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-400:]

@@ -118,24 +118,21 @@ class Boot:
         self.bells = bells = {name: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for name in ("scribe", "herald")}
         pool, ring, root = self.pool, self.ring, self.root or daemon.cgroup
 
-        def beat(place: int) -> None:
-            pool.beats.set(place, time.monotonic_ns())
-
         def reap() -> None:
             from ..workers import reaper
 
-            arguments = (daemon.runtime_dir, root, daemon.proc, lambda: beat(0))
+            arguments = (daemon.runtime_dir, root, daemon.proc)
             reaper.Reaper(self.orders, self.answers, pool.alive, *arguments).run()
 
         def write() -> None:
             from ..workers import scribe
 
-            scribe.run(ring, bells["scribe"], pool.alive, plan, daemon.state_dir, lambda: beat(1))
+            scribe.run(ring, bells["scribe"], pool.alive, plan, daemon.state_dir)
 
         def tell() -> None:
             from ..workers import herald
 
-            herald.run(ring, bells["herald"], pool.alive, plan, lambda: beat(2))
+            herald.run(ring, bells["herald"], pool.alive, plan)
 
         pool.add("reaper", self.orders.bell, (self.answers.bell, self.lock_fd), reap, SMALL_HEAP)
         pool.add("scribe", bells["scribe"], (), write)

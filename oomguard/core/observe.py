@@ -177,10 +177,8 @@ class Senses:
     def observe(self, state: State, until_ns: int) -> Observation:
         """Sleep until the kernel speaks or ``until_ns``, then see."""
         self._sleep(until_ns)
-        at_ns = time.monotonic_ns()
-        while (later_ns := self._glance(state, at_ns)) > at_ns:
-            self._sleep(later_ns)
-            at_ns = time.monotonic_ns()
+        self._doze(state)
+        at_ns = self.polled_ns
         self.last_turn_ns = at_ns
         if not self.wakes:
             self.wakes.append(Wake("deadline"))
@@ -217,44 +215,55 @@ class Senses:
         return bool(self.results or self.gone or self.appeared or self.vanished or self.asked or self.stalls)
 
     def _sleep(self, until_ns: int) -> None:
-        now = time.monotonic_ns()
-        if now < self.polled_ns + TURN_NS:
-            time.sleep((self.polled_ns + TURN_NS - now) / SECOND)  # whatever is ready already
         timeout = 0.0
         if not self._anything():
             until_ns = min(until_ns, self.rescan_ns or until_ns, *self.muted.values())
             timeout = min(max(0.0, (until_ns - time.monotonic_ns()) / SECOND), LONGEST_S)
+        batch = self.epoll.poll(timeout)
+        early_ns = self.polled_ns + TURN_NS - time.monotonic_ns()
+        if early_ns > 0:
+            time.sleep(early_ns / SECOND)  # whatever is ready already
+        self._handle(batch)
+
+    def _handle(self, batch: list[tuple[int, int]]) -> None:
         # A handler may close what comes later in the batch, and its number may have a new owner by then.
-        for fd, mask, handler in [(fd, mask, self.handlers.get(fd)) for fd, mask in self.epoll.poll(timeout)]:
+        for fd, mask, handler in [(fd, mask, self.handlers.get(fd)) for fd, mask in batch]:
             if handler is not None and self.handlers.get(fd) is handler:
                 handler(mask)
         self.polled_ns = time.monotonic_ns()
         if self.muted:
             self._unmute(self.polled_ns)
 
-    def _glance(self, state: State, now_ns: int) -> int:
-        """Until when the deadlines that are over may be put off; 0: they may not.
+    def _doze(self, state: State) -> None:
+        """Put off the deadlines that are over for as long as MemFree alone shows that nothing can have happened.
 
-        Most deadlines of a calm machine end with the same answer as before. Where MemFree alone shows that, the turn is
-        spared; one in ``GLANCES_NS`` is made all the same, for the record and for what MemFree does not show.
+        Most deadlines of a calm machine end with the same answer as before. One turn in ``GLANCES_NS`` is made all the
+        same, for the record and for what MemFree does not show. These lines run ten times a second on a small machine,
+        all day: between two naps there is one system call and one comparison.
         """
-        if self.free_ram is None or self.wakes or self._anything() or now_ns >= self.last_turn_ns + GLANCES_NS:
-            return 0
-        if self.rescan_ns and self.rescan_ns <= now_ns:
-            return 0
-        line = 0
-        later_ns = min(self.last_turn_ns + GLANCES_NS, self.rescan_ns or pace.NEVER)
+        now_ns = self.polled_ns
+        if self.free_ram is None or self.wakes or self._anything():
+            return
+        line, until_ns = 0, min(self.last_turn_ns + GLANCES_NS, self.rescan_ns or pace.NEVER)
         for target in state.targets.values():
             if target.look_ns > now_ns:
-                later_ns = min(later_ns, target.look_ns)
+                until_ns = min(until_ns, target.look_ns)
             elif not target.glance_bytes:
-                return 0
+                return
             else:
                 line = max(line, target.glance_bytes)
-        room = self.free_ram() - line
-        if not line or room <= 0:
-            return 0
-        return min(later_ns, now_ns + max(pace.CALM_NS[0], room * SECOND // pace.FILL))
+        poll, free_ram, clock = self.epoll.poll, self.free_ram, time.monotonic_ns
+        deaf_ns = min(self.muted.values(), default=pace.NEVER)
+        while line and now_ns < until_ns and (room := free_ram() - line) > 0:
+            nap_ns = max(pace.CALM_NS[0], room * SECOND // pace.FILL)
+            batch = poll(min(nap_ns, until_ns - now_ns, deaf_ns - now_ns) / SECOND)
+            self.polled_ns = now_ns = clock()
+            if batch:
+                self._handle(batch)
+                return
+            if now_ns >= deaf_ns:
+                self._unmute(now_ns)
+                deaf_ns = min(self.muted.values(), default=pace.NEVER)
 
     def _on_signal(self, _mask: int) -> None:
         self.signals += events.read_signals(self.signal_fd)

@@ -2,10 +2,14 @@
 
 import os
 import time
-from typing import Any
+from typing import Any, Final
 
 from ..linux import procfs
 from ..model import codec
+
+# A calm turn a second rings no bell. They are taken by the handful, lest the first turn that has something to tell
+# waits behind hours of them, and without waking a quiet machine for each.
+IDLE_S: Final = 30.0
 
 
 def decode(payload: bytes) -> dict[str, Any]:

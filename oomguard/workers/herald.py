@@ -14,7 +14,6 @@ import signal
 import sys
 import time
 from collections import Counter, deque
-from collections.abc import Callable
 from typing import Any, Final
 
 from ..linux import procfs, systemd
@@ -35,7 +34,6 @@ PER_S: Final = 1.0
 _SUM_UP_S: Final = 5.0
 _WAITING_MAX: Final = 256  # entries that the journal did not take yet
 _STORIES_MAX: Final = 64
-_BEAT_S: Final = 2.0
 _LAST_S: Final = 0.5  # when the daemon ends, its last processes have no more than that
 _TEXT_MAX: Final = 4000
 _NOBODY: Final = 65534
@@ -66,7 +64,7 @@ _PUT_BACK: Final = re.compile(r"(.+) is put back to (\S+), as it was found")
 Entry = dict[str, str]
 
 
-def run(ring: Ring, bell: int, alive: int, plan: Plan, heartbeat: Callable[[], None], journal: str = JOURNAL) -> None:
+def run(ring: Ring, bell: int, alive: int, plan: Plan, journal: str = JOURNAL) -> None:
     """Follow the ring until ``alive`` hangs up; then tell the last and return.
 
     ``bell``: an eventfd, readable when a turn has something to tell.
@@ -80,7 +78,6 @@ def run(ring: Ring, bell: int, alive: int, plan: Plan, heartbeat: Callable[[], N
     poller.register(alive, 0)  # POLLHUP always comes
     while True:
         herald.follow()
-        heartbeat()
         events = dict(poller.poll(herald.mouth.patience_ms()))
         if bell in events:
             hush(bell)
@@ -371,7 +368,7 @@ class Mouth:
         """How long may be slept: while something waits, not long."""
         if self._waiting:
             return 200
-        return 1000 * (min(_BEAT_S, _SUM_UP_S) if self._held else _BEAT_S)
+        return 1000 * (_SUM_UP_S if self._held else follow.IDLE_S)
 
 
 def _to_stderr(entry: Entry, prefix: bool) -> None:

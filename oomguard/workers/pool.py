@@ -5,7 +5,6 @@ works when nothing else does. No worker is ever waited for.
 """
 
 import marshal
-import mmap
 import os
 import select
 import signal
@@ -18,24 +17,6 @@ from ..linux import libc, memlock
 from .ring import Ring
 
 MAILBOX_BYTES: Final = 96 << 10  # some 1,500 commands; more in flight than that are lost, and told as lost
-
-
-class Beats:
-    """One shared page: when each worker was last alive (CLOCK_MONOTONIC, ns)."""
-
-    __slots__ = ("_words",)
-
-    def __init__(self) -> None:
-        self._words = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
-        self._words[0] = 0
-
-    def set(self, place: int, at_ns: int) -> None:
-        """Called by the worker in every turn of its own."""
-        self._words[place] = at_ns
-
-    def get(self, place: int) -> int:
-        """0: never."""
-        return self._words[place]
 
 
 class Mailbox:
@@ -91,10 +72,10 @@ def hush(bell: int) -> None:
 class Worker:
     """A forked process: its pidfd is readable when it ends."""
 
-    __slots__ = ("bell", "heap_bytes", "keep", "main", "name", "pid", "pidfd", "place", "restarts")
+    __slots__ = ("bell", "heap_bytes", "keep", "main", "name", "pid", "pidfd", "restarts")
 
-    def __init__(self, name: str, place: int, bell: int, keep: tuple[int, ...], main: Callable[[], None]) -> None:
-        self.name, self.place, self.bell, self.keep, self.main = name, place, bell, keep, main
+    def __init__(self, name: str, bell: int, keep: tuple[int, ...], main: Callable[[], None]) -> None:
+        self.name, self.bell, self.keep, self.main = name, bell, keep, main
         self.pid = self.pidfd = -1
         self.restarts = 0
         self.heap_bytes = 0
@@ -103,11 +84,10 @@ class Worker:
 class Pool:
     """All workers of a daemon. ``alive`` is a pipe whose write end the core alone holds: EOF tells of its end."""
 
-    __slots__ = ("_core_end", "alive", "beats", "heap_bytes", "workers")
+    __slots__ = ("_core_end", "alive", "heap_bytes", "workers")
 
     def __init__(self, heap_bytes: int) -> None:
         self.heap_bytes = heap_bytes
-        self.beats = Beats()
         self.alive, self._core_end = os.pipe2(os.O_CLOEXEC)
         self.workers: dict[str, Worker] = {}
 
@@ -118,7 +98,7 @@ class Pool:
 
         ``heap_bytes``: what it reserves, where that is not what all workers do.
         """
-        worker = Worker(name, len(self.workers), bell, keep, main)
+        worker = Worker(name, bell, keep, main)
         worker.heap_bytes = self.heap_bytes if heap_bytes is None else heap_bytes
         self.workers[name] = worker
         self.fork(worker)

@@ -8,7 +8,6 @@ import errno
 import os
 import select
 import time
-from collections.abc import Callable
 from typing import Any, Final
 
 from ..linux import leases, libc, pidfd, procfs
@@ -17,7 +16,6 @@ from .pool import Mailbox
 # process_mrelease answers EAGAIN while the victim holds its own mmap lock: a few tries, a few ms apart.
 TRIES: Final = 5
 RETRY_S: Final = 0.004
-BEAT_MS: Final = 2000
 
 
 class Reaper:
@@ -31,9 +29,8 @@ class Reaper:
         runtime_dir: str,
         cgroup: str,
         proc: str,
-        beat: Callable[[], None],
     ) -> None:
-        self.orders, self.answers, self.alive, self.beat = orders, answers, alive, beat
+        self.orders, self.answers, self.alive = orders, answers, alive
         self.runtime_dir, self.cgroup, self.proc = runtime_dir, cgroup, proc
         self.proc_fd = procfs.open_proc(proc)
         self.held: dict[int, list[tuple[int, int]]] = {}  # token: (pid, pidfd)
@@ -49,8 +46,7 @@ class Reaper:
         poll.register(self.alive, select.POLLHUP)
         waiting: list[tuple[Any, ...]] = []
         while True:
-            ready = dict(poll.poll(0 if waiting else BEAT_MS))
-            self.beat()
+            ready = dict(poll.poll(0 if waiting else None))
             if self.alive in ready:  # what was ordered last is of no interest any more: it would be undone at once
                 self.put_back()
                 return

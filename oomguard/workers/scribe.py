@@ -39,7 +39,6 @@ RING_BYTES: Final = (
 )  # of an incident's turns as JSON; then only turns in which something happened, to 1.25 of it
 _OPEN_MAX: Final = 16  # a glob may cover a thousand cgroups; the host's own incident tells their story too
 _BEAT_S: Final = 1.0  # while an incident is open: calm turns have no bell
-_IDLE_S: Final = 2.0
 _NICE: Final = -5  # a victim's files are there for milliseconds; behind the core and the reaper, before everybody else
 _GROWTH_MAX: Final = 1024  # processes whose growth is known: those that a survey found among the heaviest
 _LOG_LINES: Final = 400  # of one OOM report: the task table has a line for every process
@@ -54,25 +53,16 @@ _AFTERS_MAX: Final = 10  # times that "after" is gathered in a storm of kills
 Task = Iterator[None]
 
 
-def run(
-    ring: Ring,
-    bell: int,
-    alive: int,
-    plan: Plan,
-    state_dir: str,
-    heartbeat: Callable[[], None],
-    kmsg: str = "/dev/kmsg",
-) -> None:
+def run(ring: Ring, bell: int, alive: int, plan: Plan, state_dir: str, kmsg: str = "/dev/kmsg") -> None:
     """Follow the ring until ``alive`` hangs up; then finish what is open and return.
 
-    ``bell``: an eventfd, readable when a turn has something to tell. ``heartbeat`` is called at least every
-    two seconds unless the disk or the kernel holds us.
+    ``bell``: an eventfd, readable when a turn has something to tell.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # our end is told by ``alive``: the last turns are still to be written
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
-    scribe = Scribe(ring, plan, state_dir, heartbeat, kmsg)
+    scribe = Scribe(ring, plan, state_dir, kmsg)
     scribe.rehearse()
     poller = select.poll()
     poller.register(bell, select.POLLIN)
@@ -80,13 +70,11 @@ def run(
     scribe.follow()
     while True:
         busy = scribe.step()
-        heartbeat()
-        events = dict(poller.poll(0 if busy else 1000 * (_BEAT_S if scribe.writing() else _IDLE_S)))
+        events = dict(poller.poll(0 if busy else 1000 * (_BEAT_S if scribe.writing() else follow.IDLE_S)))
         if bell in events:
             hush(bell)
+        if bell in events or not (events or busy):
             scribe.follow()
-        elif not events and not busy:
-            scribe.beat()
         scribe.look_back()
         if alive in events:
             scribe.follow()
@@ -190,8 +178,8 @@ class Incident:
 class Scribe:
     """Everything between two wakeups."""
 
-    def __init__(self, ring: Ring, plan: Plan, state_dir: str, heartbeat: Callable[[], None], kmsg: str) -> None:
-        self._ring, self._plan, self._heartbeat = ring, plan, heartbeat
+    def __init__(self, ring: Ring, plan: Plan, state_dir: str, kmsg: str) -> None:
+        self._ring, self._plan = ring, plan
         self._guards = {guard.name: guard for guard in plan.guards}
         daemon = plan.daemon
         self._shelf = shelf.Shelf(state_dir, daemon.incidents_max_count, daemon.incidents_max_bytes)
@@ -225,8 +213,7 @@ class Scribe:
         story = Story(target, 0, turn.seen.at_ns, "soft", None)
         story.add(from_plain(plain))
         incident = self._new("000000", story)
-        for _ in incident.evidence.soft(["/"], ()):
-            self._heartbeat()
+        deque(incident.evidence.soft(["/"], ()), maxlen=0)
         shelf.encode(incident.doc(complete=False))
 
     def writing(self) -> bool:
@@ -247,10 +234,6 @@ class Scribe:
                 break
         self._replaying = False
         self._copy_all()
-
-    def beat(self) -> None:
-        """A while without a bell: calm turns are taken now, not in the way of the first that has something to tell."""
-        self.follow()
 
     def look_back(self) -> None:
         """No judge closes an incident outside every guard: it is over when nothing has followed for a while."""
@@ -564,8 +547,7 @@ class Scribe:
             incident.ended = "the daemon ended"
         for incident in unfinished:
             for task in (self._copy(incident), self._flush(incident)):
-                for _ in task:
-                    self._heartbeat()
+                deque(task, maxlen=0)
             self._write(incident, final=True)
 
     def _shelf_names(self) -> list[str]:

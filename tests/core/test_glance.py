@@ -1,5 +1,11 @@
 """Deadlines that are put off: only while MemFree alone shows that nothing can have happened."""
 
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
 from oomguard.core.observe import Senses
 from oomguard.judge.decide import begin, decide
 from oomguard.judge.state import State
@@ -55,19 +61,37 @@ def test_no_line_once_something_holds() -> None:
     assert glance_bytes(plan(Clause((AvailableBelow(Amount(share=0.6)),), lasting_ns=SECOND))) == 0
 
 
-def look(free: int, past_ns: int) -> int:
-    """What the senses say ``past_ns`` after the last turn, the deadline being over, with so much MemFree."""
+class Naps:
+    """An epoll in which something is ready as soon as it was asked ``count`` times."""
+
+    def __init__(self, count: int = 1) -> None:
+        self.count = count
+        self.timeouts: list[float] = []
+
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        self.timeouts.append(timeout)
+        return [(-1, 1)] if len(self.timeouts) >= self.count else []
+
+
+def doze(free: Callable[[], int], past_ns: int, naps: Naps) -> None:
+    """The senses, ``past_ns`` after the last turn, the machine's deadline being over."""
     this = plan(SHORT)
     senses = Senses(this, None, lambda _what, _why: None)
-    try:
-        state = calm_state(this)
-        senses.free_ram = lambda: free
-        senses.last_turn_ns = 10 * SECOND
-        now = senses.last_turn_ns + past_ns
-        later = senses._glance(state, now)
-        return later - now if later else 0
-    finally:
-        senses.epoll.close()
+    senses.epoll.close()
+    senses.epoll = naps  # type: ignore[assignment]
+    senses.free_ram = free
+    now = time.monotonic_ns()
+    senses.polled_ns, senses.last_turn_ns = now, now - past_ns
+    state = calm_state(this)
+    targets = {key: replace(target, look_ns=now) for key, target in state.targets.items()}
+    senses._doze(replace(state, targets=targets))
+
+
+def look(free: int, past_ns: int) -> int:
+    """How long it naps with so much MemFree, ns; 0: there is a turn at once."""
+    naps = Naps()
+    doze(lambda: free, past_ns, naps)
+    return round(naps.timeouts[0] * SECOND) if naps.timeouts else 0
 
 
 def test_with_room_the_deadline_is_put_off_by_what_the_fastest_leak_needs() -> None:
@@ -82,6 +106,23 @@ def test_without_room_it_is_not() -> None:
 def test_a_turn_a_second_is_made_whatever_memory_says() -> None:
     assert look(GIB, SECOND) == 0
     assert 0 < look(GIB, SECOND - 1_000_000) <= 1_000_000
+
+
+def test_a_look_at_memfree_is_one_wakeup(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten times a second, all day: no nap besides the one in epoll."""
+    sleeps: list[float] = []
+    monkeypatch.setattr(time, "sleep", sleeps.append)
+    naps = Naps(count=5)
+    doze(lambda: GIB // 2, 0, naps)
+    assert len(naps.timeouts) == 5
+    assert sleeps == []
+
+
+def test_it_ends_when_memfree_does() -> None:
+    free = [GIB // 2, GIB // 2, 0]
+    naps = Naps(count=99)
+    doze(lambda: free.pop(0), 0, naps)
+    assert (len(naps.timeouts), free) == (2, [])
 
 
 def test_a_slow_look_does_not_blind_us() -> None:

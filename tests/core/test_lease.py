@@ -38,7 +38,7 @@ class Rig:
         self.pending: list[tuple[object, ...]] = []
 
     def new_reaper(self) -> Reaper:
-        return Reaper(self.orders, self.answers, -1, f"{self.root}/run", str(self.root), "/proc", lambda: None)
+        return Reaper(self.orders, self.answers, -1, f"{self.root}/run", str(self.root), "/proc")
 
     def make(self, name: str, high: str = "max") -> None:
         (self.root / name).mkdir()

@@ -264,7 +264,7 @@ class Lender:
         self.orders, self.answers, self.pool = Mailbox(), Mailbox(), Pool(1 << 20)
         self.journal = leases.Journal(str(runtime / leases.NAME))
         self.book = LeaseBook(self.journal, self.orders, str(place.root), "/proc")
-        arguments = (str(runtime), str(place.root), "/proc", lambda: None)
+        arguments = (str(runtime), str(place.root), "/proc")
         main = Reaper(self.orders, self.answers, self.pool.alive, *arguments).run
         self.pool.add("reaper", self.orders.bell, (self.answers.bell,), main)
 

@@ -128,7 +128,7 @@ class Core:
                 if self.stderr >= 0:
                     os.dup2(self.stderr, 2)
                 sys.stderr = os.fdopen(os.dup(2), "w")
-                herald.run(self.ring, self.bell, self.alive, plan, lambda: None, self.journal)
+                herald.run(self.ring, self.bell, self.alive, plan, self.journal)
                 code = 0
             finally:
                 if code:

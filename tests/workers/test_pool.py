@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from oomguard.workers.pool import Beats, Mailbox, Pool, Worker
+from oomguard.workers.pool import Mailbox, Pool, Worker
 
 HEAP = 1 << 20
 PATIENCE_S = 30
@@ -168,7 +168,7 @@ def test_starting_again_does_not_pile_up_descriptors(pool: Pool) -> None:
 
 def test_a_worker_that_cannot_be_watched_is_not_left_alone(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     """EMFILE at pidfd_open: the child is ended and waited for, and the caller is told."""
-    worker = Worker("scribe", 0, os.eventfd(0, os.EFD_CLOEXEC), (), until_end(pool))
+    worker = Worker("scribe", os.eventfd(0, os.EFD_CLOEXEC), (), until_end(pool))
     forked = []
     fork = os.fork
     monkeypatch.setattr(os, "fork", lambda: forked.append(fork()) or forked[-1])
@@ -238,15 +238,4 @@ def test_who_does_not_end_in_time_is_told(pool: Pool) -> None:
     pool.add("scribe", bell, (), deaf)
     assert pool.end(0.05) is False
     pool._core_end = os.dup(pool.alive)  # the fixture closes it once more
-    os.close(bell)
-
-
-def test_a_heartbeat_is_seen_across_the_fork(pool: Pool) -> None:
-    bell = os.eventfd(0, os.EFD_CLOEXEC)
-    assert [pool.beats.get(place) for place in range(3)] == [0, 0, 0]
-    worker = pool.add("reaper", bell, (), lambda: pool.beats.set(1, 2**63 + 5))
-    assert ended(worker.pidfd)
-    assert pool.bury(worker) == 0
-    assert [pool.beats.get(place) for place in range(3)] == [0, 2**63 + 5, 0]
-    assert Beats().get(1) == 0
     os.close(bell)

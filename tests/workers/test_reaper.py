@@ -82,7 +82,7 @@ def rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
 
     def main() -> None:
         os.dup2(os.open(tmp_path / "said", os.O_WRONLY | os.O_CREAT), 2)
-        Reaper(orders, answers, pool.alive, made.runtime, str(made.cgroup), "/proc", lambda: pool.beats.set(0, 1)).run()
+        Reaper(orders, answers, pool.alive, made.runtime, str(made.cgroup), "/proc").run()
 
     pool.add("reaper", orders.bell, (answers.bell,), main)
     yield made
@@ -212,7 +212,7 @@ def test_what_a_process_holds_that_cannot_die_yet_is_freed_by_us(
 
     monkeypatch.setattr(libc, "process_mrelease", busy)
     monkeypatch.setattr(reaper_module, "RETRY_S", 0.0)
-    mine = Reaper(Mailbox(), Mailbox(), rig.pool.alive, rig.runtime, str(rig.cgroup), "/proc", lambda: None)
+    mine = Reaper(Mailbox(), Mailbox(), rig.pool.alive, rig.runtime, str(rig.cgroup), "/proc")
     pid, ticks = hog(16)
     mine.obey(("open", 7, [(pid, ticks)]))
     mine.obey(("reap", 7))
@@ -350,11 +350,6 @@ def test_what_was_ordered_last_is_not_done_when_the_core_is_gone(rig: Rig) -> No
     assert high.read_text() == "max\n"
 
 
-def test_the_heart_beats(rig: Rig) -> None:
-    rig.ask("reap", 1)
-    assert rig.pool.beats.get(0) == 1
-
-
 # ------------------------------------------------------------------------------------------------------------ rehearsal
 
 
@@ -400,7 +395,7 @@ def test_a_kernel_that_forbids_signals_is_named(monkeypatch: pytest.MonkeyPatch,
 def test_reaping_does_not_wait_behind_a_write(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """A write to memory.high may take as long as reclaim does; what has come while it lasted goes before the next."""
     done: list[str] = []
-    mine = Reaper(Mailbox(), Mailbox(), -1, rig.runtime, str(rig.cgroup), "/proc", lambda: None)
+    mine = Reaper(Mailbox(), Mailbox(), -1, rig.runtime, str(rig.cgroup), "/proc")
 
     def obey(message: tuple[Any, ...]) -> None:
         done.append(f"{message[0]} {message[1]}")
@@ -423,7 +418,7 @@ def test_orders_that_were_lost_are_told(tmp_path: Path) -> None:
         orders.post(("close", number))
 
     def main() -> None:
-        Reaper(orders, answers, pool.alive, str(tmp_path), str(tmp_path), "/proc", lambda: None).run()
+        Reaper(orders, answers, pool.alive, str(tmp_path), str(tmp_path), "/proc").run()
 
     pool.add("reaper", orders.bell, (answers.bell,), main)
     assert select.select([answers.bell], [], [], PATIENCE_S)[0]

@@ -54,6 +54,11 @@ class Loop:
         """Observe, judge, act, record."""
         before = self.state
         seen = self.senses.observe(before, self._until() if until_ns is None else until_ns)
+        if self.senses.glanced:  # nothing can have happened: this one is for the record
+            self.recorder.keep(seen)
+            self.status.glance(before, seen, self.recorder.dropped)
+            self._housekeeping(seen.at_ns)
+            return
         self.state, actions = decide(self.plan, before, seen)
         outcomes: list[Outcome] = []
         for action in actions:

@@ -52,7 +52,9 @@ UNWATCHED_NS: Final = 60 * SECOND  # the same where not every directory could be
 NEAR: Final = 0.8  # of the lowest memory_above: from there on, cache is told from use
 DESCRIPTORS: Final = 12  # a watched cgroup keeps six open: at most half of what we may have
 LONGEST_S: Final = 3600.0
-GLANCES_NS: Final = SECOND  # a turn is put off for so long at most
+GLANCES_NS: Final = 5 * SECOND  # a turn is put off for so long at most
+KEEP_NS: Final = SECOND  # meanwhile one observation a second, for the record
+BATCH: Final = 256  # events taken at once; what is left comes with the next poll
 TURN_NS: Final = MS  # a bound on turns per second: a real-time loop that spins takes the machine with it
 
 # A survey reads the processes of the heaviest units only: the judge goes down to one of them, or asks for all.
@@ -120,7 +122,8 @@ class Senses:
         self.host = self.meminfo.read()
         self.ledger = self.counted = self.vmstat.oom_kill()
         self.ledger_ns = 0
-        self.last_turn_ns = self.polled_ns = 0
+        self.last_turn_ns = self.kept_ns = self.polled_ns = 0
+        self.glanced = False
         self.signals: list[int] = []
         self.signal_fd = events.signal_fd((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         self.listen(self.signal_fd, select.EPOLLIN, self._on_signal)
@@ -176,10 +179,14 @@ class Senses:
 
     def observe(self, state: State, until_ns: int) -> Observation:
         """Sleep until the kernel speaks or ``until_ns``, then see."""
-        self._sleep(until_ns)
-        self._doze(state)
+        if not self.glanced:
+            self._sleep(until_ns)
+        self.glanced = self._doze(state)
         at_ns = self.polled_ns
-        self.last_turn_ns = at_ns
+        if self.glanced:
+            self.kept_ns = at_ns
+            return Observation(at_ns, (Wake("glance"),), self._read_host(), self._pressure())
+        self.last_turn_ns = self.kept_ns = at_ns
         if not self.wakes:
             self.wakes.append(Wake("deadline"))
         self._rescan(at_ns)
@@ -219,7 +226,7 @@ class Senses:
         if not self._anything():
             until_ns = min(until_ns, self.rescan_ns or until_ns, *self.muted.values())
             timeout = min(max(0.0, (until_ns - time.monotonic_ns()) / SECOND), LONGEST_S)
-        batch = self.epoll.poll(timeout)
+        batch = self.epoll.poll(timeout, BATCH)
         early_ns = self.polled_ns + TURN_NS - time.monotonic_ns()
         if early_ns > 0:
             time.sleep(early_ns / SECOND)  # whatever is ready already
@@ -234,36 +241,44 @@ class Senses:
         if self.muted:
             self._unmute(self.polled_ns)
 
-    def _doze(self, state: State) -> None:
-        """Put off the deadlines that are over for as long as MemFree alone shows that nothing can have happened.
+    def _doze(self, state: State) -> bool:
+        """Put off the deadlines that are over for as long as memory shows that nothing can have happened.
 
-        Most deadlines of a calm machine end with the same answer as before. One turn in ``GLANCES_NS`` is made all the
-        same, for the record and for what MemFree does not show. These lines run ten times a second on a small machine,
-        all day: between two naps there is one system call and one comparison.
+        Most deadlines of a calm machine end with the same answer as before: plenty, by MemFree alone, or at least by
+        MemAvailable. A turn is made now and then all the same, for what these do not show; True: it is not due yet, but
+        an observation for the record is. These lines run ten times a second on a small machine, all day: between two
+        naps there is one system call and one comparison.
         """
         now_ns = self.polled_ns
         if self.free_ram is None or self.wakes or self._anything():
-            return
+            return False
         line, until_ns = 0, min(self.last_turn_ns + GLANCES_NS, self.rescan_ns or pace.NEVER)
         for target in state.targets.values():
             if target.look_ns > now_ns:
                 until_ns = min(until_ns, target.look_ns)
             elif not target.glance_bytes:
-                return
+                return False
             else:
                 line = max(line, target.glance_bytes)
         poll, free_ram, clock = self.epoll.poll, self.free_ram, time.monotonic_ns
+        keep_ns = self.kept_ns + KEEP_NS
         deaf_ns = min(self.muted.values(), default=pace.NEVER)
-        while line and now_ns < until_ns and (room := free_ram() - line) > 0:
-            nap_ns = max(pace.CALM_NS[0], room * SECOND // pace.FILL)
-            batch = poll(min(nap_ns, until_ns - now_ns, deaf_ns - now_ns) / SECOND)
+        while line and now_ns < until_ns:
+            room = free_ram() - line
+            if room <= 0 and (room := self._read_host().available_bytes - line) <= 0:
+                return False
+            if now_ns >= keep_ns:
+                return True
+            nap_ns = min(max(pace.CALM_NS[0], room * SECOND // pace.FILL), keep_ns - now_ns)
+            batch = poll(min(nap_ns, until_ns - now_ns, deaf_ns - now_ns) / SECOND, BATCH)
             self.polled_ns = now_ns = clock()
             if batch:
                 self._handle(batch)
-                return
+                return False
             if now_ns >= deaf_ns:
                 self._unmute(now_ns)
                 deaf_ns = min(self.muted.values(), default=pace.NEVER)
+        return False
 
     def _on_signal(self, _mask: int) -> None:
         self.signals += events.read_signals(self.signal_fd)

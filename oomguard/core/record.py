@@ -53,6 +53,12 @@ class Recorder:
         if _news(seen) or any(not isinstance(action, Look | Mute) for action in actions):
             self._ring()
 
+    def keep(self, seen: Observation) -> None:
+        """An observation of calm on which there was nothing to judge."""
+        self.number += 1
+        self.last_ns = seen.at_ns
+        self._write(Turn(self.number, seen, (), ()))
+
     def plan(self, plan: Plan) -> None:
         """The followers shall go by this plan from now on."""
         self._write(plan)

@@ -7,6 +7,7 @@ from typing import Final
 from ..judge import pace
 from ..judge.state import State, TargetState
 from ..linux import memlock
+from ..model.facts import MemInfo, Observation
 from ..model.policy import Guard, Plan
 from ..model.statuspage import NOTES_BYTES, PHASES, GuardLine, Numbers, Writer
 
@@ -60,9 +61,17 @@ class Status:
         if not moved and not self.notes_stale and at_ns - self.last_ns < EVERY_NS:
             return
         self.last_ns = at_ns
+        guards = tuple(_line(guard, state) for guard in plan.guards)
+        notes = self._notes() if self.notes_stale else None
+        self.page.publish(self._numbers(state, state.host, dropped), guards, notes, at_ns)
+
+    def glance(self, state: State, seen: Observation, dropped: int) -> None:
+        """The machine's numbers, on which there was nothing to judge."""
+        self.page.publish(self._numbers(state, seen.host, dropped), None, None, seen.at_ns)
+
+    def _numbers(self, state: State, host: MemInfo | None, dropped: int) -> Numbers:
         minor, major = memlock.faults()
-        host = state.host
-        numbers = Numbers(
+        return Numbers(
             os.getpid(),
             self.started_ns,
             int(self.armed),
@@ -79,9 +88,6 @@ class Status:
             host.swap_total_bytes if host else 0,
             host.swap_free_bytes if host else 0,
         )
-        guards = tuple(_line(guard, state) for guard in plan.guards)
-        notes = self._notes() if self.notes_stale else None
-        self.page.publish(numbers, guards, notes, at_ns)
 
     def _notes(self) -> bytes:
         self.notes_stale = False

@@ -121,7 +121,7 @@ class ProcessFacts:
         return self.anon_bytes + self.shmem_bytes + self.swap_bytes
 
 
-Source = Literal["start", "deadline", "pressure", "events", "pidfd", "signal", "worker", "tree", "control"]
+Source = Literal["start", "deadline", "pressure", "events", "pidfd", "signal", "worker", "tree", "control", "glance"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,44 +68,57 @@ class Naps:
         self.count = count
         self.timeouts: list[float] = []
 
-    def poll(self, timeout: float) -> list[tuple[int, int]]:
+    def poll(self, timeout: float, _most: int) -> list[tuple[int, int]]:
         self.timeouts.append(timeout)
         return [(-1, 1)] if len(self.timeouts) >= self.count else []
 
 
-def doze(free: Callable[[], int], past_ns: int, naps: Naps) -> None:
-    """The senses, ``past_ns`` after the last turn, the machine's deadline being over."""
+def doze(free: Callable[[], int], naps: Naps, turn_ns: int = 0, kept_ns: int = 0, available: int = 0) -> bool:
+    """The senses so long after the last turn and the last record, the machine's deadline being over."""
     this = plan(SHORT)
     senses = Senses(this, None, lambda _what, _why: None)
     senses.epoll.close()
     senses.epoll = naps  # type: ignore[assignment]
     senses.free_ram = free
+    senses._read_host = lambda: MemInfo(GIB, 0, available, 0, 0)  # type: ignore[method-assign]
     now = time.monotonic_ns()
-    senses.polled_ns, senses.last_turn_ns = now, now - past_ns
+    senses.polled_ns, senses.last_turn_ns, senses.kept_ns = now, now - turn_ns, now - kept_ns
     state = calm_state(this)
     targets = {key: replace(target, look_ns=now) for key, target in state.targets.items()}
-    senses._doze(replace(state, targets=targets))
+    return senses._doze(replace(state, targets=targets))
 
 
-def look(free: int, past_ns: int) -> int:
+def nap(free: int, turn_ns: int = 0, kept_ns: int = 0, available: int = 0) -> int:
     """How long it naps with so much MemFree, ns; 0: there is a turn at once."""
     naps = Naps()
-    doze(lambda: free, past_ns, naps)
+    doze(lambda: free, naps, turn_ns, kept_ns, available)
     return round(naps.timeouts[0] * SECOND) if naps.timeouts else 0
 
 
 def test_with_room_the_deadline_is_put_off_by_what_the_fastest_leak_needs() -> None:
     room = GIB // 2 - int(GIB * 0.1) - GIB // 32
-    assert look(GIB // 2, 0) == max(100_000_000, room * SECOND // (6000 << 20))
+    assert nap(GIB // 2) == max(100_000_000, room * SECOND // (6000 << 20))
 
 
 def test_without_room_it_is_not() -> None:
-    assert look(int(GIB * 0.1), 0) == 0
+    assert nap(int(GIB * 0.1)) == 0
 
 
-def test_a_turn_a_second_is_made_whatever_memory_says() -> None:
-    assert look(GIB, SECOND) == 0
-    assert 0 < look(GIB, SECOND - 1_000_000) <= 1_000_000
+def test_memory_full_of_cache_is_room_as_well() -> None:
+    assert nap(0, available=GIB // 2) == nap(GIB // 2)
+
+
+def test_a_turn_is_made_now_and_then_whatever_memory_says() -> None:
+    assert nap(GIB, turn_ns=5 * SECOND) == 0
+    assert 0 < nap(GIB, turn_ns=5 * SECOND - 1_000_000) <= 1_000_000
+
+
+def test_one_observation_a_second_is_kept() -> None:
+    naps = Naps(count=99)
+    assert doze(lambda: GIB // 2, naps, turn_ns=SECOND, kept_ns=SECOND)
+    assert naps.timeouts == []
+    assert 0 < nap(GIB // 2, kept_ns=SECOND - 1_000_000) <= 1_000_000
+    assert not doze(lambda: 0, naps, turn_ns=SECOND, kept_ns=SECOND), "without room it is judged"
 
 
 def test_a_look_at_memfree_is_one_wakeup(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +126,7 @@ def test_a_look_at_memfree_is_one_wakeup(monkeypatch: pytest.MonkeyPatch) -> Non
     sleeps: list[float] = []
     monkeypatch.setattr(time, "sleep", sleeps.append)
     naps = Naps(count=5)
-    doze(lambda: GIB // 2, 0, naps)
+    doze(lambda: GIB // 2, naps)
     assert len(naps.timeouts) == 5
     assert sleeps == []
 
@@ -121,7 +134,7 @@ def test_a_look_at_memfree_is_one_wakeup(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_it_ends_when_memfree_does() -> None:
     free = [GIB // 2, GIB // 2, 0]
     naps = Naps(count=99)
-    doze(lambda: free.pop(0), 0, naps)
+    assert not doze(lambda: free.pop(0), naps)
     assert (len(naps.timeouts), free) == (2, [])
 
 

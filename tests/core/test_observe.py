@@ -576,12 +576,25 @@ def test_a_glance_does_not_put_off_the_tree(start: Start, groups: Groups, monkey
     groups.make("/web")
     rig.senses.rescan_ns = time.monotonic_ns() + 50_000_000
     rig.senses.forest.changed()  # type: ignore[union-attr]
-    polls: list[int] = []
-    sleep = rig.senses._sleep
-    monkeypatch.setattr(rig.senses, "_sleep", lambda until_ns: polls.append(1) or sleep(until_ns))
+    counting = Counting(rig.senses.epoll)
+    monkeypatch.setattr(rig.senses, "epoll", counting)
     seen = rig.senses.observe(rig.state, 0)
     assert [new.target.cgroup for new in seen.appeared] == ["/web"]
-    assert len(polls) < 5
+    assert 1 < counting.polls < 5
+
+
+class Counting:
+    """An epoll that knows how often it was asked."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self.epoll, self.polls = epoll, 0
+
+    def poll(self, timeout: float, most: int) -> list[tuple[int, int]]:
+        self.polls += 1
+        return self.epoll.poll(timeout, most)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.epoll, name)
 
 
 def test_ignored_twice_and_closed_before(start: Start, groups: Groups) -> None:

@@ -10,7 +10,7 @@ import pytest
 from oomguard.core.record import Recorder
 from oomguard.judge.state import TargetState
 from oomguard.model.codec import from_plain, unpack
-from oomguard.model.facts import CgroupFacts, MemInfo, Observation, ProcessFacts, Survey, TargetId, VictimGone
+from oomguard.model.facts import CgroupFacts, MemInfo, Observation, ProcessFacts, Survey, TargetId, VictimGone, Wake
 from oomguard.model.incident import Turn
 from oomguard.model.policy import Daemon, Plan
 from oomguard.model.verdict import Kill, Look, Notify, Outcome
@@ -52,6 +52,14 @@ def follower() -> Iterator[Follower]:
     yield made
     hush(made.bell)
     os.close(made.bell)
+
+
+def test_a_glance_is_kept_as_it_is_and_counts_as_the_one_of_its_second(follower: Follower) -> None:
+    glance = Observation(10 * SECOND, (Wake("glance"),), MemInfo(100, 50, 60, 0, 0))
+    follower.recorder.keep(glance)
+    follower.recorder.turn(CALM, CALM, Observation(10 * SECOND + 1), (), ())
+    assert follower.new() == [Turn(1, glance, (), ())]
+    assert not follower.woken()
 
 
 def test_in_calm_one_a_second_is_kept_and_nobody_is_woken(follower: Follower) -> None:

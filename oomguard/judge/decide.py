@@ -65,6 +65,7 @@ ESRCH: Final = 3
 TRIPWIRE_SHARE: Final = 128  # one 128th of the limit
 TRIPWIRE_MIN: Final = 1 << 20
 MUTE_NS: Final = (100 * MS, 2 * SECOND)
+HEARD_NS: Final = 50 * MS  # listened to again for so long before a deadline: what is at its tripwire speaks first
 BRAKE_SLACK: Final = 16 << 20  # left to the nominee at least, lest a brake on an old number stops it at once
 BRAKE_STEP: Final = 4 << 20  # a brake is moved only for more than this
 PAGE: Final = 4096
@@ -265,6 +266,8 @@ class _Desk:
             state = self._refresh(guard, state)
         state = self._mute(guard, state, sight)
         look_ns = self.at + pace.next_look(guard, state, sight, _tripped(state))
+        if _tripped(state) and state.muted_ns > self.at:
+            look_ns = max(look_ns, state.muted_ns + HEARD_NS)
         self.targets[state.id] = evolve(state, look_ns=look_ns, glance_bytes=pace.glance(guard, state, sight))
 
     def _measure(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
@@ -698,10 +701,13 @@ class _Desk:
             return state
         if state.phase not in ("calm", "armed") or state.id not in self.fresh:
             return state
-        to_hard = pace.time_to(guard.hard, state.hard_since, sight, _tripped(state))
+        tripped = _tripped(state)
+        to_hard = pace.time_to(guard.hard, state.hard_since, sight, tripped)
         if to_hard < MUTE_NS[0]:
             return state
         until = self.at + min(to_hard, MUTE_NS[1])
+        if tripped:  # no longer than to the next deadline: one turn then serves both
+            until = min(until, self.at + max(MUTE_NS[0], pace.next_look(guard, state, sight, tripped)))
         self.actions.append(Mute(state.id, until))
         return evolve(state, muted_ns=until)
 

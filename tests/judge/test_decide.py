@@ -794,6 +794,7 @@ def test_a_reader_full_of_cache_is_never_armed_and_its_events_are_muted() -> Non
         said = court.sees(at, cgroups=(first,), wakes=(Wake("events", WEB),))
         assert [line.split()[0] for line in said] == ["mute"]
         muted_until = int(said[0].split()[1])
+        assert court.sleeps_ms > muted_until + 16, "one turn, not one for the deadline as well"
         awake += 1
     assert court.phase == "calm"
     assert awake <= 61, "at most once a second"

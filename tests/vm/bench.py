@@ -21,7 +21,7 @@ from typing import Any
 
 from . import peers
 from .campaign import commit, host, utc, versions
-from .machine import PYTHON, ROOT, Machine, digest, tree
+from .machine import PYTHON, ROOT, Machine, tree, tree_key
 from .qemu import GuestError
 from .storms import STORMS, journal, run_storm
 
@@ -88,7 +88,7 @@ def counted(runs: Iterable[Run], peer: str, key: str) -> int:
 
 
 def run_all(storms: list[str], names: list[str], repeats: int) -> None:
-    key = digest(tree())
+    key = tree_key(tree())
     for name in storms:
         for repeat in range(repeats):
             for peer in names:

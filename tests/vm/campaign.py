@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from .machine import CACHE, HERE, ROOT, Machine, digest, git, tree
+from .machine import CACHE, HERE, ROOT, Machine, git, tree, tree_key
 from .qemu import GuestError
 from .storms import STORMS, observe, run_storm
 from .trials import CrashPlan, crash, read_with_and_without
@@ -221,7 +221,7 @@ def main() -> int:
     parser.add_argument("--report", action="store_true", help="run nothing, only write docs/reliability.md")
     args = parser.parse_args()
     names = args.only.split(",") if args.only else [campaign.name for campaign in CAMPAIGNS]
-    key = digest(tree())
+    key = tree_key(tree())
     chosen = [campaign for campaign in CAMPAIGNS if campaign.name in names]
     if not args.report:
         run_all(chosen, key, args.most)

@@ -17,7 +17,7 @@ from typing import Final, Literal
 from ..judge import pace
 from ..judge.glob import matches
 from ..judge.rank import WEIGHT, is_corridor, is_inside, unit_path
-from ..judge.state import State
+from ..judge.state import State, TargetState
 from ..linux import events, libc, procfs, psi
 from ..linux.cgroup2 import Cgroup, walk
 from ..model.facts import (
@@ -52,8 +52,13 @@ UNWATCHED_NS: Final = 60 * SECOND  # the same where not every directory could be
 NEAR: Final = 0.8  # of the lowest memory_above: from there on, cache is told from use
 DESCRIPTORS: Final = 12  # a watched cgroup keeps six open: at most half of what we may have
 LONGEST_S: Final = 3600.0
-GLANCES_NS: Final = 5 * SECOND  # a turn is put off for so long at most
-KEEP_NS: Final = SECOND  # meanwhile one observation a second, for the record
+UNREAD_NS: Final = 100 * MS  # what could not be read is read again after that
+KEEP_NS: Final = SECOND  # in calm one observation a second, for the record
+# A deadline is put off for so long at most; with many targets for longer, so that some 16 a second are looked at.
+PUT_OFF_NS: Final = (5 * SECOND, 60 * SECOND)
+PUT_OFF_EACH_NS: Final = 60 * MS
+TOGETHER_SHARE: Final = 6  # and when one is looked at, so are those that would be next
+AT_ONCE: Final = 64  # targets that are read and judged in one turn at most, some 100 us each
 BATCH: Final = 256  # events taken at once; what is left comes with the next poll
 TURN_NS: Final = MS  # a bound on turns per second: a real-time loop that spins takes the machine with it
 
@@ -109,6 +114,7 @@ class Senses:
         self.handlers: dict[int, Callable[[int], None]] = {}
         self.watches: dict[str, Watch] = {}
         self.targets: set[TargetId] = set()
+        self.later: dict[TargetId, int] = {}  # a deadline that only a look at the cgroup's own files put off
         self.forest: Forest | None = None
         self.rescan_ns = 0
         self.patience_ns = SOON_NS
@@ -122,7 +128,7 @@ class Senses:
         self.host = self.meminfo.read()
         self.ledger = self.counted = self.vmstat.oom_kill()
         self.ledger_ns = 0
-        self.last_turn_ns = self.kept_ns = self.polled_ns = 0
+        self.last_turn_ns = self.kept_ns = 0
         self.glanced = False
         self.signals: list[int] = []
         self.signal_fd = events.signal_fd((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
@@ -179,18 +185,19 @@ class Senses:
 
     def observe(self, state: State, until_ns: int) -> Observation:
         """Sleep until the kernel speaks or ``until_ns``, then see."""
-        if not self.glanced:
-            self._sleep(until_ns)
+        self._sleep(until_ns)
         self.glanced = self._doze(state)
-        at_ns = self.polled_ns
         if self.glanced:
-            self.kept_ns = at_ns
+            self.kept_ns = at_ns = time.monotonic_ns()
             return Observation(at_ns, (Wake("glance"),), self._read_host(), self._pressure())
-        self.last_turn_ns = self.kept_ns = at_ns
+        early_ns = self.last_turn_ns + TURN_NS - time.monotonic_ns()
+        if early_ns > 0:
+            time.sleep(early_ns / SECOND)  # whatever is ready already
+        self.last_turn_ns = self.kept_ns = at_ns = time.monotonic_ns()
         if not self.wakes:
             self.wakes.append(Wake("deadline"))
         self._rescan(at_ns)
-        due = [t for t, s in state.targets.items() if s.look_ns <= at_ns]
+        due = self._due(state, at_ns)
         machine = any(t.cgroup == "/" for t in due) or any(s.target.cgroup == "/" for s in self.stalls)
         machine = machine or any(new.target.cgroup == "/" for new in self.appeared)
         machine = machine or any(target.cgroup == "/" for target, _ in self.asked)
@@ -226,59 +233,106 @@ class Senses:
         if not self._anything():
             until_ns = min(until_ns, self.rescan_ns or until_ns, *self.muted.values())
             timeout = min(max(0.0, (until_ns - time.monotonic_ns()) / SECOND), LONGEST_S)
-        batch = self.epoll.poll(timeout, BATCH)
-        early_ns = self.polled_ns + TURN_NS - time.monotonic_ns()
-        if early_ns > 0:
-            time.sleep(early_ns / SECOND)  # whatever is ready already
-        self._handle(batch)
+        self._handle(self.epoll.poll(timeout, BATCH))
 
     def _handle(self, batch: list[tuple[int, int]]) -> None:
         # A handler may close what comes later in the batch, and its number may have a new owner by then.
         for fd, mask, handler in [(fd, mask, self.handlers.get(fd)) for fd, mask in batch]:
             if handler is not None and self.handlers.get(fd) is handler:
                 handler(mask)
-        self.polled_ns = time.monotonic_ns()
         if self.muted:
-            self._unmute(self.polled_ns)
+            self._unmute(time.monotonic_ns())
 
     def _doze(self, state: State) -> bool:
         """Put off the deadlines that are over for as long as memory shows that nothing can have happened.
 
         Most deadlines of a calm machine end with the same answer as before: plenty, by MemFree alone, or at least by
-        MemAvailable. A turn is made now and then all the same, for what these do not show; True: it is not due yet, but
-        an observation for the record is. These lines run ten times a second on a small machine, all day: between two
-        naps there is one system call and one comparison.
+        MemAvailable. A look is taken now and then all the same, for what these do not show; True: none is due yet, but
+        an observation for the record is. The inner lines run ten times a second on a small machine, all day: between
+        two naps there is one system call and one comparison.
         """
-        now_ns = self.polled_ns
         if self.free_ram is None or self.wakes or self._anything():
             return False
-        line, until_ns = 0, min(self.last_turn_ns + GLANCES_NS, self.rescan_ns or pace.NEVER)
-        for target in state.targets.values():
-            if target.look_ns > now_ns:
-                until_ns = min(until_ns, target.look_ns)
-            elif not target.glance_bytes:
-                return False
-            else:
-                line = max(line, target.glance_bytes)
         poll, free_ram, clock = self.epoll.poll, self.free_ram, time.monotonic_ns
         keep_ns = self.kept_ns + KEEP_NS
-        deaf_ns = min(self.muted.values(), default=pace.NEVER)
-        while line and now_ns < until_ns:
-            room = free_ram() - line
-            if room <= 0 and (room := self._read_host().available_bytes - line) <= 0:
+        while True:
+            now_ns = clock()
+            line, until_ns = self._put_off(state, free_ram())
+            deaf_ns = min(self.muted.values(), default=pace.NEVER)
+            if not line or until_ns <= now_ns:
                 return False
-            if now_ns >= keep_ns:
-                return True
-            nap_ns = min(max(pace.CALM_NS[0], room * SECOND // pace.FILL), keep_ns - now_ns)
-            batch = poll(min(nap_ns, until_ns - now_ns, deaf_ns - now_ns) / SECOND, BATCH)
-            self.polled_ns = now_ns = clock()
-            if batch:
-                self._handle(batch)
-                return False
-            if now_ns >= deaf_ns:
-                self._unmute(now_ns)
-                deaf_ns = min(self.muted.values(), default=pace.NEVER)
-        return False
+            while now_ns < until_ns:
+                room = free_ram() - line
+                if room <= 0 and (room := self._read_host().available_bytes - line) <= 0:
+                    break
+                if now_ns >= keep_ns:
+                    return True
+                nap_ns = min(max(pace.CALM_NS[0], room * SECOND // pace.FILL), keep_ns - now_ns)
+                batch = poll(min(nap_ns, until_ns - now_ns, deaf_ns - now_ns) / SECOND, BATCH)
+                now_ns = clock()
+                if batch:
+                    self._handle(batch)
+                    return False
+                if now_ns >= deaf_ns:
+                    self._unmute(now_ns)
+                    deaf_ns = min(self.muted.values(), default=pace.NEVER)
+
+    def _put_off(self, state: State, free_bytes: int) -> tuple[int, int]:
+        """(the highest line that memory is over, until when it settles all deadlines then); (0, _): it does not."""
+        most_ns = self._longest(state)
+        line, until_ns, plenty = 0, self.rescan_ns or pace.NEVER, free_bytes
+        for target in state.targets.values():
+            own = target.glance_bytes
+            if own >= plenty and plenty == free_bytes:
+                plenty = max(plenty, self._read_host().available_bytes)
+            if own and own < plenty:
+                line = max(line, own)
+                until_ns = min(until_ns, target.look_ns + most_ns)
+            else:
+                until_ns = min(until_ns, self._deadline(target))
+        return line, until_ns
+
+    @staticmethod
+    def _longest(state: State) -> int:
+        return min(max(PUT_OFF_NS[0], len(state.targets) * PUT_OFF_EACH_NS), PUT_OFF_NS[1])
+
+    def _due(self, state: State, at_ns: int) -> list[TargetId]:
+        """Whose deadline is over, and not put off: the most urgent of them, if there are many."""
+        over = [target for target in state.targets.values() if self._deadline(target) <= at_ns]
+        if not over:
+            return []
+        plenty = self.free_ram() if self.free_ram is not None else 0
+        if plenty and any(target.glance_bytes >= plenty for target in over):
+            plenty = max(plenty, self._read_host().available_bytes)
+        most_ns = self._longest(state)
+        soon_ns = at_ns - most_ns + most_ns // TOGETHER_SHARE
+        due = []
+        for target in over:
+            settled = target.look_ns > soon_ns
+            if settled and target.glance_bytes and target.glance_bytes < plenty:
+                continue
+            if settled and target.quiet_bytes and self._is_quiet(target, at_ns):
+                continue
+            due.append(target)
+        due.sort(key=lambda target: (target.phase == "calm", target.look_ns))
+        return [target.id for target in due[:AT_ONCE]]
+
+    def _deadline(self, target: TargetState) -> int:
+        if (
+            target.glance_bytes or target.quiet_bytes
+        ):  # nothing of it holds: a look at its own files may have put it off
+            return max(target.look_ns, self.later.get(target.id, 0))
+        return target.look_ns
+
+    def _is_quiet(self, target: TargetState, at_ns: int) -> bool:
+        """Whether memory.current alone shows that nothing can have happened; then there is a later deadline."""
+        watch = self.watches.get(target.id.cgroup)
+        current = None if watch is None else watch.group.current()
+        if current is None or current >= target.quiet_bytes:
+            return False
+        tripped = any(lease.purpose == "tripwire" for lease in target.leases)
+        self.later[target.id] = at_ns + pace.until_near(target.quiet_bytes, current, tripped)
+        return True
 
     def _on_signal(self, _mask: int) -> None:
         self.signals += events.read_signals(self.signal_fd)
@@ -443,6 +497,7 @@ class Senses:
 
     def _leave(self, target: TargetId) -> None:
         self.targets.discard(target)
+        self.later.pop(target, None)
         self.vanished.append(target)
         for fd in self.triggers.pop(target, ()):
             self._drop(fd)
@@ -548,6 +603,8 @@ class Senses:
                 facts = watch.last
             if facts is not None:
                 found.append(facts)
+            for target in watch.targets:
+                self.later[target] = 0 if facts is not None else at_ns + UNREAD_NS
         return tuple(found)
 
     def _read(self, watch: Watch, at_ns: int) -> CgroupFacts | None:

@@ -228,7 +228,12 @@ class _Desk:
 
     def judge(self) -> None:
         called = self.fresh | self.news | self._answered()
-        due = [t for t, s in self.targets.items() if t in called or s.pursuit is not None or s.look_ns <= self.at]
+        # A target at rest is judged when something was seen of it: its deadline may have been put off.
+        due = [
+            t
+            for t, s in self.targets.items()
+            if t in called or s.pursuit is not None or (s.look_ns <= self.at and not (s.glance_bytes or s.quiet_bytes))
+        ]
         for target in sorted(due, key=lambda t: (-len(t.cgroup), t)):  # the innermost guard first
             state = self.targets[target]
             if self.host is not None and (target.cgroup == _MACHINE or state.facts is not None):
@@ -268,7 +273,12 @@ class _Desk:
         look_ns = self.at + pace.next_look(guard, state, sight, _tripped(state))
         if _tripped(state) and state.muted_ns > self.at:
             look_ns = max(look_ns, state.muted_ns + HEARD_NS)
-        self.targets[state.id] = evolve(state, look_ns=look_ns, glance_bytes=pace.glance(guard, state, sight))
+        self.targets[state.id] = evolve(
+            state,
+            look_ns=look_ns,
+            glance_bytes=pace.glance(guard, state, sight),
+            quiet_bytes=pace.quiet(guard, state, sight),
+        )
 
     def _measure(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
         if state.id not in self.fresh:

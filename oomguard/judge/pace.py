@@ -61,26 +61,53 @@ def next_look(guard: Guard, target: TargetState, sight: Sight, tripped: bool) ->
 def glance(guard: Guard, target: TargetState, sight: Sight) -> int:
     """While MemFree alone is over this many bytes, nothing that this target waits for can have happened; 0: no line.
 
-    MemFree costs one short system call and a comparison, where a turn costs a hundred microseconds; MemAvailable is
-    never below it by more than the kernel keeps for itself. For the machine in calm, if every clause wants it short.
+    MemFree costs one short system call and a comparison for all targets together, where a turn costs a hundred
+    microseconds. MemAvailable is never below it by more than the kernel keeps for itself, and what is free is in use by
+    no cgroup: so a line on available memory is one on MemFree, and so is a line on a cgroup's use.
     """
-    if target.phase != "calm" or sight.facts is not None or any(target.soft_since) or any(target.hard_since):
+    if not _at_rest(target):
         return 0
+    lines = [_lowest(clause, sight) for clause in _awaited(guard, sight)]
+    return 0 if 0 in lines else max(lines, default=0) + sight.host.total_bytes // KEPT_SHARE
+
+
+def quiet(guard: Guard, target: TargetState, sight: Sight) -> int:
+    """The same for a cgroup's own memory.current: while it is under this many bytes; 0: no line."""
+    if sight.facts is None or not _at_rest(target):
+        return 0
+    limit = sight.limit_bytes
+    return min(
+        (
+            max((c.amount.of(limit) for c in clause.all_of if isinstance(c, MemoryAbove)), default=0)
+            for clause in _awaited(guard, sight)
+        ),
+        default=0,
+    )
+
+
+def until_near(quiet_bytes: int, current_bytes: int, tripped: bool) -> int:
+    """Nanoseconds until memory.current could have grown to ``quiet_bytes``."""
+    low, high = TRIPPED_NS if tripped else CALM_NS
+    return min(max(low, _fill(quiet_bytes - current_bytes, TRIPPED_FILL if tripped else FILL)), high)
+
+
+def _at_rest(target: TargetState) -> bool:
+    return target.phase == "calm" and not any(target.soft_since) and not any(target.hard_since)
+
+
+def _awaited(guard: Guard, sight: Sight) -> list[Clause]:
+    """The clauses that deadlines are for. Of a stall the kernel's trigger tells, whatever was put off."""
     marks = [mark for mark in (guard.soft, guard.hard) if mark is not None]
-    # What waits for a stall is woken by the kernel's trigger, whatever was put off.
-    clauses = [clause for mark in marks for clause in mark.when if not _waits_for_a_stall(clause)]
-    lines = [min(_available(clause, sight.host.total_bytes), default=0) for clause in clauses]
-    if not lines or 0 in lines:
-        return 0
-    return max(lines) + sight.host.total_bytes // KEPT_SHARE
+    clauses = [clause for mark in marks for clause in mark.when if not is_moot(clause, sight)]
+    return [clause for clause in clauses if not any(isinstance(c, StallAbove) for c in clause.all_of)]
 
 
-def _waits_for_a_stall(clause: Clause) -> bool:
-    return any(isinstance(condition, StallAbove) for condition in clause.all_of)
-
-
-def _available(clause: Clause, total_bytes: int) -> list[int]:
-    return [c.amount.of(total_bytes) for c in clause.all_of if isinstance(c, AvailableBelow)]
+def _lowest(clause: Clause, sight: Sight) -> int:
+    """The lowest line on MemFree that follows from any of its conditions, for all have to hold; 0: none does."""
+    total = sight.host.total_bytes
+    lines = [c.amount.of(total) for c in clause.all_of if isinstance(c, AvailableBelow)]
+    lines += [max(1, total - c.amount.of(sight.limit_bytes)) for c in clause.all_of if isinstance(c, MemoryAbove)]
+    return min(lines, default=0)
 
 
 def time_to(watermark: Watermark | None, since: tuple[int, ...], sight: Sight, tripped: bool) -> int:

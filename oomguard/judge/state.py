@@ -41,6 +41,7 @@ class TargetState:
     used_bytes: int = 0
     look_ns: int = 0  # the next deadline
     glance_bytes: int = 0  # while MemFree is over this, that deadline may be put off; 0: it may not
+    quiet_bytes: int = 0  # the same for memory.current, while it is under this
     muted_ns: int = 0
     incident: int = 0  # number of the open one, 0: none
     hard_told: bool = False  # this engagement's hard watermark is in the incident

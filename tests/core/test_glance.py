@@ -1,15 +1,17 @@
 """Deadlines that are put off: only while MemFree alone shows that nothing can have happened."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from typing import ClassVar
 
 import pytest
 
-from oomguard.core.observe import Senses
+from oomguard.core import observe
+from oomguard.core.observe import Senses, Watch
 from oomguard.judge.decide import begin, decide
-from oomguard.judge.state import State
-from oomguard.model.facts import MemInfo, Observation, TargetId, TargetSeen
+from oomguard.judge.state import State, TargetState
+from oomguard.model.facts import CgroupFacts, MemInfo, Observation, TargetId, TargetSeen
 from oomguard.model.policy import (
     Amount,
     AvailableBelow,
@@ -17,6 +19,7 @@ from oomguard.model.policy import (
     Daemon,
     Guard,
     KillStep,
+    MemoryAbove,
     Plan,
     PressureAbove,
     StallAbove,
@@ -82,9 +85,9 @@ def doze(free: Callable[[], int], naps: Naps, turn_ns: int = 0, kept_ns: int = 0
     senses.free_ram = free
     senses._read_host = lambda: MemInfo(GIB, 0, available, 0, 0)  # type: ignore[method-assign]
     now = time.monotonic_ns()
-    senses.polled_ns, senses.last_turn_ns, senses.kept_ns = now, now - turn_ns, now - kept_ns
+    senses.kept_ns = now - kept_ns
     state = calm_state(this)
-    targets = {key: replace(target, look_ns=now) for key, target in state.targets.items()}
+    targets = {key: replace(target, look_ns=now - turn_ns) for key, target in state.targets.items()}
     return senses._doze(replace(state, targets=targets))
 
 
@@ -132,10 +135,10 @@ def test_a_look_at_memfree_is_one_wakeup(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_it_ends_when_memfree_does() -> None:
-    free = [GIB // 2, GIB // 2, 0]
+    free = [GIB // 2, GIB // 2, GIB // 2, 0]
     naps = Naps(count=99)
-    assert not doze(lambda: free.pop(0), naps)
-    assert (len(naps.timeouts), free) == (2, [])
+    assert not doze(lambda: free.pop(0) if free else 0, naps)
+    assert len(naps.timeouts) == 2
 
 
 def test_a_slow_look_does_not_blind_us() -> None:
@@ -157,3 +160,81 @@ class Rustle:
 
     def changed(self) -> bool:
         return True
+
+
+# ------------------------------------------------------------------------------------------------------- many targets
+
+
+def at_rest(number: int, look_ns: int, **kind: int) -> TargetState:
+    return TargetState(TargetId("each", f"/{number}.service"), look_ns=look_ns, **kind)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def senses() -> Iterator[Senses]:
+    made = Senses(plan(SHORT), None, lambda _what, _why: None)
+    made.free_ram = lambda: GIB // 2
+    yield made
+    made.epoll.close()
+
+
+def test_what_is_free_is_in_use_by_no_cgroup(senses: Senses) -> None:
+    """A line on a cgroup's use is one on MemFree: one system call settles a thousand of them."""
+    limit = Guard("each", "/*.service", hard=Watermark((Clause((MemoryAbove(Amount(share=0.9)),)),), (KillStep(),)))
+    target = TargetId("each", "/1.service")
+    facts = CgroupFacts("/1.service", 1, 1 << 20, None, 0, None, None, None, None, None, True, False)
+    seen = Observation(SECOND, host=MemInfo(GIB, GIB // 2, GIB // 2, 0, 0), appeared=(TargetSeen(target, facts),))
+    state = decide(Plan("0", Daemon(), (limit,)), begin((), ""), seen)[0].targets[target]
+    assert state.glance_bytes == GIB - int(GIB * 0.9) + GIB // 32
+    assert state.quiet_bytes == int(GIB * 0.9)
+
+
+def test_deadlines_that_memory_settles_are_nobodys_turn(senses: Senses) -> None:
+    now = time.monotonic_ns()
+    settled = [at_rest(number, now - SECOND, glance_bytes=GIB // 4) for number in range(1000)]
+    urgent = at_rest(1000, now - SECOND, glance_bytes=GIB)
+    senses._read_host = lambda: MemInfo(GIB, 0, GIB // 2, 0, 0)  # type: ignore[method-assign]
+    state = State(targets={target.id: target for target in (*settled, urgent)})
+    assert senses._due(state, now) == [urgent.id]
+    assert senses._put_off(state, GIB // 2) == (GIB // 4, urgent.look_ns)
+
+
+def test_each_is_looked_at_once_a_minute_and_together_with_those_that_would_be_next(senses: Senses) -> None:
+    now = time.monotonic_ns()
+    ages = [SECOND * number // 10 for number in range(610)]
+    state = State(targets={t.id: t for t in (at_rest(n, now - age, glance_bytes=1) for n, age in enumerate(ages))})
+    longest = senses._longest(state)
+    assert longest == 610 * observe.PUT_OFF_EACH_NS
+    due = senses._due(state, now)
+    assert len(due) == observe.AT_ONCE, "the oldest first, so many in one turn"
+    assert due[0].cgroup == "/609.service"
+    assert all(state.targets[target].look_ns <= now - longest + longest // observe.TOGETHER_SHARE for target in due)
+
+
+def test_a_small_cgroup_is_a_look_at_one_number(senses: Senses) -> None:
+    """No room on the machine, but memory.current is far from the line: no facts, no judgement, a later deadline."""
+
+    class Group:
+        sizes: ClassVar = [1 << 20, None, 99 << 20]
+
+        def current(self) -> int | None:
+            return self.sizes.pop(0)
+
+    senses.free_ram = lambda: 0
+    senses._read_host = lambda: MemInfo(GIB, 0, 0, 0, 0)  # type: ignore[method-assign]
+    now = time.monotonic_ns()
+    target = at_rest(1, now, glance_bytes=1, quiet_bytes=64 << 20)
+    watch = Watch(Group(), ())  # type: ignore[arg-type]
+    senses.watches["/1.service"] = watch
+    state = State(targets={target.id: target})
+    assert senses._due(state, now) == []
+    assert senses.later[target.id] == now + 100_000_000
+    assert senses._due(state, now) == [], "and it is not read again before that"
+    assert senses._due(state, now + 100_000_000) == [target.id], "gone"
+    assert senses._due(state, now + 100_000_000) == [target.id], "too large"
+
+
+def test_what_was_put_off_in_calm_is_not_when_something_holds(senses: Senses) -> None:
+    now = time.monotonic_ns()
+    armed = TargetState(TargetId("each", "/1.service"), phase="armed", look_ns=now)
+    senses.later[armed.id] = now + SECOND
+    assert senses._due(State(targets={armed.id: armed}), now) == [armed.id]

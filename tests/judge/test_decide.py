@@ -500,13 +500,27 @@ def test_the_deadline_never_stands_still_though_the_facts_do_not_come() -> None:
     path = "/system.slice/web.service"
     web = TargetId("limited", path)
     court = Court(plan(limit_guard(path), host_guard()))
-    court.sees(0, appeared=(TargetSeen(web, cgroup(path, 10, limit=100)), TargetSeen(HOST, None)))
+    full = cgroup(path, 95, limit=100)
+    court.sees(0, appeared=(TargetSeen(web, full), TargetSeen(HOST, None)))
     for _ in range(20):
         at = max(court.sleeps_ms, 0)
         court.sees(int(at))
         assert court.sleeps_ms > at
     court.sees(5000, host=meminfo(500))
-    assert court.sleeps_ms > 5000
+    assert court.target("host").look_ns > 5000 * MS + START
+
+
+def test_the_deadline_of_one_at_rest_stands_until_something_is_seen_of_it() -> None:
+    """The senses may put it off; a turn for another one's sake does not judge on what was seen long ago."""
+    path = "/system.slice/web.service"
+    court = Court(plan(limit_guard(path)))
+    little = cgroup(path, 10, limit=100)
+    court.sees(0, appeared=(TargetSeen(TargetId("limited", path), little),), host=meminfo(500))
+    first = court.sleeps_ms
+    court.sees(1000, host=meminfo(500))
+    assert court.sleeps_ms == first
+    court.sees(2000, cgroups=(little,))
+    assert court.sleeps_ms > 2000
 
 
 def test_news_before_the_first_look_is_no_crash() -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from oomguard.judge.decide import TELL_AGAIN_NS, begin, deadline, decide
+from oomguard.judge.decide import TELL_AGAIN_NS, begin, decide
 from oomguard.judge.detect import TABLE
 from oomguard.judge.rank import Bounds, is_inside, rank, refusal
 from oomguard.judge.state import State
@@ -503,10 +503,9 @@ def test_the_deadline_moves_on_unless_a_survey_is_asked_for(policy: Plan, story:
         looks = [a.target for a in turn.actions if isinstance(a, Look)]
         for target, state in turn.after.targets.items():
             assert not state.asked or target in looks, "what is awaited was asked for in this very turn"
-            if not state.asked:
+            at_rest = state.glance_bytes or state.quiet_bytes  # that one's the senses may put off
+            if not state.asked and not at_rest:
                 assert state.look_ns > turn.seen.at_ns
-        if not looks and turn.after.targets:
-            assert deadline(turn.after) > turn.seen.at_ns
 
 
 @given(plans, stories)

@@ -6,7 +6,8 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from ..judge.decide import deadline, decide
+from ..judge.decide import decide
+from ..judge.pace import NEVER
 from ..judge.state import State
 from ..linux import memlock, systemd
 from ..model.policy import Plan
@@ -53,7 +54,8 @@ class Loop:
     def turn(self, until_ns: int | None = None) -> None:
         """Observe, judge, act, record."""
         before = self.state
-        seen = self.senses.observe(before, self._until() if until_ns is None else until_ns)
+        until = (self.watchdog_due_ns if self.watchdog_ns else NEVER) if until_ns is None else until_ns
+        seen = self.senses.observe(before, until)
         if self.senses.glanced:  # nothing can have happened: this one is for the record
             self.recorder.keep(seen)
             self.status.glance(before, seen, self.recorder.dropped)
@@ -69,10 +71,6 @@ class Loop:
         self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes))
         self.status.publish(self.plan, self.state, seen.at_ns, self.recorder.dropped, bool(actions))
         self._housekeeping(seen.at_ns)
-
-    def _until(self) -> int:
-        until = deadline(self.state)
-        return min(until, self.watchdog_due_ns) if self.watchdog_ns else until
 
     def calm(self) -> bool:
         """The time for what needs memory: nobody is being ended, and nothing is armed or there is plenty all the same.

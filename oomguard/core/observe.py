@@ -184,10 +184,10 @@ class Senses:
     # -- the turn ------------------------------------------------------------------------------------------------
 
     def observe(self, state: State, until_ns: int) -> Observation:
-        """Sleep until the kernel speaks or ``until_ns``, then see."""
-        self._sleep(until_ns)
-        self.glanced = self._doze(state)
-        if self.glanced:
+        """Sleep until the kernel speaks, a deadline is over that cannot be put off, or ``until_ns``; then see."""
+        due = self._wait(state, until_ns)
+        self.glanced = due is None
+        if due is None:
             self.kept_ns = at_ns = time.monotonic_ns()
             return Observation(at_ns, (Wake("glance"),), self._read_host(), self._pressure())
         early_ns = self.last_turn_ns + TURN_NS - time.monotonic_ns()
@@ -197,7 +197,6 @@ class Senses:
         if not self.wakes:
             self.wakes.append(Wake("deadline"))
         self._rescan(at_ns)
-        due = self._due(state, at_ns)
         machine = any(t.cgroup == "/" for t in due) or any(s.target.cgroup == "/" for s in self.stalls)
         machine = machine or any(new.target.cgroup == "/" for new in self.appeared)
         machine = machine or any(target.cgroup == "/" for target, _ in self.asked)
@@ -228,12 +227,43 @@ class Senses:
         """Whether something lies ready that must not wait."""
         return bool(self.results or self.gone or self.appeared or self.vanished or self.asked or self.stalls)
 
-    def _sleep(self, until_ns: int) -> None:
-        timeout = 0.0
-        if not self._anything():
-            until_ns = min(until_ns, self.rescan_ns or until_ns, *self.muted.values())
-            timeout = min(max(0.0, (until_ns - time.monotonic_ns()) / SECOND), LONGEST_S)
-        self._handle(self.epoll.poll(timeout, BATCH))
+    def _wait(self, state: State, until_ns: int) -> list[TargetId] | None:
+        """Until something is to be judged; whose deadlines are over then. None: nothing is, but for the record.
+
+        Most deadlines of a calm machine end with the same answer as before: plenty, by MemFree alone, or at least by
+        MemAvailable, or by the cgroup's own memory.current. Then they are put off, though not for ever. The inner lines
+        run ten times a second on a small machine, all day: between two naps there is one system call and a comparison.
+        """
+        poll, clock = self.epoll.poll, time.monotonic_ns
+        free_ram = self.free_ram or (lambda: -1)
+        keep_ns = self.kept_ns + KEEP_NS
+        while True:
+            now_ns = clock()
+            line, end_ns = self._put_off(state, free_ram())
+            end_ns = 0 if self._anything() else min(end_ns, until_ns, self.rescan_ns or until_ns)
+            deaf_ns = min(self.muted.values(), default=pace.NEVER)
+            while now_ns < end_ns:
+                nap_ns = min(end_ns, deaf_ns) - now_ns
+                if line:
+                    room = free_ram() - line
+                    if room <= 0 and (room := self._read_host().available_bytes - line) <= 0:
+                        break
+                    if now_ns >= keep_ns:
+                        return None
+                    nap_ns = min(nap_ns, max(pace.CALM_NS[0], min(room * SECOND // pace.FILL, pace.CALM_NS[1])))
+                batch = poll(min(max(0.0, nap_ns / SECOND), LONGEST_S), BATCH)
+                now_ns = clock()
+                if batch:
+                    self._handle(batch)
+                    return self._due(state, now_ns)
+                if now_ns >= deaf_ns:
+                    self._unmute(now_ns)
+                    deaf_ns = min(self.muted.values(), default=pace.NEVER)
+            if now_ns >= end_ns:
+                self._handle(poll(0, BATCH))
+                due = self._due(state, now_ns)
+                if due or self.wakes or self._anything() or now_ns >= min(until_ns, self.rescan_ns or until_ns):
+                    return due
 
     def _handle(self, batch: list[tuple[int, int]]) -> None:
         # A handler may close what comes later in the batch, and its number may have a new owner by then.
@@ -243,47 +273,13 @@ class Senses:
         if self.muted:
             self._unmute(time.monotonic_ns())
 
-    def _doze(self, state: State) -> bool:
-        """Put off the deadlines that are over for as long as memory shows that nothing can have happened.
-
-        Most deadlines of a calm machine end with the same answer as before: plenty, by MemFree alone, or at least by
-        MemAvailable. A look is taken now and then all the same, for what these do not show; True: none is due yet, but
-        an observation for the record is. The inner lines run ten times a second on a small machine, all day: between
-        two naps there is one system call and one comparison.
-        """
-        if self.free_ram is None or self.wakes or self._anything():
-            return False
-        poll, free_ram, clock = self.epoll.poll, self.free_ram, time.monotonic_ns
-        keep_ns = self.kept_ns + KEEP_NS
-        while True:
-            now_ns = clock()
-            line, until_ns = self._put_off(state, free_ram())
-            deaf_ns = min(self.muted.values(), default=pace.NEVER)
-            if not line or until_ns <= now_ns:
-                return False
-            while now_ns < until_ns:
-                room = free_ram() - line
-                if room <= 0 and (room := self._read_host().available_bytes - line) <= 0:
-                    break
-                if now_ns >= keep_ns:
-                    return True
-                nap_ns = min(max(pace.CALM_NS[0], room * SECOND // pace.FILL), keep_ns - now_ns)
-                batch = poll(min(nap_ns, until_ns - now_ns, deaf_ns - now_ns) / SECOND, BATCH)
-                now_ns = clock()
-                if batch:
-                    self._handle(batch)
-                    return False
-                if now_ns >= deaf_ns:
-                    self._unmute(now_ns)
-                    deaf_ns = min(self.muted.values(), default=pace.NEVER)
-
     def _put_off(self, state: State, free_bytes: int) -> tuple[int, int]:
         """(the highest line that memory is over, until when it settles all deadlines then); (0, _): it does not."""
         most_ns = self._longest(state)
-        line, until_ns, plenty = 0, self.rescan_ns or pace.NEVER, free_bytes
+        line, until_ns, plenty = 0, pace.NEVER, free_bytes
         for target in state.targets.values():
             own = target.glance_bytes
-            if own >= plenty and plenty == free_bytes:
+            if own >= plenty and plenty == free_bytes >= 0:
                 plenty = max(plenty, self._read_host().available_bytes)
             if own and own < plenty:
                 line = max(line, own)
@@ -301,8 +297,8 @@ class Senses:
         over = [target for target in state.targets.values() if self._deadline(target) <= at_ns]
         if not over:
             return []
-        plenty = self.free_ram() if self.free_ram is not None else 0
-        if plenty and any(target.glance_bytes >= plenty for target in over):
+        plenty = self.free_ram() if self.free_ram is not None else -1
+        if plenty >= 0 and any(target.glance_bytes >= plenty for target in over):
             plenty = max(plenty, self._read_host().available_bytes)
         most_ns = self._longest(state)
         soon_ns = at_ns - most_ns + most_ns // TOGETHER_SHARE

@@ -10,6 +10,7 @@ import pytest
 from oomguard.core import observe
 from oomguard.core.observe import Senses, Watch
 from oomguard.judge.decide import begin, decide
+from oomguard.judge.pace import NEVER
 from oomguard.judge.state import State, TargetState
 from oomguard.model.facts import CgroupFacts, MemInfo, Observation, TargetId, TargetSeen
 from oomguard.model.policy import (
@@ -72,11 +73,13 @@ class Naps:
         self.timeouts: list[float] = []
 
     def poll(self, timeout: float, _most: int) -> list[tuple[int, int]]:
+        if not timeout:
+            return []
         self.timeouts.append(timeout)
         return [(-1, 1)] if len(self.timeouts) >= self.count else []
 
 
-def doze(free: Callable[[], int], naps: Naps, turn_ns: int = 0, kept_ns: int = 0, available: int = 0) -> bool:
+def doze(free: Callable[[], int], naps: Naps, turn_ns: int = 0, kept_ns: int = 0, available: int = 0) -> object:
     """The senses so long after the last turn and the last record, the machine's deadline being over."""
     this = plan(SHORT)
     senses = Senses(this, None, lambda _what, _why: None)
@@ -88,7 +91,7 @@ def doze(free: Callable[[], int], naps: Naps, turn_ns: int = 0, kept_ns: int = 0
     senses.kept_ns = now - kept_ns
     state = calm_state(this)
     targets = {key: replace(target, look_ns=now - turn_ns) for key, target in state.targets.items()}
-    return senses._doze(replace(state, targets=targets))
+    return senses._wait(replace(state, targets=targets), NEVER)
 
 
 def nap(free: int, turn_ns: int = 0, kept_ns: int = 0, available: int = 0) -> int:
@@ -118,10 +121,9 @@ def test_a_turn_is_made_now_and_then_whatever_memory_says() -> None:
 
 def test_one_observation_a_second_is_kept() -> None:
     naps = Naps(count=99)
-    assert doze(lambda: GIB // 2, naps, turn_ns=SECOND, kept_ns=SECOND)
+    assert doze(lambda: GIB // 2, naps, turn_ns=SECOND, kept_ns=SECOND) is None
     assert naps.timeouts == []
-    assert 0 < nap(GIB // 2, kept_ns=SECOND - 1_000_000) <= 1_000_000
-    assert not doze(lambda: 0, naps, turn_ns=SECOND, kept_ns=SECOND), "without room it is judged"
+    assert doze(lambda: 0, naps, turn_ns=SECOND, kept_ns=SECOND) == [TargetId("host", "/")], "without room it is judged"
 
 
 def test_a_look_at_memfree_is_one_wakeup(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +139,7 @@ def test_a_look_at_memfree_is_one_wakeup(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_it_ends_when_memfree_does() -> None:
     free = [GIB // 2, GIB // 2, GIB // 2, 0]
     naps = Naps(count=99)
-    assert not doze(lambda: free.pop(0) if free else 0, naps)
+    assert doze(lambda: free.pop(0) if free else 0, naps) == [TargetId("host", "/")]
     assert len(naps.timeouts) == 2
 
 

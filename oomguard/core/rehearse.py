@@ -29,7 +29,7 @@ from ..workers.ring import Ring
 from .record import Recorder
 
 WORKERS: Final = 300  # of the made-up service: what the hottest turn of a real storm looks like
-FEW: Final = 8  # of the same service in most turns: once is enough for the heap, and a start is short
+FEW: Final = 8  # of the same service in most turns, and names among them all: a start is short
 _SECOND: Final = 1_000_000_000
 
 
@@ -96,7 +96,7 @@ def _turns(plan: Plan) -> list[Observation]:
     full = CgroupFacts(work, 1, total // 2, MemoryStat(total // 2, 0, 0, 0), 0, total // 2, work)
     empty = CgroupFacts(work, 1, 0, MemoryStat(0, 0, 0, 0), 0, total // 2, work)
     crowd = tuple(
-        ProcessFacts(100 + i, 1, 100 if i else 1, f"rehearsal {i}", work, 0, "S", total // 1024, 0, 0)
+        ProcessFacts(100 + i, 1, 100 if i else 1, f"rehearsal {i % FEW}", work, 0, "S", total // 1024, 0, 0)
         for i in range(WORKERS)
     )
     hot, plain = (

@@ -168,7 +168,7 @@ def test_install_and_uninstall_without_network(wheels: Path, tmp_path: Path) -> 
     library = tmp_path / "usr/local/lib/oomguard/venv"
     configuration = tmp_path / "etc/oomguard/oomguard.toml"
     assert (tmp_path / "usr/local/bin/oomguard").readlink() == Path("/usr/local/lib/oomguard/venv/bin/oomguard")
-    assert (library / "bin/oomguard").read_text().startswith("#!/usr/local/lib/oomguard/venv/bin/python -IB\n")
+    assert (library / "bin/oomguard").read_text().startswith("#!/usr/local/lib/oomguard/venv/bin/python -ISB\n")
     assert {path.name for path in (library / "bin").iterdir() if not path.name.startswith("python")} == {"oomguard"}
     assert configuration.read_bytes() == (ROOT / "etc/oomguard.toml").read_bytes()
     assert (tmp_path / "etc/oomguard/conf.d").is_dir()
@@ -180,9 +180,8 @@ def test_install_and_uninstall_without_network(wheels: Path, tmp_path: Path) -> 
     assert len(ours) == len(compiled) > 0, "all byte code is made at installation: nothing is written at run time"
     assert not [path for path in library.rglob("*.pyc") if str(tmp_path).encode() in path.read_bytes()]
 
-    said = subprocess.run(
-        [library / "bin/python", "-IB", library / "bin/oomguard", "--help"], capture_output=True, text=True, check=False
-    )
+    words = [library / "bin/python", "-ISB", library / "bin/oomguard", "--help"]
+    said = subprocess.run(words, capture_output=True, text=True, check=False)
     assert (said.returncode, said.stderr) == (0, "")
     assert "incidents" in said.stdout
 

@@ -56,11 +56,14 @@ strip_environment() {
 }
 
 write_launcher() {
-    # -I: nothing of the caller's PYTHON* variables or home directory in a privileged tool; -B: nothing is written.
+    # -I: nothing of the caller's PYTHON* variables or home directory in a privileged tool; -B: nothing is written; -S:
+    # what site would find is the one directory below, and looking for it takes longer than an undo after a crash.
+    local packages=("$new"/lib/python3*/site-packages)
     cat > "$new/bin/oomguard" <<EOF
-#!$libdir/venv/bin/python -IB
+#!$libdir/venv/bin/python -ISB
 import sys
 
+sys.path.append(sys.executable.removesuffix("bin/python") + "${packages[0]#"$new/"}")
 from oomguard.cli.main import main
 
 sys.exit(main())

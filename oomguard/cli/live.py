@@ -11,6 +11,7 @@ import typer
 from ..model import statuspage
 from ..model.statuspage import StatusPage
 from ..policy import files
+from .quick import lives
 
 Runtime = Annotated[
     Path | None, typer.Option("--runtime-dir", metavar="DIR", help="Where the daemon runs (default: as configured).")
@@ -53,19 +54,9 @@ def page(directory: Path) -> StatusPage:
         raise NotRunning(f"oomguard is not running: there is no {path}") from None
     except (ValueError, IndexError, struct.error) as error:
         raise NotRunning(f"{path} cannot be read: {error}") from None
-    if not _lives(found.numbers.pid):
+    if not lives(found.numbers.pid):
         raise NotRunning(f"oomguard is not running: pid {found.numbers.pid} of {path} has ended without a word")
     return found
-
-
-def _lives(pid: int) -> bool:
-    """Whether the pid is a core of ours, and not a later process with the same number."""
-    try:
-        return b"--plan-fd" in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-    except PermissionError:
-        return True  # hidepid=1: somebody is there
-    except OSError:
-        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,23 +3,20 @@
 ``oomguard compile`` is the first half alone: a reload of the running core calls it by ``Plan.argv``.
 """
 
-import fcntl
 import json
 import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
 from .. import __version__, policy
-from ..model import codec
-from ..model.policy import KEPT_PLAN, Daemon, Plan
+from ..model import codec, kept
+from ..model.policy import Daemon, Plan
 from ..policy import Fault, PolicyError, files
-from . import live, say
-
-CORE = Path(__file__).resolve().parent.parent / "core" / "__main__.py"
+from . import become, live, origin, quick, say
 
 # readable=False: that a file cannot be read is a fault of the policy like any other, found with the rest of them.
 Config = Annotated[
@@ -48,13 +45,13 @@ class Order:
     runtime_dir: str = ""
 
     def argv(self) -> tuple[str, ...]:
-        """How to compile the same again. -I: a reload must not depend on where the daemon was started."""
-        words = [sys.executable, "-I", "-m", "oomguard", "compile", "--config", str(self.config)]
-        words += ["--observe"] if self.observe else []
-        for option in ("proc", "cgroup", "state_dir", "runtime_dir"):
-            if value := getattr(self, option):
-                words += [f"--{option.replace('_', '-')}", value]
-        return tuple(words)
+        """How to compile the same again."""
+        places = {"--proc": self.proc, "--cgroup": self.cgroup, "--state-dir": self.state_dir}
+        return become.again(str(self.config), self.observe, places | {"--runtime-dir": self.runtime_dir})
+
+    def origin(self) -> str:
+        """What the same is compiled from."""
+        return origin.digest(self.argv(), str(self.config), self.proc)
 
 
 def run(
@@ -74,9 +71,7 @@ def run(
     if os.geteuid() != 0:
         order = _without_root(order, plan.daemon)
         plan = _placed(plan, order)
-    for doubt in doubts(plan):
-        sys.stderr.write(f"{doubt.as_warning()}\n")
-    _become_core(plan)
+    become.core(_encoded(plan))
 
 
 def compile_(
@@ -90,7 +85,7 @@ def compile_(
 ) -> None:
     """Compile the policy and write the plan as JSON."""
     order = Order(_absolute(config), observe, *map(_absolute_text, (proc, cgroup, state_dir, runtime_dir)))
-    _write_all(descriptor, _encoded(_plan(order)))
+    become.write_all(descriptor, _encoded(_plan(order)))
 
 
 def doubts(plan: Plan) -> list[Fault]:
@@ -116,23 +111,28 @@ def _plan(order: Order) -> Plan:
 
 
 def _compiled(order: Order) -> Plan:
+    made_from = order.origin()
     plan = policy.load(files.find(order.config), observe=order.observe)
+    if order.origin() != made_from:
+        made_from = ""  # it was written to meanwhile: right or not, it cannot be told what this plan was made from
     found = doubts(plan)
     for doubt in found:
-        say.aside(f"warning: {doubt}")
-    return replace(_placed(plan, order), remarks=tuple((f"policy {doubt.key}", doubt.message) for doubt in found))
+        sys.stderr.write(f"{doubt.as_warning()}\n")
+    remarks = tuple((f"policy {doubt.key}", doubt.message) for doubt in found)
+    return replace(_placed(plan, order), made_from=made_from, remarks=remarks)
 
 
 def _instead(order: Order, error: PolicyError) -> Plan:
     """What to run in place of a wrong policy, if there is anything."""
-    kept = _last_good(order)
-    if kept is None:
+    last = _last_good(order)
+    if last is None:
         say.faults(error)
     for fault in error.faults:
         say.aside(str(fault))
     why = f"the policy files are wrong and the last good policy is in force: {error.faults[0].message}"
     say.aside(f"oomguard: {why}")
-    return replace(kept, argv=order.argv(), remarks=(*kept.remarks, ("reload", why)))
+    remarks = (*(remark for remark in last.remarks if remark[0] != "reload"), ("reload", why))
+    return replace(last, argv=order.argv(), made_from="", remarks=remarks)
 
 
 def _last_good(order: Order) -> Plan | None:
@@ -143,14 +143,12 @@ def _last_good(order: Order) -> Plan | None:
     """
     if "INVOCATION_ID" not in os.environ:
         return None
+    path = Path(order.runtime_dir or files.runtime_dir(order.config)) / kept.NAME
     try:
-        with open(Path(order.runtime_dir or files.runtime_dir(order.config)) / KEPT_PLAN, encoding="utf-8") as file:
-            status = os.fstat(file.fileno())
-            plan = codec.from_plain(json.load(file))
+        plan = codec.from_plain(json.loads(kept.unwrapped(quick.own_content(str(path)))[1]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    own = status.st_uid == os.geteuid() and not status.st_mode & 0o022
-    return plan if own and isinstance(plan, Plan) and plan.version == __version__ else None
+    return plan if isinstance(plan, Plan) and plan.version == __version__ else None
 
 
 def _placed(plan: Plan, order: Order) -> Plan:
@@ -191,55 +189,3 @@ def _can_write(path: Path) -> bool:
 
 def _encoded(plan: Plan) -> bytes:
     return json.dumps(codec.to_plain(plan)).encode("ascii")
-
-
-def _become_core(plan: Plan) -> NoReturn:
-    """Replace this process by the core. What pydantic and typer took is gone with it; the plan cannot be changed."""
-    descriptor = _sealed(_encoded(plan))
-    os.set_inheritable(descriptor, True)
-    # -s -S -P: no user site, no site, nothing from the working directory: only the standard library can be found.
-    # Not -I, which implies -E: the interpreter would ignore PYTHONMALLOC. The environment is built from nothing
-    # instead.
-    argv = [sys.executable, "-s", "-S", "-P", "-B", str(CORE), "--plan-fd", str(descriptor)]
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os.execve(sys.executable, argv, _environment())
-
-
-_KEPT = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM", "INVOCATION_ID")
-
-
-def _environment() -> dict[str, str]:
-    """What the core is told besides its plan: systemd's words, and how to lay out its memory."""
-    return {name: os.environ[name] for name in _KEPT if name in os.environ} | {
-        "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-        "LANG": "C.UTF-8",
-        "PYTHONUTF8": "1",
-        # pymalloc maps arenas of its own; with malloc everything comes from the one heap that the core reserves,
-        # touches and locks at start.
-        "PYTHONMALLOC": "malloc",
-    }
-
-
-_MFD_NOEXEC_SEAL = 0x0008  # linux/memfd.h, since v6.3; os has no name for it
-
-
-def _sealed(content: bytes) -> int:
-    """A descriptor of memory that holds this and can never again be changed, by anybody."""
-    flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
-    try:
-        # Where vm.memfd_noexec is 2 nothing else is allowed; older kernels do not know the flag.
-        descriptor = os.memfd_create("oomguard-plan", flags | _MFD_NOEXEC_SEAL)
-    except OSError:
-        descriptor = os.memfd_create("oomguard-plan", flags)
-    _write_all(descriptor, content)
-    os.lseek(descriptor, 0, os.SEEK_SET)
-    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
-    return descriptor
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    left = memoryview(content)
-    while left:
-        left = left[os.write(descriptor, left) :]

@@ -1,12 +1,15 @@
-"""How anything reaches people: escaped on a terminal, as JSON for programs, and with one of five exit codes."""
+"""How anything reaches people: escaped on a terminal, as JSON for programs, and with one of five exit codes.
 
-import json
+Nothing slow is imported here.
+"""
+
 import sys
-from typing import NoReturn
 
-import typer
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
 
-from ..policy.faults import PolicyError, printable
+    from ..policy.faults import PolicyError
 
 FINE = 0
 FOUND = 1  # found something, or did not find what was asked for
@@ -14,7 +17,10 @@ WRONG_USE = 2  # a wrong option, or a wrong policy file
 NOT_PERMITTED = 3
 KERNEL_CANNOT = 4
 
-__all__ = ["FINE", "FOUND", "KERNEL_CANNOT", "NOT_PERMITTED", "WRONG_USE", "printable"]
+
+def printable(text: str) -> str:
+    """The text with everything escaped that could move a cursor, break a line or turn the writing direction."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def line(text: str = "") -> None:
@@ -37,16 +43,18 @@ def table(heads: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
 
 def as_json(value: object) -> None:
     """One JSON document on standard output; ASCII, so that no terminal and no pipe can stumble over a name."""
+    import json
+
     sys.stdout.write(json.dumps(value, indent=2) + "\n")
 
 
-def fail(code: int, text: str) -> NoReturn:
+def fail(code: int, text: str) -> "NoReturn":
     """The end of a command that could not do what it was asked for."""
     aside(f"oomguard: {text}")
-    raise typer.Exit(code)
+    raise SystemExit(code)
 
 
-def faults(error: PolicyError) -> NoReturn:
+def faults(error: "PolicyError") -> "NoReturn":
     """Every fault of a wrong policy, on standard error, and the exit code for it."""
     for fault in error.faults:
         sys.stderr.write(f"{fault}\n")

@@ -6,7 +6,7 @@ import typer
 
 from ..model.policy import Daemon
 from ..policy import files
-from . import live, say
+from . import live, quick
 from .run import Cgroup, Config, Proc
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -20,17 +20,4 @@ def undo(
     cgroup: Cgroup = Daemon().cgroup,
 ) -> None:
     """Put back what a daemon that was killed had changed. Its next start does so too."""
-    from ..linux import leases
-
-    directory = live.runtime_dir(runtime_dir, config)
-    try:
-        pid = live.page(directory).numbers.pid
-    except live.NotRunning:
-        pass
-    else:
-        say.fail(say.FOUND, f"oomguard runs as pid {pid} and undoes by itself what is over: stop it first")
-    said = leases.undo_all(str(directory), cgroup, proc)
-    if json:
-        say.as_json({"runtime_dir": str(directory), "done": said})
-    for sentence in said if not json else ():
-        say.line(sentence)
+    quick.put_back(str(live.runtime_dir(runtime_dir, config)), cgroup, proc, as_json=json)

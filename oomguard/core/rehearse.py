@@ -29,6 +29,7 @@ from ..workers.ring import Ring
 from .record import Recorder
 
 WORKERS: Final = 300  # of the made-up service: what the hottest turn of a real storm looks like
+FEW: Final = 8  # of the same service in most turns, and names among them all: a start is short
 _SECOND: Final = 1_000_000_000
 
 
@@ -95,14 +96,18 @@ def _turns(plan: Plan) -> list[Observation]:
     full = CgroupFacts(work, 1, total // 2, MemoryStat(total // 2, 0, 0, 0), 0, total // 2, work)
     empty = CgroupFacts(work, 1, 0, MemoryStat(0, 0, 0, 0), 0, total // 2, work)
     crowd = tuple(
-        ProcessFacts(100 + i, 1, 100 if i else 1, f"rehearsal {i}", work, 0, "S", total // 1024, 0, 0)
+        ProcessFacts(100 + i, 1, 100 if i else 1, f"rehearsal {i % FEW}", work, 0, "S", total // 1024, 0, 0)
         for i in range(WORKERS)
     )
-    surveys = tuple(Survey(target, "heaviest", (full,), crowd, 1) for target in targets)
+    hot, plain = (
+        tuple(Survey(target, "heaviest", (full,), processes, 1) for target in targets)
+        for processes in (crowd, crowd[:FEW])
+    )
     stalls = tuple(Stalled(target, number) for target in targets for number in range(4))
     seen = tuple(TargetSeen(target, None if target.cgroup == "/" else empty) for target in targets)
     storm = [Observation(_SECOND, host=calm, appeared=seen, cgroups=(empty,))]
     for second in range(2, 32, 2):  # longer than any "lasting" that is likely: what is not reached is not rehearsed
+        surveys = hot if second in (2, 30) else plain
         storm.append(Observation(second * _SECOND, host=low, cgroups=(full,), stalls=stalls, surveys=surveys))
     storm += [Observation(second * _SECOND, host=calm, cgroups=(empty,)) for second in (40, 42, 44)]
     return [*storm, Observation(50 * _SECOND, host=calm, vanished=tuple(targets))]

@@ -13,8 +13,9 @@ from collections.abc import Callable
 from typing import Final
 
 from ..linux import systemd
+from ..model import kept
 from ..model.codec import from_plain, to_plain
-from ..model.policy import KEPT_PLAN, Plan
+from ..model.policy import Plan
 from .observe import Senses
 
 PLAN_MAX: Final = 4 << 20
@@ -24,11 +25,11 @@ WORDS_MAX: Final = 16384  # of what the compiler says
 
 def keep_plan(plan: Plan) -> None:
     """Leave the plan for a next start. Whether that works changes nothing for this one."""
-    path = f"{plan.daemon.runtime_dir}/{KEPT_PLAN}"
+    path = f"{plan.daemon.runtime_dir}/{kept.NAME}"
     try:
         fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-        with os.fdopen(fd, "w") as file:
-            json.dump(to_plain(plan), file)
+        with os.fdopen(fd, "wb") as file:
+            file.write(kept.wrapped(plan.made_from, json.dumps(to_plain(plan)).encode("ascii")))
         os.rename(f"{path}.new", path)
     except OSError:
         pass

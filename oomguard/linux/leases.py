@@ -15,19 +15,16 @@ import struct
 import sys
 from typing import Final, NamedTuple
 
-from . import cgroup2, files, procfs
+from . import cgroup2, files, leasefile, procfs
+from .leasefile import FILE_BYTES, FIRST_SLOT_AT, FREE, MAGIC, OUT, SLOT_BYTES
 
-NAME: Final = "leases"
-MAGIC: Final = b"oomguard leases 1\n"
-SLOTS: Final = 1024
-SLOT_BYTES: Final = 512
+NAME: Final = leasefile.NAME
+SLOTS: Final = leasefile.SLOTS
 MAX: Final = -1  # as a value of memory.high: "max"
 
 # state, kind, token, inode, start_ticks, pid, length of the path, value that we set, the one we set before, the one
 # found; then the path. ``state`` is stored last when an entry is made and first when it is cleared.
 _SLOT: Final = struct.Struct("=IIQQQIIqqq")
-_FREE: Final = 0
-_OUT: Final = 1
 PATH_BYTES: Final = SLOT_BYTES - _SLOT.size
 _VALUE_AT: Final = 40
 _BEFORE_AT: Final = 48
@@ -57,22 +54,21 @@ class Journal:
 
     def __init__(self, path: str) -> None:
         self.path = path
-        size = mmap.PAGESIZE + SLOTS * SLOT_BYTES
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
             # Allocated now: a hole in a full tmpfs is a SIGBUS at the worst moment.
-            os.posix_fallocate(fd, 0, size)
-            self._map = mmap.mmap(fd, size)
+            os.posix_fallocate(fd, 0, FILE_BYTES)
+            self._map = mmap.mmap(fd, FILE_BYTES)
         finally:
             os.close(fd)
         if self._map[: len(MAGIC)] != MAGIC:
-            self._map[:] = bytes(size)
+            self._map[:] = bytes(FILE_BYTES)
             self._map[: len(MAGIC)] = MAGIC
         self._slots: dict[int, int] = {}
-        self._free = [number for number in range(SLOTS) if self._state(number) == _FREE]
+        self._free = [number for number in range(SLOTS) if self._state(number) == FREE]
 
     def _place(self, number: int) -> int:
-        return mmap.PAGESIZE + number * SLOT_BYTES
+        return FIRST_SLOT_AT + number * SLOT_BYTES
 
     def _state(self, number: int) -> int:
         return int.from_bytes(self._map[self._place(number) : self._place(number) + 4], sys.byteorder)
@@ -81,7 +77,7 @@ class Journal:
         """(slot, entry) of all that are out."""
         found = []
         for number in range(SLOTS):
-            if self._state(number) == _OUT:
+            if self._state(number) == OUT:
                 place = self._place(number)
                 _, kind, token, inode, start, pid, length, value, before, was = _SLOT.unpack_from(self._map, place)
                 path = os.fsdecode(self._map[place + _SLOT.size : place + _SLOT.size + min(length, PATH_BYTES)])
@@ -97,15 +93,15 @@ class Journal:
                 return False
             number = self._slots[entry.token] = self._free.pop()
         place = self._place(number)
-        if self._state(number) == _OUT:
+        if self._state(number) == OUT:
             # ``before`` first: whenever we end in between, the value that stands is one of the two.
             for at, value in ((place + _BEFORE_AT, entry.before), (place + _VALUE_AT, entry.value)):
                 self._map[at : at + 8] = value.to_bytes(8, sys.byteorder, signed=True)
             return True
         fields = (entry.kind, entry.token, entry.inode, entry.start_ticks, entry.pid, len(path))
         self._map[place + _SLOT.size : place + _SLOT.size + len(path)] = path
-        _SLOT.pack_into(self._map, place, _FREE, *fields, entry.value, entry.before, entry.found)
-        self._map[place : place + 4] = _OUT.to_bytes(4, sys.byteorder)
+        _SLOT.pack_into(self._map, place, FREE, *fields, entry.value, entry.before, entry.found)
+        self._map[place : place + 4] = OUT.to_bytes(4, sys.byteorder)
         return True
 
     def back(self, token: int) -> None:
@@ -117,7 +113,7 @@ class Journal:
     def clear(self, number: int) -> None:
         """Free a slot."""
         place = self._place(number)
-        self._map[place : place + 4] = _FREE.to_bytes(4, sys.byteorder)
+        self._map[place : place + 4] = FREE.to_bytes(4, sys.byteorder)
         self._free.append(number)
 
     def close(self) -> None:

@@ -3,4 +3,5 @@
 ``facts``     what the kernel said            ``policy``    what the operator asked for, compiled (the Plan)
 ``verdict``   what the judge wants done       ``incident``  what happened, turn by turn
 ``codec``     any of these as plain lists and dicts, and back
+``kept``      the plan in force as a file, for a start after a crash
 """

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 SECOND_NS = 1_000_000_000
-KEPT_PLAN = "plan"  # in the runtime directory: the plan in force, for a start after a crash
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,3 +203,4 @@ class Plan:
     files: tuple[str, ...] = ()  # where it came from, in order
     argv: tuple[str, ...] = ()  # how to compile it again (reload)
     remarks: tuple[tuple[str, str], ...] = ()  # (what, why): doubts of the compiler, for status
+    made_from: str = ""  # a digest of all that it depends upon (cli.origin); "": nothing equals it

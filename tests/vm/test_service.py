@@ -37,6 +37,20 @@ def test_the_daemon_is_locked_and_the_last_to_die(installed_vm: Machine) -> None
     assert "pydantic" not in vm.check(f"cat /proc/{pid}/maps")
 
 
+def test_a_restart_goes_on_with_the_plan_until_a_file_changes(installed_vm: Machine) -> None:
+    """What the core keeps is what the next start takes; what the files say by then comes before it."""
+    vm = installed_vm
+    goes_on, compiled = "the plan that was in force goes on", "it is compiled again"
+    vm.check(f"systemctl kill --kill-who=main -s KILL {UNIT}; sleep 1")
+    assert vm.wait_for(f"systemctl is-active -q {UNIT} && journalctl -qu {UNIT} | grep -q '{goes_on}'", 60)
+    assert compiled not in vm.check(f"journalctl -qu {UNIT}")
+    vm.put("/etc/oomguard/conf.d/60-mode.toml", '[policy.host]\nmode = "observe"\n')
+    vm.check(f"systemctl kill --kill-who=main -s KILL {UNIT}; sleep 1")
+    assert vm.wait_for(f"systemctl is-active -q {UNIT} && journalctl -qu {UNIT} | grep -q '{compiled}'", 60)
+    assert {policy["mode"] for policy in status(vm)["policies"]} == {"observe"}
+    assert status(vm)["degraded"] == []
+
+
 def test_a_wrong_file_leaves_the_old_policy_in_force(installed_vm: Machine) -> None:
     vm = installed_vm
     add_policy(vm, "limited", LIMITED_GUARD)

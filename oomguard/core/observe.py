@@ -5,7 +5,6 @@ the surveys that the judge asked for. ``memory.current`` first; ``memory.stat`` 
 """
 
 import errno
-import os
 import resource
 import select
 import signal
@@ -36,6 +35,7 @@ from ..model.facts import (
     Wake,
 )
 from ..model.policy import AvailableBelow, Guard, MemoryAbove, Plan, PressureAbove, StallAbove, SwapFreeBelow
+from .stalls import Stalls, Target, pressure_above
 from .trees import Forest
 
 MS: Final = 1_000_000
@@ -120,7 +120,7 @@ class Senses:
         self.patience_ns = SOON_NS
         self.limits = events.TreeWatch(events.WRITES)  # memory.max of all that is watched, and above
         self.look_took_ns = 0
-        self.triggers: dict[TargetId, list[int]] = {}
+        self.triggers = Stalls(self.listen, self.ignore, self._stalled, say)
         self.muted: dict[str, int] = {}  # path: until when its events are not listened to
         self.found_high: Callable[[str, int, int | None], int | None] = lambda _path, _inode, now: now
         self.limited: dict[str, int] = {}  # how many watched cgroups are limited by this one's memory.max
@@ -241,9 +241,9 @@ class Senses:
             now_ns = clock()
             line, end_ns = self._put_off(state, free_ram())
             end_ns = 0 if self._anything() else min(end_ns, until_ns, self.rescan_ns or until_ns)
-            deaf_ns = min(self.muted.values(), default=pace.NEVER)
+            chore_ns = self._next_chore()
             while now_ns < end_ns:
-                nap_ns = min(end_ns, deaf_ns) - now_ns
+                nap_ns = min(end_ns, chore_ns) - now_ns
                 if line:
                     room = free_ram() - line
                     if room <= 0 and (room := self._read_host().available_bytes - line) <= 0:
@@ -256,9 +256,9 @@ class Senses:
                 if batch:
                     self._handle(batch)
                     return self._due(state, now_ns)
-                if now_ns >= deaf_ns:
-                    self._unmute(now_ns)
-                    deaf_ns = min(self.muted.values(), default=pace.NEVER)
+                if now_ns >= chore_ns:
+                    self._chores(now_ns)
+                    chore_ns = self._next_chore()
             if now_ns >= end_ns:
                 self._handle(poll(0, BATCH))
                 due = self._due(state, now_ns)
@@ -270,8 +270,17 @@ class Senses:
         for fd, mask, handler in [(fd, mask, self.handlers.get(fd)) for fd, mask in batch]:
             if handler is not None and self.handlers.get(fd) is handler:
                 handler(mask)
+        self._chores(time.monotonic_ns())
+
+    def _next_chore(self) -> int:
+        return min(*self.muted.values(), self.triggers.until_ns(), pace.NEVER)
+
+    def _chores(self, now_ns: int) -> None:
+        """What has its time, but is nobody's turn."""
         if self.muted:
-            self._unmute(time.monotonic_ns())
+            self._unmute(now_ns)
+        if self.triggers.until_ns() <= now_ns:
+            self.triggers.look(now_ns)
 
     def _put_off(self, state: State, free_bytes: int) -> tuple[int, int]:
         """(the highest line that memory is over, until when it settles all deadlines then); (0, _): it does not."""
@@ -450,7 +459,7 @@ class Senses:
         self.appeared.append(TargetSeen(target, None))
         for condition in _conditions(guard):
             if isinstance(condition, StallAbove):
-                self._trigger(target, condition, f"{self.proc}/pressure/memory")
+                self.triggers.come(Target(target, condition, f"{self.proc}/pressure/memory"), "")
 
     def _come(self, path: str, guards: Iterable[Guard]) -> bool:
         """False: there is nothing to read there (any more)."""
@@ -474,7 +483,8 @@ class Senses:
             self.appeared.append(TargetSeen(target, facts))
             for condition in _conditions(guard):
                 if isinstance(condition, StallAbove):
-                    self._trigger(target, condition, watch.group.where("memory.pressure"))
+                    above = pressure_above(self.root or "", guard.cgroup, self.proc)
+                    self.triggers.come(Target(target, condition, watch.group.where("memory.pressure")), above)
         self._listen_events(watch)
         return True
 
@@ -495,8 +505,7 @@ class Senses:
         self.targets.discard(target)
         self.later.pop(target, None)
         self.vanished.append(target)
-        for fd in self.triggers.pop(target, ()):
-            self._drop(fd)
+        self.triggers.leave(target)
         watch = self.watches.get(target.cgroup)
         if watch is None:
             return
@@ -509,33 +518,9 @@ class Senses:
             watch.group.close()
             self._unwatch_limits(target.cgroup)
 
-    def _drop(self, fd: int) -> None:
-        self.ignore(fd)
-        os.close(fd)
-
-    def _trigger(self, target: TargetId, condition: StallAbove, path: str) -> None:
-        try:
-            fd, stall, window = psi.open_trigger(path, condition.line, condition.stall_us, condition.window_us)
-        except OSError as error:
-            self.say("stall_above", f"{path}: {error.strerror}: that condition cannot hold")
-            return
-        if window != condition.window_us:
-            self.say(
-                "stall_above",
-                f"{path}: {stall // 1000} ms within {window // 1000} ms instead of {condition.stall_us // 1000} ms "
-                f"within {condition.window_us // 1000} ms: shorter windows need CAP_SYS_RESOURCE",
-            )
-
-        def spoke(mask: int) -> None:
-            if mask & select.EPOLLERR:  # the cgroup is gone, or its pressure is not accounted any more
-                self._drop(fd)
-                self.triggers[target].remove(fd)
-                return
-            self.stalls.append(Stalled(target, condition.number))
-            self.wakes.append(Wake("pressure", target.cgroup))
-
-        self.triggers.setdefault(target, []).append(fd)
-        self.listen(fd, select.EPOLLPRI, spoke)
+    def _stalled(self, target: TargetId, number: int) -> None:
+        self.stalls.append(Stalled(target, number))
+        self.wakes.append(Wake("pressure", target.cgroup))
 
     # -- memory.events -------------------------------------------------------------------------------------------
 

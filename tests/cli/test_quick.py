@@ -40,7 +40,10 @@ def modules(*words: str | Path) -> tuple[subprocess.CompletedProcess[str], set[s
     """What a command has imported when it ends."""
     done = subprocess.run(
         [sys.executable, "-I", "-S", "-c", TELLING, *map(str, words)],
-        capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+        check=False,
     )
     return done, set(done.stderr.splitlines()[-1].split())
 
@@ -261,7 +264,10 @@ class Service:
         clean = {name: value for name, value in os.environ.items() if name != "INVOCATION_ID"}
         return subprocess.run(
             [sys.executable, "-c", text, *words, "--runtime-dir", str(self.run), *more],
-            capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
             env=clean | {"INVOCATION_ID": "0123"} | environment,
         )
 
@@ -306,7 +312,11 @@ class TestRun:
         words = ["run", "--config", str(service.place / "oomguard.toml"), "--proc", str(service.place / "proc")]
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", text, *words, "--runtime-dir", str(service.run)],
-            capture_output=True, text=True, timeout=TIMEOUT_S, check=False, env={"INVOCATION_ID": "0123"},
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+            env={"INVOCATION_ID": "0123"},
         )
         assert GOES_ON in done.stderr
         assert isinstance(codec.from_plain(json.loads(done.stdout)), Plan)

@@ -21,6 +21,7 @@ import pytest
 
 from oomguard.core import observe
 from oomguard.core.observe import Senses
+from oomguard.core.stalls import Target
 from oomguard.judge.state import State, TargetState
 from oomguard.linux import procfs, psi
 from oomguard.linux.cgroup2 import Cgroup
@@ -1014,7 +1015,7 @@ def test_a_guard_that_stays_keeps_its_trigger(start: Start, stalled: Path) -> No
     rig = start(None, stall("goes", 7), stall("stays", 8))
     rig.senses.aim(replace(rig.plan, guards=(rig.plan.guards[1],)), frozenset({"stays"}))
     assert rig.wait(lambda seen: seen.stalls).stalls == (Stalled(TargetId("stays", "/"), 8),)
-    assert list(rig.senses.triggers) == [TargetId("stays", "/")]
+    assert list(rig.senses.triggers.fds) == [TargetId("stays", "/")]
 
 
 @pytest.mark.kernel
@@ -1023,13 +1024,14 @@ def test_real_stalls_of_a_cgroup_and_its_end(start: Start, stalled: Path, monkey
     # On this machine cgroup v2 has no memory files but this one.
     monkeypatch.setattr(Cgroup, "current", lambda group: 0 if group.alive() else None)
     rig = start(MOUNT, stall("web", 7, f"/{stalled.name}"))
-    assert len(rig.senses.triggers) == 1
+    assert len(rig.senses.triggers.fds) == 1
     assert rig.wait(lambda seen: seen.stalls).stalls == (Stalled(TargetId("web", f"/{stalled.name}"), 7),)
     (stalled / "cgroup.kill").write_text("1")
     until(lambda: "populated 0" in (stalled / "cgroup.events").read_text())
     stalled.rmdir()
     rig.wait(lambda seen: seen.vanished)
-    assert rig.senses.triggers == {}
+    assert rig.senses.triggers.fds == {}
+    assert rig.senses.triggers.crowds == {}
     until(lambda: rig.turn() and not rig.senses.epoll.poll(0), "something speaks for ever")
 
 
@@ -1042,12 +1044,13 @@ def test_a_trigger_whose_cgroup_is_gone_is_dropped_though_nobody_says_so(start: 
     group.mkdir()
     rig = start(MOUNT)
     target = TargetId("web", f"/{group.name}")
-    rig.senses._trigger(target, StallAbove("some", 100_000, 2_000_000, 7), str(group / "memory.pressure"))
-    (fd,) = rig.senses.triggers[target]
+    condition = StallAbove("some", 100_000, 2_000_000, 7)
+    rig.senses.triggers.come(Target(target, condition, str(group / "memory.pressure")), "")
+    (fd,) = rig.senses.triggers.fds[target].values()
     group.rmdir()
     rig.turn()
     until(lambda: not rig.senses.epoll.poll(0) and not rig.turn().stalls)
-    assert rig.senses.triggers[target] == []
+    assert rig.senses.triggers.fds[target] == {}
     assert fd not in rig.senses.handlers
 
 

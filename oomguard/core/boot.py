@@ -18,7 +18,8 @@ from ..model.policy import Daemon, Plan
 from ..workers.pool import Mailbox, Pool
 from ..workers.ring import Ring
 
-SMALL_HEAP: Final = 256 << 10  # for workers that hold a few numbers and sentences, and no evidence
+REAPER_HEAP: Final = 256 << 10  # it holds a few numbers
+NOT_LOCKED: Final = 0  # the herald: nobody waits for it, and what it says in a storm may come a little later
 LOCK_WAIT_S: Final = 5.0  # the reaper of a daemon that was killed still puts things back and holds the lock so long
 
 # What a capability is for, where it is missing.
@@ -129,9 +130,9 @@ class Boot:
 
             herald.run(ring, bells["herald"], pool.alive, plan)
 
-        pool.add("reaper", self.orders.bell, (self.answers.bell, self.lock_fd), reap, SMALL_HEAP)
+        pool.add("reaper", self.orders.bell, (self.answers.bell, self.lock_fd), reap, REAPER_HEAP)
         pool.add("scribe", bells["scribe"], (), write)
-        pool.add("herald", bells["herald"], (), tell, SMALL_HEAP)
+        pool.add("herald", bells["herald"], (), tell, NOT_LOCKED)
 
     def _journal(self) -> leases.Journal | None:
         path = f"{self.plan.daemon.runtime_dir}/{leases.NAME}"

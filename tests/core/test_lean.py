@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -133,6 +134,36 @@ def test_nothing_that_is_not_needed_is_loaded(imports: str, allowed: set[str]) -
     assert set(lean._stand_ins()) - loaded <= allowed, "these have given way: who asks for more than they have?"
 
 
+def asked(text: str) -> set[tuple[str, str]]:
+    """(module, name) of all that this source asks stand-ins for, on whatever path."""
+    found = set()
+    for node in ast.walk(ast.parse(text)):
+        match node:
+            case ast.ImportFrom(module=module, names=names, level=0):
+                found |= {(str(module), name.name) for name in names}
+            case ast.Attribute(value=ast.Name(id=module), attr=name):
+                found.add((module, name))
+    return {(module, name) for module, name in found if module in lean._stand_ins()}
+
+
+def test_what_is_asked_for_is_seen() -> None:
+    text = "from typing import Final, cast\ndef f(socket):\n    import json\n    return json.dumps(os.sep)"
+    assert asked(text) == {("typing", "Final"), ("typing", "cast"), ("json", "dumps")}
+
+
+def test_no_stand_in_is_asked_for_more_than_it_has_on_any_path() -> None:
+    """It would load the real module from disk, in the middle of a storm perhaps. The scribe's shelf does so at once."""
+    have = {(module, name) for module, content in lean._stand_ins().items() for name in content}
+    package = ROOT / "oomguard"
+    more = {
+        f"{path.relative_to(package)}: {module}.{name}"
+        for room in ("model", "linux", "judge", "workers", "core")
+        for path in (package / room).glob("*.py")
+        for module, name in asked(path.read_text()) - have
+    }
+    assert {line for line in more if not line.startswith("workers/shelf.py: json.")} == set()
+
+
 def test_another_kind_of_dataclass_is_refused() -> None:
     class Parent:
         x: int
@@ -140,7 +171,16 @@ def test_another_kind_of_dataclass_is_refused() -> None:
     class Child(Parent):
         y: int
 
+    class Careful:
+        x: int
+
+        def __post_init__(self) -> None:
+            pass
+
     with pytest.raises(TypeError, match="has slots"):
         lean.dataclass(slots=False)
-    with pytest.raises(TypeError, match="has parents"):
-        lean.dataclass(slots=True)(Child)
+    for other in (Child, Careful):
+        with pytest.raises(TypeError, match="has parents, or __post_init__"):
+            lean.dataclass(slots=True)(other)
+    with pytest.raises(TypeError, match="kw_only"):
+        lean.dataclass(slots=True, kw_only=True)  # type: ignore[call-arg]

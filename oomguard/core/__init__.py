@@ -4,4 +4,5 @@
 ``observe``  sleeping and seeing                        ``trees``   which cgroups the guards mean
 ``act``      the hands                                  ``lease``   what is changed for a time
 ``record``   the flight recorder                        ``status``  the page that others read
+``lean``     a little in place of much of the standard library, before all others
 """

@@ -8,6 +8,9 @@ import sys
 
 if __name__ == "__main__":
     sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+    from oomguard.core import lean
+
+    lean.install()  # before anything else is imported
     from oomguard.core.boot import main
 
     sys.exit(main(sys.argv[1:]))

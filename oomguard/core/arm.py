@@ -6,7 +6,6 @@ Whatever this machine lacks is named here, once, in ``status`` and in the journa
 import gc
 import os
 import resource
-import sys
 import time
 from typing import Final
 
@@ -30,17 +29,13 @@ RTTIME_US: Final = (
 )
 ENDING_S: Final = 4.0  # for workers to finish what they have begun; the unit waits 15 s for us
 
-# Modules that only their importers needed at import time (dataclasses pulls in inspect). Dropped before locking: the
-# heap that they held is the first that is used later.
-SPENT: Final = ("inspect", "ast", "dis", "opcode", "tokenize", "token", "linecache", "importlib.machinery", "typing")
-
 
 class Arm:
     """The core, put together from what ``boot`` has left it."""
 
     def __init__(self, boot: Boot) -> None:
         """OSError with the path: the status page cannot be made."""
-        self.plan, self.root, self.pool = boot.plan, boot.root, boot.pool
+        self.plan, self.plan_text, self.root, self.pool = boot.plan, boot.plan_text, boot.root, boot.pool
         self.orders, self.answers, self.journal = boot.orders, boot.answers, boot.journal
         self.recorder = Recorder(boot.ring, tuple(boot.bells.values()))
         self.status = Status(f"{self.plan.daemon.runtime_dir}/{statuspage.NAME}", self.plan.version)
@@ -108,8 +103,6 @@ class Arm:
             self.degraded("real time", f"SCHED_RR: {error}: a busy machine may delay us")
 
     def _lock(self) -> None:
-        for name in SPENT:
-            sys.modules.pop(name, None)
         gc.collect()
         memlock.reserve(self.plan.daemon.heap_bytes)
         why = memlock.lock()
@@ -128,7 +121,7 @@ class Arm:
         self.said.clear()
         self.announced = True
         self.status.publish(plan, loop.state, at_ns, self.recorder.dropped)
-        keep_plan(plan)
+        keep_plan(plan, self.plan_text)
         systemd.notify(f"READY=1\nSTATUS=guarding: {mode}\nMAINPID={os.getpid()}", loop.notify_socket)
 
     def stop(self, loop: Loop) -> None:

@@ -18,7 +18,8 @@ from ..model.policy import Daemon, Plan
 from ..workers.pool import Mailbox, Pool
 from ..workers.ring import Ring
 
-SMALL_HEAP: Final = 256 << 10  # for workers that hold a few numbers and sentences, and no evidence
+REAPER_HEAP: Final = 256 << 10  # it holds a few numbers
+NOT_LOCKED: Final = 0  # the herald: nobody waits for it, and what it says in a storm may come a little later
 LOCK_WAIT_S: Final = 5.0  # the reaper of a daemon that was killed still puts things back and holds the lock so long
 
 # What a capability is for, where it is missing.
@@ -37,11 +38,13 @@ def main(argv: list[str]) -> int:
     if len(argv) != 2 or argv[0] != "--plan-fd":
         sys.stderr.write("oomguard.core is started by `oomguard run`\n")
         return 2
-    plan = read_plan(int(argv[1]))
+    with os.fdopen(int(argv[1]), "rb") as file:
+        file.seek(0)
+        plan_text = file.read()
     libc.prctl_set_name(b"oomguard")  # not "python", in ps, top and the kernel's own reports
     signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
     try:
-        boot = Boot(plan)
+        boot = Boot(plan_text)
         from .arm import Arm
 
         armed = Arm(boot)
@@ -56,22 +59,15 @@ def main(argv: list[str]) -> int:
     return 0
 
 
-def read_plan(fd: int) -> Plan:
-    """The plan in that descriptor, which is closed. ValueError: not a plan."""
-    with os.fdopen(fd, "rb") as file:
-        file.seek(0)
-        plan = from_plain(json.loads(file.read()))
-    if not isinstance(plan, Plan):
-        raise ValueError("not a plan")
-    return plan
-
-
 class Boot:
     """The steps, in the order in which they must be."""
 
-    def __init__(self, plan: Plan) -> None:
-        """OSError with the path: no runtime directory, or another daemon has it (EBUSY)."""
-        self.plan = plan
+    def __init__(self, plan_text: bytes) -> None:
+        """OSError with the path: no runtime directory, or another daemon has it (EBUSY). ValueError: not a plan."""
+        plan = from_plain(json.loads(plan_text))
+        if not isinstance(plan, Plan):
+            raise ValueError("not a plan")
+        self.plan, self.plan_text = plan, plan_text
         daemon = plan.daemon
         os.makedirs(daemon.runtime_dir, 0o755, exist_ok=True)
         self.lock_fd = _only_one(f"{daemon.runtime_dir}/lock")
@@ -134,9 +130,9 @@ class Boot:
 
             herald.run(ring, bells["herald"], pool.alive, plan)
 
-        pool.add("reaper", self.orders.bell, (self.answers.bell, self.lock_fd), reap, SMALL_HEAP)
+        pool.add("reaper", self.orders.bell, (self.answers.bell, self.lock_fd), reap, REAPER_HEAP)
         pool.add("scribe", bells["scribe"], (), write)
-        pool.add("herald", bells["herald"], (), tell, SMALL_HEAP)
+        pool.add("herald", bells["herald"], (), tell, NOT_LOCKED)
 
     def _journal(self) -> leases.Journal | None:
         path = f"{self.plan.daemon.runtime_dir}/{leases.NAME}"

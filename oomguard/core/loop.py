@@ -140,7 +140,7 @@ class Loop:
 
     # -- reload --------------------------------------------------------------------------------------------------
 
-    def _swap(self, plan: Plan) -> None:
+    def _swap(self, plan: Plan, text: bytes) -> None:
         """The new plan is in force. Guards that did not change keep their phases and leases."""
         old = {guard.name: guard for guard in self.plan.guards}
         keep = frozenset(guard.name for guard in plan.guards if old.get(guard.name) == guard)
@@ -153,7 +153,7 @@ class Loop:
         for what, why in plan.remarks:
             self.status.degraded(what, why)
         self.plan = plan
-        keep_plan(plan)
+        keep_plan(plan, text)
         self.recorder.plan(plan)
         self.status.mended("reload")
         self.recorder.say("RELOADED", f"{len(plan.guards)} policies from {', '.join(plan.files)}", time.monotonic_ns())

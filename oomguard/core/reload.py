@@ -14,7 +14,7 @@ from typing import Final
 
 from ..linux import systemd
 from ..model import kept
-from ..model.codec import from_plain, to_plain
+from ..model.codec import from_plain
 from ..model.policy import Plan
 from .observe import Senses
 
@@ -23,13 +23,13 @@ PATIENCE_NS: Final = 60_000_000_000  # half a second is usual
 WORDS_MAX: Final = 16384  # of what the compiler says
 
 
-def keep_plan(plan: Plan) -> None:
-    """Leave the plan for a next start. Whether that works changes nothing for this one."""
+def keep_plan(plan: Plan, text: bytes) -> None:
+    """Leave the plan, as it came, for a next start. Whether that works changes nothing for this one."""
     path = f"{plan.daemon.runtime_dir}/{kept.NAME}"
     try:
         fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         with os.fdopen(fd, "wb") as file:
-            file.write(kept.wrapped(plan.made_from, json.dumps(to_plain(plan)).encode("ascii")))
+            file.write(kept.wrapped(plan.made_from, text))
         os.rename(f"{path}.new", path)
     except OSError:
         pass
@@ -38,7 +38,7 @@ def keep_plan(plan: Plan) -> None:
 class Reload:
     """``wanted`` by SIGHUP, begun by the loop when all is calm: compiling takes 50 MB that must be there."""
 
-    def __init__(self, senses: Senses, swap: Callable[[Plan], None], refuse: Callable[[str], None]) -> None:
+    def __init__(self, senses: Senses, swap: Callable[[Plan, bytes], None], refuse: Callable[[str], None]) -> None:
         self.senses, self.swap, self.refuse = senses, swap, refuse
         self.wanted = False
         self.running = False
@@ -90,10 +90,11 @@ class Reload:
             if os.waitstatus_to_exitcode(status) != 0:
                 words = os.pread(err, WORDS_MAX, 0).decode("utf-8", "replace")
                 return self.refuse(words or f"the compiler ended with {os.waitstatus_to_exitcode(status)}")
-            plan = from_plain(json.loads(os.pread(out, min(PLAN_MAX, os.fstat(out).st_size), 0)))
+            text = os.pread(out, min(PLAN_MAX, os.fstat(out).st_size), 0)
+            plan = from_plain(json.loads(text))
             if not isinstance(plan, Plan):
                 return self.refuse("the compiler gave something else than a plan")
-            return self.swap(plan)
+            return self.swap(plan, text)
         except (ValueError, KeyError, TypeError) as error:
             return self.refuse(f"the compiler's plan cannot be read: {error}")
         finally:

@@ -20,6 +20,7 @@ from .leasefile import FILE_BYTES, FIRST_SLOT_AT, FREE, MAGIC, OUT, SLOT_BYTES
 
 NAME: Final = leasefile.NAME
 SLOTS: Final = leasefile.SLOTS
+HELD: Final = 256  # slots whose pages are touched and locked from the start; a page of the rest is at its first lease
 MAX: Final = -1  # as a value of memory.high: "max"
 
 # state, kind, token, inode, start_ticks, pid, length of the path, value that we set, the one we set before, the one
@@ -56,16 +57,23 @@ class Journal:
         self.path = path
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
+            fresh = os.pread(fd, len(MAGIC), 0) != MAGIC
+            if fresh:
+                os.ftruncate(fd, 0)
             # Allocated now: a hole in a full tmpfs is a SIGBUS at the worst moment.
             os.posix_fallocate(fd, 0, FILE_BYTES)
             self._map = mmap.mmap(fd, FILE_BYTES)
+            if fresh:
+                self._map[: len(MAGIC)] = MAGIC
+            # Read and not mapped: half a megabyte that is hardly ever needed would count as ours.
+            states = [os.pread(fd, 4, self._place(number)) for number in range(SLOTS)]
         finally:
             os.close(fd)
-        if self._map[: len(MAGIC)] != MAGIC:
-            self._map[:] = bytes(FILE_BYTES)
-            self._map[: len(MAGIC)] = MAGIC
+        for place in range(0, self._place(min(HELD, SLOTS)), mmap.PAGESIZE):
+            self._map[place] = self._map[place]
         self._slots: dict[int, int] = {}
-        self._free = [number for number in range(SLOTS) if self._state(number) == FREE]
+        # The first is at the end, where it is taken from.
+        self._free = [number for number in range(SLOTS)[::-1] if int.from_bytes(states[number], sys.byteorder) == FREE]
 
     def _place(self, number: int) -> int:
         return FIRST_SLOT_AT + number * SLOT_BYTES

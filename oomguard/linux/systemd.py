@@ -74,12 +74,14 @@ def on_journal() -> bool:
 def _send(path: str, message: bytes, fd: int | None = None) -> bool:
     address = "\0" + path[1:] if path.startswith("@") else path
     rights = [] if fd is None else [(socket.SOL_SOCKET, socket.SCM_RIGHTS, struct.pack("i", fd))]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as out:
-        try:
-            out.sendmsg([message], rights, socket.MSG_NOSIGNAL, address)
-        except OSError as error:
-            if error.errno in _NOBODY:
-                return False
-            error.filename = path
-            raise
+    out = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+    try:
+        out.sendmsg([message], rights, socket.MSG_NOSIGNAL, address)
+    except OSError as error:
+        if error.errno in _NOBODY:
+            return False
+        error.filename = path
+        raise
+    finally:
+        out.close()
     return True

@@ -187,7 +187,7 @@ class Daemon:
     proc: str = "/proc"
     cgroup: str = "/sys/fs/cgroup"
     heap_bytes: int = 2 << 20  # reserved and touched at start (core)
-    worker_heap_bytes: int = 1 << 20  # the same in each worker
+    worker_heap_bytes: int = 1 << 20  # the same in the scribe
     ring_bytes: int = 1 << 20  # the flight recorder
     incidents_max_count: int = 200
     incidents_max_bytes: int = 512 << 20

@@ -8,12 +8,11 @@ after a burst, entries are held back, counted, and summed up in one line. The in
 import contextlib
 import os
 import pwd
-import re
 import select
 import signal
 import sys
 import time
-from collections import Counter, deque
+from collections import deque
 from typing import Any, Final
 
 from ..linux import procfs, systemd
@@ -59,7 +58,8 @@ _PRIORITY: Final = {
 }
 _ABOUT_A_VICTIM: Final = frozenset({"HARD", "SOFT", "KILLED", "VICTIM_GONE", "VICTIM_STUCK"})
 _LEAD: Final = {"SOFT": "soft watermark crossed: ", "HARD": "hard watermark crossed: "}
-_PUT_BACK: Final = re.compile(r"(.+) is put back to (\S+), as it was found")
+_PUT_BACK: Final = " is put back to "  # between the path and the value
+_AS_FOUND: Final = ", as it was found"
 
 Entry = dict[str, str]
 
@@ -206,8 +206,9 @@ class Herald:
             entry["OOMGUARD_ERROR"] = notify.text
         elif notify.message == "WORKER_RESTARTED":
             entry |= {"OOMGUARD_WHAT": notify.text.split()[1], "OOMGUARD_ERROR": "see the lines above"}
-        elif notify.message == "LEASE_UNDONE" and (found := _PUT_BACK.fullmatch(notify.text)):
-            entry |= {"OOMGUARD_PATH": found[1], "OOMGUARD_VALUE": found[2]}
+        elif notify.message == "LEASE_UNDONE" and notify.text.endswith(_AS_FOUND):
+            path, _, value = notify.text.removesuffix(_AS_FOUND).rpartition(_PUT_BACK)
+            entry |= {"OOMGUARD_PATH": path, "OOMGUARD_VALUE": value}
         lead = {"DEGRADED": "degraded: ", "RELOADED": "reloaded: ", "RELOAD_REFUSED": "not reloaded: "}
         self._say(notify.message, entry, lead.get(notify.message, "") + notify.text, limited=False)
 
@@ -298,7 +299,7 @@ class Mouth:
         self._journal = journal
         self._tokens, self._filled_s = float(BURST), time.monotonic()
         self._waiting: deque[Entry] = deque()
-        self._held: Counter[str] = Counter()
+        self._held: dict[str, int] = {}
         self._held_since_s = 0.0
         self._terminal = os.isatty(2)
         self.lost = 0  # entries or gaps of which nothing is left but this number
@@ -310,7 +311,7 @@ class Mouth:
         self._filled_s = now_s
         if limited and self._tokens < 1:
             self._held_since_s = self._held_since_s or now_s
-            self._held[message] += 1
+            self._held[message] = self._held.get(message, 0) + 1
             return
         self._tokens -= limited
         self._queue(entry)
@@ -319,7 +320,8 @@ class Mouth:
         """One line for all that was held back, five seconds after the first of it."""
         if not self._held or (not at_once and time.monotonic() - self._held_since_s < _SUM_UP_S):
             return
-        counts = ", ".join(f"{count} {message}" for message, count in self._held.most_common())
+        most = sorted(self._held.items(), key=lambda held: -held[1])
+        counts = ", ".join(f"{count} {message}" for message, count in most)
         self._held.clear()
         self._held_since_s = 0.0
         text = f"held back in a storm: {counts}; oomguard incidents list has them all"

@@ -96,7 +96,7 @@ class Pool:
     ) -> Worker:
         """Fork a worker that runs ``main`` and ends with it. ``keep``: descriptors that it needs besides.
 
-        ``heap_bytes``: what it reserves, where that is not what all workers do.
+        ``heap_bytes``: what it reserves and locks, where that is not what all workers do; 0: it does neither.
         """
         worker = Worker(name, bell, keep, main)
         worker.heap_bytes = self.heap_bytes if heap_bytes is None else heap_bytes
@@ -160,8 +160,9 @@ class Pool:
             libc.prctl_set_name(b"oomguard-" + worker.name.encode())
             # They end when the core does, not when somebody signals the whole group: Ctrl-C, systemctl stop.
             signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-            memlock.reserve(worker.heap_bytes)
-            memlock.lock()
+            if worker.heap_bytes:
+                memlock.reserve(worker.heap_bytes)
+                memlock.lock()
             worker.main()
             code = 0
         except BaseException as error:  # noqa: BLE001 - the top of a process: it ends here, and says why

@@ -41,6 +41,7 @@ class Reaper:
             os.setpriority(os.PRIO_PROCESS, 0, -10)
         except PermissionError:
             pass
+        self.rehearse()
         poll = select.poll()
         poll.register(self.orders.bell, select.POLLIN)
         poll.register(self.alive, select.POLLHUP)
@@ -55,6 +56,13 @@ class Reaper:
             if lost:
                 self.answers.post((0, "Lost", 0, 0, 0))
             self._work(waiting)
+
+    def rehearse(self) -> None:
+        """Reap ourselves, which the kernel refuses: what has run once does not fault when it is needed."""
+        start_ticks = procfs.start_ticks(self.proc_fd, os.getpid())
+        self._open(0, [(os.getpid(), start_ticks or 0)])
+        self._reap(0)
+        self._close(0)
 
     def _work(self, waiting: list[tuple[Any, ...]]) -> None:
         """Up to the first write: it may take long. All else goes first, and what has come since goes before the next.

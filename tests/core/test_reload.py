@@ -15,7 +15,7 @@ import pytest
 
 from oomguard.core import reload
 from oomguard.core.reload import Reload
-from oomguard.model.codec import to_plain
+from oomguard.model.codec import from_plain, to_plain
 from oomguard.model.policy import Daemon, Guard, Plan
 
 from .world import PATIENCE_S
@@ -42,7 +42,11 @@ class Rig:
         self.senses = Senses()
         self.plans: list[Plan] = []
         self.refusals: list[str] = []
-        self.reload = Reload(self.senses, self.plans.append, self.refusals.append)  # type: ignore[arg-type]
+        self.reload = Reload(self.senses, self.swap, self.refusals.append)  # type: ignore[arg-type]
+
+    def swap(self, plan: Plan, text: bytes) -> None:
+        assert from_plain(json.loads(text)) == plan
+        self.plans.append(plan)
 
     def begin(self, text: str) -> None:
         """With a compiler of this Python."""

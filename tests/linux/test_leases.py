@@ -120,6 +120,24 @@ def test_a_moved_value_stays_one_entry(runtime: str, tree: FakeTree) -> None:
     book.close()
 
 
+def test_most_of_an_empty_journal_is_not_in_our_memory(runtime: str, tree: FakeTree) -> None:
+    """And what is leased first lies where it is."""
+
+    def resident() -> int:
+        maps = Path("/proc/self/smaps").read_text().partition(f"{runtime}/{leases.NAME}\n")[2]
+        return int(maps.partition("Rss:")[2].split()[0]) << 10
+
+    tree.make("/a")
+    journal(runtime).close()
+    book = journal(runtime)
+    held = resident()
+    assert leases.HELD * leases.SLOT_BYTES <= held < SLOTS * leases.SLOT_BYTES // 2
+    for token in range(1, leases.HELD + 1):
+        assert book.out(of(tree, "/a", token))
+    assert resident() == held
+    book.close()
+
+
 def test_a_full_journal_says_so_and_has_room_again(runtime: str, tree: FakeTree) -> None:
     tree.make("/a")
     book = journal(runtime)

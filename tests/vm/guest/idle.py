@@ -53,6 +53,7 @@ def main():
     total |= {key: sum(size[key] or 0 for size in sizes) for key in ("rss_kb", "pss_kb", "private_kb", "locked_kb")}
     total |= {"seconds": seconds, "processes": len(after), "restarted": len(after) - len(same)}
     total["threads"] = sum(after[pid]["threads"] for pid in after)
+    total["pss_kb_of"] = {size["comm"]: size["pss_kb"] for size in sizes}
     total["comms"] = sorted({size["comm"] for size in sizes})
     total["cgroup_bytes"] = int(text_of(f"{CGROUPS}/{cgroup}/memory.current") or 0)
     print(json.dumps(total))

@@ -60,7 +60,8 @@ class Arm:
         senses = Senses(plan, self.root, self.degraded)
         root = self.root or daemon.cgroup
         book = LeaseBook(self.journal, self.orders, root, daemon.proc)
-        senses.found_high = book.found_high
+        book.say = self.degraded
+        senses.found_high, senses.found_score = book.found_high, book.found_score
         hands = Hands(plan, self.root, senses, self.orders, book)
         ours = {os.getpid(), *self.pool.pids()}
         state = judge.begin(ours, _own_cgroup(ours, self.root, daemon.proc))

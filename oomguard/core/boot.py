@@ -26,9 +26,9 @@ LOCK_WAIT_S: Final = 5.0  # the reaper of a daemon that was killed still puts th
 NEEDED: Final = {
     "CAP_KILL": "only our own processes can be killed",
     "CAP_IPC_LOCK": "memory can be locked only up to RLIMIT_MEMLOCK",
-    "CAP_SYS_RESOURCE": "PSI windows are multiples of 2 s, and oom_score_adj cannot be lowered",
+    "CAP_SYS_RESOURCE": "PSI windows are multiples of 2 s",
     "CAP_SYS_NICE": "the daemon runs at ordinary priority",
-    "CAP_DAC_OVERRIDE": "cgroup files of others cannot be written",
+    "CAP_DAC_OVERRIDE": "cgroup files and oom_score_adj of others cannot be written",
     "CAP_SYS_PTRACE": "facts about other users' processes may be hidden",
 }
 

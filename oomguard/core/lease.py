@@ -7,9 +7,10 @@ one of the two values that the journal names, whatever moment we are killed at.
 
 import errno
 import os
+from collections.abc import Callable
 from typing import Final
 
-from ..linux import leases
+from ..linux import leases, procfs
 from ..model.verdict import Lease
 from ..workers.pool import Mailbox
 
@@ -45,6 +46,7 @@ class LeaseBook:
         self.journal, self.orders, self.cgroup, self.proc = journal, orders, cgroup, proc
         self.files: dict[_Key, _File] = {}
         self.retry_ns = 0
+        self.say: Callable[[str, str], None] = lambda _what, _why: None  # of what may not be written here
 
     # -- lending -------------------------------------------------------------------------------------------------
 
@@ -63,7 +65,8 @@ class LeaseBook:
         file = self.files.get(key)
         if file is None:
             kind, path, inode, pid, start = key
-            entry = leases.Entry(kind, token, inode, start, pid, 0, 0, 0, path)
+            since = procfs.uptime_ticks() if kind == leases.SCORE else 0
+            entry = leases.Entry(kind, token, inode, start, pid, 0, 0, 0, path, since)
             found = leases.read_value(entry, self.cgroup, self.proc)
             if found is None:
                 return errno.ESRCH
@@ -99,6 +102,14 @@ class LeaseBook:
             return now
         return None if file.entry.found == leases.MAX else file.entry.found
 
+    def found_score(self, pid: int, start_ticks: int, now: int) -> int:
+        """The oom_score_adj that its owner gave this process, where ``now`` is ours."""
+        for file in self.files.values():
+            entry = file.entry
+            if entry.kind == leases.SCORE and (entry.pid, entry.start_ticks) == (pid, start_ticks):
+                return entry.found if leases.stands(entry, now) else now
+        return now
+
     # -- ending --------------------------------------------------------------------------------------------------
 
     def end(self, token: int) -> int:
@@ -118,6 +129,8 @@ class LeaseBook:
             return
         file = self.files[key]
         file.busy = False
+        if number in (errno.EPERM, errno.EACCES):
+            self._refused(file.entry, number)
         if what == "Release":
             self._put_back(key, file, number)
         elif number in (errno.ESRCH, errno.ECANCELED):  # gone; or somebody else has written there since: it is his
@@ -128,6 +141,13 @@ class LeaseBook:
                 file.entry = file.entry._replace(value=file.entry.before)
             if not file.wanted or file.in_force() != tried:
                 self._issue(file, token)
+
+    def _refused(self, entry: leases.Entry, number: int) -> None:
+        if entry.kind == leases.HIGH:
+            self.say("memory.high", f"{entry.path}: {os.strerror(number)}: a leak in there is not slowed")
+        else:
+            why = f"oom_score_adj of process {entry.pid}: {os.strerror(number)}"
+            self.say("insurance", f"{why}: if the kernel is faster than we, it chooses whom to kill by itself")
 
     def _put_back(self, key: _Key, file: _File, number: int) -> None:
         if number:
@@ -165,10 +185,11 @@ class LeaseBook:
             except OSError:
                 file.failed = True
                 continue
-            if now is None or not (now == file.entry.found or leases.stands(file.entry, now)):
-                self._forget(key)  # gone, or somebody else's by now
+            gone = now is None and file.entry.kind == leases.HIGH  # a process that is gone may have left heirs
+            if gone or (now is not None and now != file.entry.found and not leases.stands(file.entry, now)):
+                self._forget(key)  # or somebody else's by now
                 continue
-            if file.wanted:
+            if file.wanted and now is not None:
                 file.entry = file.entry._replace(value=now)
             self._issue(file, file.order)
 

@@ -123,6 +123,7 @@ class Senses:
         self.triggers = Stalls(self.listen, self.ignore, self._stalled, say)
         self.muted: dict[str, int] = {}  # path: until when its events are not listened to
         self.found_high: Callable[[str, int, int | None], int | None] = lambda _path, _inode, now: now
+        self.found_score: Callable[[int, int, int], int] = lambda _pid, _start_ticks, now: now
         self.limited: dict[str, int] = {}  # how many watched cgroups are limited by this one's memory.max
         self.asked: list[tuple[TargetId, Literal["heaviest", "whole"]]] = []
         self.host = self.meminfo.read()
@@ -807,7 +808,17 @@ class Senses:
                 self._broken(error)
             return
         if process is not None and not process.kernel_thread:
-            into.append(process)
+            into.append(self._uninsured(process) if process.oom_score_adj else process)
+
+    def _uninsured(self, process: ProcessFacts) -> ProcessFacts:
+        """As its owner left it. Who were ranked by the score that we have given him would stay the first for ever."""
+        owners = self.found_score(process.pid, process.start_ticks, process.oom_score_adj)
+        more = process.oom_score_adj - owners
+        if not more:
+            return process
+        # fs/proc/base.c: (1000 + badness in thousandths of all memory) * 2 / 3, and the badness holds the adj (Linux
+        # kernel commit 9066e5cfb73c ("mm, oom: make the calculation of oom badness more accurate"), in v5.9).
+        return replace(process, oom_score_adj=owners, oom_score=max(0, process.oom_score - more * 2 // 3))
 
 
 def _conditions(guard: Guard) -> Iterable[object]:

@@ -34,6 +34,7 @@ from ..model.verdict import (
     Mute,
     Nominate,
     Notify,
+    ProcessRef,
     Ranking,
     Reap,
     Release,
@@ -69,6 +70,11 @@ HEARD_NS: Final = 50 * MS  # listened to again for so long before a deadline: wh
 BRAKE_SLACK: Final = 16 << 20  # left to the nominee at least, lest a brake on an old number stops it at once
 BRAKE_STEP: Final = 4 << 20  # a brake is moved only for more than this
 PAGE: Final = 4096
+# What the kernel's killer prefers to everything else that has not asked for it itself (mm/oom_kill.c: 1000 counts as
+# much as all memory). Of a nominee with many processes the largest few: it takes one at a time, and ours is to be first
+# and second, not all of a fork bomb; each of them is a lease, and a walk over /proc when it ends.
+INSURED_ADJ: Final = 1000
+INSURED_MOST: Final = 4
 
 _MACHINE: Final = "/"
 
@@ -185,7 +191,8 @@ class _Desk:
             if any(lease.token == result.token for lease in state.leases):
                 self.actions.append(Release(target, result.token))
                 leases = tuple(lease for lease in state.leases if lease.token != result.token)
-                self.targets[target] = evolve(state, leases=leases)
+                bare = frozenset(x.pid for x in state.leases if x.token == result.token and x.purpose == "insurance")
+                self.targets[target] = evolve(state, leases=leases, uninsurable=state.uninsurable | bare)
 
     def _renew(self, target: TargetId, facts: CgroupFacts) -> None:
         old = self.targets[target]
@@ -398,11 +405,16 @@ class _Desk:
             if state.hard_told:
                 self._tell(state, "CALM", "calm again")
         trip = tuple(lease for lease in state.leases if lease.purpose == "tripwire")
-        return evolve(state, leases=trip, incident=0, hard_told=False, ended=0, asked="", pursuit=None)
+        state = evolve(state, leases=trip, incident=0, hard_told=False, ended=0, asked="", pursuit=None)
+        return evolve(state, uninsurable=frozenset())
 
     def _dismiss(self, state: TargetState) -> TargetState:
+        """It is no nominee any more, nor is there another one yet."""
+        return self._drop(self._release(state, "insurance"))
+
+    def _drop(self, state: TargetState) -> TargetState:
         if (victim := state.nominee) is not None:
-            state = self._uninsure(state)
+            state = self._release_of_nominee(state)
             self.actions.append(Dismiss(state.id, victim.token))
         return evolve(state, nominee=None, ranking=None, reserve=())
 
@@ -435,26 +447,42 @@ class _Desk:
         if held is not None and _identity(held) == _identity(best):
             best = replace(best, token=held.token)
         else:
-            state = self._dismiss(state)
+            state = self._drop(state)
             best = replace(best, token=self.token)
             self.token += 1
             self.actions.append(Nominate(state.id, best, ranking))
-            state = self._insure(guard, evolve(state, nominee=best), sight)
+            state = self._score(guard, evolve(state, nominee=best), sight)
         state = evolve(state, nominee=best, ranking=ranking, reserve=victims[1:])
+        state = self._insure(guard, state, survey)
         return self._brake(guard, state, survey, sight)
 
-    def _insure(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
+    def _insure(self, guard: Guard, state: TargetState, survey: Survey) -> TargetState:
         """If the kernel is faster after all, it is to kill the one that we would have killed."""
+        meant = _to_insure(guard, state, survey)
+        kept = [x for x in state.leases if x.purpose == "insurance" and x.pid in meant][:INSURED_MOST]
+        for lease in state.leases:
+            if lease.purpose == "insurance" and lease not in kept:
+                self.actions.append(Release(state.id, lease.token))
+        known = {lease.pid for lease in kept}
+        for process in [p for p in meant.values() if p.pid not in known][: INSURED_MOST - len(kept)]:
+            lease = Held(self.token, "insurance", process.cgroup, 0, process.pid, INSURED_ADJ)
+            self._lease(state.id, lease, process.start_ticks)
+            kept.append(lease)
+        return evolve(state, leases=(*(x for x in state.leases if x.purpose != "insurance"), *kept))
+
+    def _score(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
+        """What the soft watermark's steps set of a nominee, for one that was not there when they were due."""
         for step in guard.soft.do if guard.soft is not None and state.phase == "armed" else ():
             if isinstance(step, SetOomScoreAdjStep):
                 state = self._set(guard, state, sight, step)
         return state
 
-    def _uninsure(self, state: TargetState) -> TargetState:
-        for lease in state.leases:
-            if lease.pid:
-                self.actions.append(Release(state.id, lease.token))
-        return evolve(state, leases=tuple(lease for lease in state.leases if not lease.pid))
+    def _release_of_nominee(self, state: TargetState) -> TargetState:
+        """What steps have set of it. Its insurance may go over to the next: they may have processes in common."""
+        over = [lease for lease in state.leases if lease.pid and lease.purpose == "step"]
+        for lease in over:
+            self.actions.append(Release(state.id, lease.token))
+        return evolve(state, leases=tuple(lease for lease in state.leases if lease not in over))
 
     def _lost_nominee(self, state: TargetState) -> TargetState:
         """A nominee that could not be opened is none: the next survey names another, and comes soon."""
@@ -750,6 +778,29 @@ def _available_line(guard: Guard, sight: Sight) -> int | None:
 
 def _kills(watermark: Watermark | None) -> bool:
     return watermark is not None and any(isinstance(step, KillStep) for step in watermark.do)
+
+
+def _to_insure(guard: Guard, state: TargetState, survey: Survey) -> dict[int, ProcessRef]:
+    """By pid, the processes of the nominee that the kernel may be pointed at, the largest first.
+
+    Not one whose owner has lowered its score: that says whom the kernel is to spare, and is not overruled. What a step
+    of the policy sets is the policy's.
+    """
+    steps = [step for mark in (guard.soft, guard.hard) if mark is not None for step in mark.do]
+    kills = any(isinstance(step, KillStep) for step in steps)
+    own = any(isinstance(step, SetOomScoreAdjStep) for step in steps)
+    if not (guard.insurance and guard.mode == "enforce" and kills and not own and state.nominee is not None):
+        return {}
+    more = state.phase in ("armed", "cooling")  # who is killed in this very turn needs no insurance
+    found = {(p.pid, p.start_ticks): p.oom_score_adj for p in survey.processes}
+    known = {lease.pid for lease in state.leases if lease.purpose == "insurance"}
+    able = [
+        process
+        for process in state.nominee.processes
+        if process.pid in known or (more and 0 <= found.get((process.pid, process.start_ticks), -1) < INSURED_ADJ)
+        if process.pid not in state.uninsurable
+    ]
+    return {process.pid: process for process in sorted(able, key=lambda p: -p.held_bytes)}
 
 
 def _every(state: TargetState) -> int:

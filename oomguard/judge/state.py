@@ -17,7 +17,7 @@ class Held:
     """A lease that is out: what was set, where, for what, and until when (0: until it is released)."""
 
     token: int
-    purpose: Literal["tripwire", "brake", "step"]
+    purpose: Literal["tripwire", "brake", "step", "insurance"]
     cgroup: str
     inode: int
     pid: int
@@ -59,6 +59,7 @@ class TargetState:
     again_ns: int = 0  # nothing else is ended before that
     told_ns: int = 0  # when "nobody may be taken" or "budget spent" was last said
     leases: tuple[Held, ...] = ()
+    uninsurable: frozenset[int] = frozenset()  # pids whose oom_score_adj could not be raised, until it is calm
     kills: tuple[int, ...] = ()  # when, as far as a budget reaches back
 
 

@@ -6,7 +6,7 @@ Nothing slow is imported here: it stands between a crash and the next start.
 import os
 
 NAME = "leases"
-MAGIC = b"oomguard leases 1\n"
+MAGIC = b"oomguard leases 2\n"
 SLOTS = 1024
 SLOT_BYTES = 512
 FREE = 0  # what a slot's first word says

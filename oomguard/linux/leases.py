@@ -6,6 +6,11 @@ call, and is there for whoever comes after, however we end. Journalled before it
 Undoing puts back what was found only where our own value still stands: what somebody else wrote since is his. A
 memory.high whose cgroup was made anew (other inode) and an oom_score_adj whose process is another (other start time)
 are left alone.
+
+A process hands its oom_score_adj down to whatever it starts. So with the value of a process that of its heirs is put
+back: whoever started since the lease was made, has our very value, and lives in the same cgroup or below, or descends
+from that process. An heir that has left both (a daemon, moved elsewhere after its parents had ended) is not known for
+one, and keeps it.
 """
 
 import errno
@@ -15,7 +20,7 @@ import struct
 import sys
 from typing import Final, NamedTuple
 
-from . import cgroup2, files, leasefile, procfs
+from . import cgroup2, files, leasefile, libc, procfs
 from .leasefile import FILE_BYTES, FIRST_SLOT_AT, FREE, MAGIC, OUT, SLOT_BYTES
 
 NAME: Final = leasefile.NAME
@@ -24,8 +29,8 @@ HELD: Final = 256  # slots whose pages are touched and locked from the start; a 
 MAX: Final = -1  # as a value of memory.high: "max"
 
 # state, kind, token, inode, start_ticks, pid, length of the path, value that we set, the one we set before, the one
-# found; then the path. ``state`` is stored last when an entry is made and first when it is cleared.
-_SLOT: Final = struct.Struct("=IIQQQIIqqq")
+# found, since_ticks; then the path. ``state`` is stored last when an entry is made and first when it is cleared.
+_SLOT: Final = struct.Struct("=IIQQQIIqqqQ")
 PATH_BYTES: Final = SLOT_BYTES - _SLOT.size
 _VALUE_AT: Final = 40
 _BEFORE_AT: Final = 48
@@ -33,9 +38,15 @@ _BEFORE_AT: Final = 48
 HIGH: Final = 1
 SCORE: Final = 2
 
+PASSES: Final = 5  # over all processes, for heirs: those that an heir has started meanwhile are found by the next
+GENERATIONS: Final = 64  # upwards, from an heir to the process whose value it has
+
 
 class Entry(NamedTuple):
-    """One lease that is out. ``before`` is the value of ours that may still stand while a new one is being written."""
+    """One lease that is out. ``before`` is the value of ours that may still stand while a new one is being written.
+
+    ``since_ticks``: when it was made, in clock ticks since boot as /proc/PID/stat counts; for oom_score_adj only.
+    """
 
     kind: int
     token: int
@@ -46,6 +57,7 @@ class Entry(NamedTuple):
     before: int
     found: int
     path: str
+    since_ticks: int = 0
 
 
 class Journal:
@@ -87,9 +99,10 @@ class Journal:
         for number in range(SLOTS):
             if self._state(number) == OUT:
                 place = self._place(number)
-                _, kind, token, inode, start, pid, length, value, before, was = _SLOT.unpack_from(self._map, place)
+                _, kind, token, inode, start, pid, length, value, *rest = _SLOT.unpack_from(self._map, place)
+                before, was, since = rest
                 path = os.fsdecode(self._map[place + _SLOT.size : place + _SLOT.size + min(length, PATH_BYTES)])
-                found.append((number, Entry(kind, token, inode, start, pid, value, before, was, path)))
+                found.append((number, Entry(kind, token, inode, start, pid, value, before, was, path, since)))
         return found
 
     def out(self, entry: Entry) -> bool:
@@ -108,7 +121,8 @@ class Journal:
             return True
         fields = (entry.kind, entry.token, entry.inode, entry.start_ticks, entry.pid, len(path))
         self._map[place + _SLOT.size : place + _SLOT.size + len(path)] = path
-        _SLOT.pack_into(self._map, place, FREE, *fields, entry.value, entry.before, entry.found)
+        numbers = (entry.value, entry.before, entry.found, entry.since_ticks)
+        _SLOT.pack_into(self._map, place, FREE, *fields, *numbers)
         self._map[place : place + 4] = OUT.to_bytes(4, sys.byteorder)
         return True
 
@@ -163,29 +177,47 @@ def write_value(entry: Entry, value: int, cgroup: str, proc: str) -> bool:
             group.close()
     proc_fd = procfs.open_proc(proc)
     try:
-        # Held by its directory: openat below it fails once the process is gone, whoever has the number then.
-        process = files.open_at(proc_fd, str(entry.pid), proc, os.O_PATH | os.O_DIRECTORY)
-        if process is None:
+        return _write_score(proc_fd, entry.pid, entry.start_ticks, value, proc)
+    finally:
+        os.close(proc_fd)
+
+
+def _write_score(proc_fd: int, pid: int, start_ticks: int, value: int, proc: str) -> bool:
+    # Held by its directory: openat below it fails once the process is gone, whoever has the number then.
+    process = files.open_at(proc_fd, str(pid), proc, os.O_PATH | os.O_DIRECTORY)
+    if process is None:
+        return False
+    try:
+        if procfs.start_ticks(proc_fd, pid) != start_ticks:
+            return False
+        fd = files.open_at(process, "oom_score_adj", f"{proc}/{pid}", os.O_WRONLY)
+        if fd is None:
             return False
         try:
-            if procfs.start_ticks(proc_fd, entry.pid) != entry.start_ticks:
-                return False
-            fd = files.open_at(process, "oom_score_adj", f"{proc}/{entry.pid}", os.O_WRONLY)
-            if fd is None:
-                return False
-            try:
-                os.write(fd, str(value).encode())
-            finally:
-                os.close(fd)
+            _store_score(fd, str(value).encode())
         finally:
-            os.close(process)
+            os.close(fd)
     except OSError as error:
         if error.errno == errno.ESRCH:
             return False
         raise
     finally:
-        os.close(proc_fd)
+        os.close(process)
     return True
+
+
+def _store_score(fd: int, value: bytes) -> None:
+    """Without CAP_SYS_RESOURCE wherever that suffices.
+
+    Who has it sets with the value also the least to which the process may lower it by itself (fs/proc/base.c:
+    oom_score_adj_min): a browser that moves its renderers between 200 and 300 could not go back to 200 any more, for as
+    long as they live. What was found is never under that least, so to put it back takes no capability either.
+    """
+    try:
+        with libc.WithoutSysResource():
+            os.write(fd, value)
+    except PermissionError:
+        os.write(fd, value)
 
 
 def stands(entry: Entry, now: int) -> bool:
@@ -201,11 +233,61 @@ def undo(entry: Entry, cgroup: str, proc: str) -> str:
     where = f"memory.high of {entry.path}" if entry.kind == HIGH else f"oom_score_adj of process {entry.pid}"
     found = "max" if entry.kind == HIGH and entry.found == MAX else str(entry.found)
     now = read_value(entry, cgroup, proc)
-    if now is None or not stands(entry, now) or now == entry.found:
+    stood = now is not None and stands(entry, now) and now != entry.found
+    done = stood and write_value(entry, entry.found, cgroup, proc)
+    heirs = _undo_heirs(entry, proc) if entry.kind == SCORE else 0
+    if not done and not heirs:
         return ""
-    if not write_value(entry, entry.found, cgroup, proc):
-        return ""
-    return f"{where} is put back to {found}, as it was found"
+    more = f", and that of {heirs} process(es) that it had started" if heirs else ""
+    return f"{where} is put back to {found}, as it was found{more}"
+
+
+def _undo_heirs(entry: Entry, proc: str) -> int:
+    """How many there were. Also when the process itself is gone: those that it had started may live on."""
+    ours = frozenset((entry.value, entry.before)) - {entry.found}
+    if not ours:
+        return 0
+    count = 0
+    proc_fd = procfs.open_proc(proc)
+    try:
+        for _ in range(PASSES):
+            done = sum(_undo_heir(pid, entry, ours, proc_fd, proc) for pid in procfs.pids(proc_fd))
+            count += done
+            if not done:
+                break
+    finally:
+        os.close(proc_fd)
+    return count
+
+
+def _undo_heir(pid: int, entry: Entry, ours: frozenset[int], proc_fd: int, proc: str) -> bool:
+    try:
+        if pid == entry.pid or files.number(files.read_at(proc_fd, f"{pid}/oom_score_adj", proc)) not in ours:
+            return False  # nearly everybody: one read a process
+        process = procfs.read_process(proc_fd, pid)
+        if process is None or process.start_ticks < entry.since_ticks:
+            return False
+        if not _is_inside(process.cgroup, entry.path) and not _descends(process.ppid, entry, proc_fd):
+            return False
+        return _write_score(proc_fd, pid, process.start_ticks, entry.found, proc)
+    except OSError:
+        return False  # hidden from us, or refused: one heir is no reason to leave the others
+
+
+def _is_inside(path: str, above: str) -> bool:
+    """In the same cgroup or below. In the root only in the same one: below it is everybody."""
+    return path == above or (above not in ("", "/") and path.startswith(f"{above}/"))
+
+
+def _descends(pid: int, entry: Entry, proc_fd: int) -> bool:
+    for _ in range(GENERATIONS):
+        if pid == entry.pid:
+            return procfs.start_ticks(proc_fd, pid) == entry.start_ticks
+        process = procfs.read_process(proc_fd, pid, cgroup="") if pid > 1 else None
+        if process is None or process.start_ticks < entry.start_ticks:
+            return False
+        pid = process.ppid
+    return False
 
 
 def undo_all(runtime_dir: str, cgroup: str, proc: str) -> list[str]:

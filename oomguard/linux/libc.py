@@ -27,6 +27,8 @@ _libc.inotify_add_watch.argtypes = (ctypes.c_int, ctypes.c_char_p, ctypes.c_uint
 _libc.inotify_rm_watch.argtypes = (ctypes.c_int, ctypes.c_int)
 _libc.madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
 _libc.sysinfo.argtypes = (ctypes.c_void_p,)
+_libc.capget.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
+_libc.capset.argtypes = (ctypes.c_void_p, ctypes.c_void_p)
 _libc.prctl.argtypes = (ctypes.c_int, ctypes.c_void_p, ctypes.c_ulong, ctypes.c_ulong, ctypes.c_ulong)
 
 # <bits/mman.h>, the same on every architecture that Debian calls a release architecture
@@ -140,6 +142,29 @@ def signalfd(mask: Iterable[int]) -> int:
     if fd < 0:
         raise oserror("signalfd")
     return fd
+
+
+_cap_header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # <linux/capability.h>: _LINUX_CAPABILITY_VERSION_3; this thread
+_cap_data = (ctypes.c_uint32 * 6)()  # effective, permitted, inheritable of capabilities 0 to 31; of 32 to 63
+_CAP_SYS_RESOURCE = 1 << 24
+
+
+class WithoutSysResource:
+    """``with``: this thread has no CAP_SYS_RESOURCE; nothing changes where it had none, or cannot lay it down."""
+
+    def __enter__(self) -> None:
+        if _libc.capget(ctypes.addressof(_cap_header), ctypes.addressof(_cap_data)) != 0:
+            raise oserror("capget")
+        self.had = _cap_data[0]
+        self._set(self.had & ~_CAP_SYS_RESOURCE)
+
+    def __exit__(self, *_: object) -> None:
+        self._set(self.had)
+
+    def _set(self, effective: int) -> None:
+        if _cap_data[0] != effective:
+            _cap_data[0] = effective
+            _libc.capset(ctypes.addressof(_cap_header), ctypes.addressof(_cap_data))
 
 
 def inotify_init() -> int:

@@ -13,6 +13,7 @@ Some facts (fs/proc):
 
 import errno
 import os
+import time
 from typing import Final, NamedTuple
 
 from oomguard.model.facts import MemInfo, ProcessFacts
@@ -141,6 +142,11 @@ def parse_capabilities(data: bytes) -> frozenset[str]:
     names = _CAPABILITIES.split()
     known = {f"CAP_{name}" for bit, name in enumerate(names) if mask >> bit & 1}
     return frozenset(known | {f"CAP_{bit}" for bit in range(len(names), 64) if mask >> bit & 1})
+
+
+def uptime_ticks() -> int:
+    """Now, as the start times of processes count: clock ticks since boot, suspension included."""
+    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK") // 1_000_000_000
 
 
 # ------------------------------------------------------------------------------------------------------- the processes

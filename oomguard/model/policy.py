@@ -173,6 +173,7 @@ class Guard:
     victim: VictimRule = VictimRule()
     tripwire: bool = False
     brake: bool = True
+    insurance: bool = True  # the nominee's oom_score_adj is 1000 while armed
     cooldown_ns: int = 5 * SECOND_NS
     budget: Budget | None = None
     origin: str = ""  # file:line

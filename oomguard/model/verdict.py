@@ -141,7 +141,7 @@ class Lease:
     pid: int
     start_ticks: int
     value: int
-    purpose: Literal["tripwire", "brake", "step"]
+    purpose: Literal["tripwire", "brake", "step", "insurance"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -224,6 +224,7 @@ def _guard(merged: _Merged, numbers: Iterator[int], faults: list[Fault]) -> mode
         victim=_victim(table.victim),
         tripwire=table.tripwire,
         brake=table.brake,
+        insurance=table.insurance,
         cooldown_ns=table.cooldown,
         budget=model.Budget(table.budget.kills, table.budget.per) if table.budget else None,
         origin=f"{home.file}:{home.line}",

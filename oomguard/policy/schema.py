@@ -317,6 +317,7 @@ class GuardTable(Table):
     victim: VictimTable = VictimTable()
     tripwire: bool = False
     brake: bool = True
+    insurance: bool = True
     cooldown: DurationField = 5 * SECOND_NS
     budget: BudgetTable | None = None
     disabled: bool = False

@@ -287,6 +287,32 @@ def test_what_could_not_be_written_is_not_taken_for_written(rig: Rig, monkeypatc
     assert rig.high("web") == "max"
 
 
+def test_a_score_that_may_not_be_raised_is_named(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another user's process, and no CAP_DAC_OVERRIDE."""
+    said: list[tuple[str, str]] = []
+    rig.book.say = lambda what, why: said.append((what, why))
+
+    def refuse(*_: object) -> bool:
+        raise PermissionError(errno.EACCES, "Permission denied", "/proc/1/oom_score_adj")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(leases, "read_value", lambda *_: 0)
+        patched.setattr(leases, "write_value", refuse)
+        assert rig.book.lend(Lease(HOST, 1, "oom_score_adj", "/web", 0, 7, 70, 1000, "insurance")) == 0
+        rig.work()
+    ((what, why),) = said
+    assert what == "insurance"
+    assert "process 7: Permission denied" in why
+
+
+def test_the_score_that_its_owner_gave_it_is_known(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "read_value", lambda *_: 200)
+    assert rig.book.lend(Lease(HOST, 1, "oom_score_adj", "/web", 0, 7, 70, 1000, "insurance")) == 0
+    assert rig.book.found_score(7, 70, 1000) == 200
+    assert rig.book.found_score(7, 70, 500) == 500, "somebody has changed it since"
+    assert rig.book.found_score(7, 71, 1000) == 1000, "another process"
+
+
 def test_the_reaper_dies(rig: Rig) -> None:
     """With one order done and not told, one not begun, and one to come."""
     for name in ("done", "not", "later", "settled"):

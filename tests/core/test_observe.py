@@ -25,7 +25,7 @@ from oomguard.core.stalls import Target
 from oomguard.judge.state import State, TargetState
 from oomguard.linux import procfs, psi
 from oomguard.linux.cgroup2 import Cgroup
-from oomguard.model.facts import KernelKill, Observation, Result, Stalled, Survey, TargetId
+from oomguard.model.facts import KernelKill, Observation, ProcessFacts, Result, Stalled, Survey, TargetId
 from oomguard.model.policy import (
     Amount,
     AvailableBelow,
@@ -328,6 +328,19 @@ def test_memory_high_is_the_owners_not_ours(start: Start, groups: Groups) -> Non
     assert new.facts is not None
     assert new.facts.high_bytes is None
     assert set(asked) == {("/web", 90 * MIB)}, "what stands there, and nothing else, is what it is asked about"
+
+
+@pytest.mark.parametrize(
+    ("adj", "owners", "score", "seen"),
+    [(1000, 0, 1340, 674), (1000, 200, 1340, 807), (300, 300, 900, 900), (0, 0, 668, 668)],
+)
+def test_a_score_is_the_owners_not_ours(start: Start, adj: int, owners: int, score: int, seen: int) -> None:
+    """Ranked by the score that we have given it, a nominee would stay the first for ever."""
+    rig = start(None)
+    rig.senses.found_score = lambda _pid, _start_ticks, now: owners if now == 1000 else now
+    process = ProcessFacts(7, 70, 1, "leak", "/web", 0, "S", 0, 0, 0, score, adj)
+    found = rig.senses._uninsured(process)
+    assert (found.oom_score_adj, found.oom_score) == (owners, seen)
 
 
 # -------------------------------------------------------------------------------------------------------- come and gone

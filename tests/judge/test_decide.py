@@ -6,7 +6,17 @@ import pytest
 
 from oomguard.judge import decide as decide_module
 from oomguard.judge.decide import deadline, decide
-from oomguard.model.facts import KernelKill, MemInfo, Result, Stalled, TargetId, TargetSeen, VictimGone, Wake
+from oomguard.model.facts import (
+    KernelKill,
+    MemInfo,
+    ProcessFacts,
+    Result,
+    Stalled,
+    TargetId,
+    TargetSeen,
+    VictimGone,
+    Wake,
+)
 from oomguard.model.policy import (
     Amount,
     AvailableBelow,
@@ -640,8 +650,7 @@ def test_a_hard_watermark_that_only_tells_takes_nobody() -> None:
     assert len([a for a in court.said if isinstance(a, Notify) and a.message == "HARD"]) == 1
 
 
-def test_insurance_is_taken_out_on_the_nominee_and_given_back_with_it() -> None:
-    """If the kernel is faster after all, it kills the process that we would have killed."""
+def test_a_step_sets_the_score_of_the_nominee_and_gives_it_back_with_it() -> None:
     steps = (*SOFT_STEPS, SetOomScoreAdjStep(1000, 60 * SECOND))
     court = host_court(replace(host_guard(), soft=watermark(when(AvailableBelow(share(12))), do=steps)))
     court.sees(100, host=meminfo(100))
@@ -659,6 +668,111 @@ def test_insurance_is_taken_out_on_the_nominee_and_given_back_with_it() -> None:
     ]
     court.sees(300, host=meminfo(500))
     assert court.sees(1400, host=meminfo(500)) == ["release 4", "dismiss 3", "close #1"]
+
+
+# -- insurance -----------------------------------------------------------------------------------------------------
+
+
+def insured(*found: ProcessFacts, at_ms: int = 110, guard: Guard | None = None) -> tuple[Court, list[str]]:
+    """Armed, with this survey."""
+    court = host_court(guard or host_guard(insurance=True))
+    court.sees(100, host=meminfo(100))
+    return court, court.sees(at_ms, host=meminfo(100), surveys=(survey("/", found or WORLD),))
+
+
+def test_the_nominee_is_insured_while_armed_and_not_any_longer() -> None:
+    """If the kernel is faster after all, it kills the process that we would have killed."""
+    court, said = insured()
+    assert said == ["nominate 1: process 500", "lease 2: insurance oom_score_adj /system.slice/leak.service"]
+    lease = next(action for action in court.said if isinstance(action, Lease))
+    assert (lease.pid, lease.start_ticks, lease.value) == (500, LEAK.start_ticks, 1000)
+    court.sees(220, host=meminfo(100))
+    assert court.sees(230, host=meminfo(100), surveys=(survey("/", WORLD),)) == [], "the same one: nothing to do"
+    grown = replace(SMALL, anon_bytes=800 * MIB)
+    court.sees(340, host=meminfo(100))
+    assert court.sees(350, host=meminfo(100), surveys=(survey("/", [LEAK, grown]),)) == [
+        "dismiss 1",
+        "nominate 3: process 501",
+        "release 2",
+        "lease 4: insurance oom_score_adj /system.slice/small.service",
+    ]
+    court.sees(400, host=meminfo(500))
+    assert court.sees(1500, host=meminfo(500)) == ["release 4", "dismiss 3", "close #1"]
+
+
+def test_insurance_ends_with_its_nominee() -> None:
+    court, _ = insured()
+    assert "KILL 1" in court.sees(200, host=meminfo(40))
+    assert court.sees(220, host=meminfo(40), gone=(VictimGone(1, 0),)) == ["tell VICTIM_GONE", "release 2", "dismiss 1"]
+    assert court.target().leases == ()
+
+
+@pytest.mark.parametrize(
+    "guard",
+    [
+        host_guard(insurance=False),
+        host_guard(insurance=True, mode="observe"),
+        replace(host_guard(insurance=True), hard=watermark(when(AvailableBelow(share(5))), do=(NotifyStep(),))),
+        replace(host_guard(insurance=True), hard=None),
+    ],
+    ids=["switched off", "observing", "a guard that only tells", "no hard watermark"],
+)
+def test_who_does_not_kill_insures_nobody(guard: Guard) -> None:
+    court, said = insured(guard=guard)
+    assert said == ["nominate 1: process 500"]
+    assert not [action for action in court.said if isinstance(action, Lease)]
+
+
+def test_the_policys_own_score_stands() -> None:
+    steps = (*SOFT_STEPS, SetOomScoreAdjStep(300, 60 * SECOND))
+    soft = watermark(when(AvailableBelow(share(12))), do=steps)
+    court, _ = insured(guard=replace(host_guard(insurance=True), soft=soft))
+    assert [action.value for action in court.said if isinstance(action, Lease)] == [300]
+
+
+@pytest.mark.parametrize(("adj", "value"), [(-999, 0), (-1, 0), (0, 1000), (200, 1000), (999, 1000), (1000, 0)])
+def test_an_owner_who_asked_the_kernel_to_spare_it_is_heard(adj: int, value: int) -> None:
+    court, _ = insured(process(500, "leak", "/system.slice/leak.service", 300, adj=adj))
+    assert [action.value for action in court.said if isinstance(action, Lease)] == ([value] if value else [])
+
+
+def test_of_many_processes_the_largest_few_are_insured() -> None:
+    """The kernel takes one at a time; all of a fork bomb would be a lease for each."""
+    court = host_court(host_guard(insurance=True))
+    court.sees(100, host=meminfo(100))
+    crowd = [process(600 + i, "worker", "/system.slice/many.service", 4 + i) for i in range(20)]
+    court.sees(110, host=meminfo(100), surveys=(survey("/", crowd),))
+    assert [a.pid for a in court.said if isinstance(a, Lease)] == [619, 618, 617, 616]
+    court.sees(220, host=meminfo(100))
+    # The largest has ended; another one has become the largest. Those that are insured stay so, as long as they live.
+    later = [*crowd[:-1], process(700, "worker", "/system.slice/many.service", 90)]
+    assert court.sees(230, host=meminfo(100), surveys=(survey("/", later),)) == [
+        "release 2",
+        "lease 6: insurance oom_score_adj /system.slice/many.service",
+    ]
+    assert [a.pid for a in court.said if isinstance(a, Lease)][-1] == 700
+
+
+def test_a_score_that_may_not_be_raised_is_tried_once_an_engagement() -> None:
+    court, _ = insured()
+    assert court.sees(115, results=(Result(2, "Lease", EPERM),)) == ["release 2"]
+    for at in range(220, 1000, 110):
+        court.sees(at, host=meminfo(100))
+        court.sees(at + 10, host=meminfo(100), surveys=(survey("/", WORLD),))
+    assert len([action for action in court.said if isinstance(action, Lease)]) == 1
+    court.sees(1100, host=meminfo(500))
+    court.sees(2200, host=meminfo(500))
+    assert court.phase == "calm"
+    court.sees(2300, host=meminfo(100))
+    court.sees(2310, host=meminfo(100), surveys=(survey("/", WORLD),))
+    assert len([action for action in court.said if isinstance(action, Lease)]) == 2
+
+
+def test_who_is_killed_in_the_same_turn_needs_no_insurance() -> None:
+    court = host_court(replace(host_guard(insurance=True), soft=None))
+    court.sees(100, host=meminfo(40))
+    said = court.sees(105, host=meminfo(39), surveys=(survey("/", WORLD),))
+    assert said == ["nominate 1: process 500", "KILL 1", "reap 1", "tell KILLED"]
 
 
 def test_set_high_leaves_an_owners_lower_memory_high_alone() -> None:

@@ -98,6 +98,7 @@ def host_guard(
     cooldown_ms: int = 5000,
     budget: Budget | None = None,
     brake: bool = False,
+    insurance: bool = False,
     name: str = "host",
 ) -> Guard:
     """The whole machine, by available memory in percent."""
@@ -109,6 +110,7 @@ def host_guard(
         watermark(when(AvailableBelow(share(hard))), do=(KillStep(grace_ms * MS),)),
         rule,
         brake=brake,
+        insurance=insurance,
         cooldown_ns=cooldown_ms * MS,
         budget=budget,
     )
@@ -125,6 +127,7 @@ def limit_guard(
     cooldown_ms: int = 5000,
     budget: Budget | None = None,
     tripwire: bool = False,
+    insurance: bool = False,
     name: str = "limited",
 ) -> Guard:
     """A cgroup with a limit, by unreclaimable memory in percent of it."""
@@ -136,6 +139,7 @@ def limit_guard(
         watermark(when(MemoryAbove(share(hard))), do=(KillStep(grace_ms * MS),)),
         rule,
         tripwire=tripwire,
+        insurance=insurance,
         cooldown_ns=cooldown_ms * MS,
         budget=budget,
     )

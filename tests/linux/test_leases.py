@@ -87,6 +87,7 @@ entries = st.builds(
     before=st.integers(-1000, 2**62),
     found=st.integers(-1000, 2**62),
     path=st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=100),
+    since_ticks=st.integers(0, 2**64 - 1),
 )
 
 

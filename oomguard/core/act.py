@@ -5,14 +5,12 @@ import os
 import select
 import signal
 import time
-from collections.abc import Iterable
 from typing import Final, assert_never
 
-from ..judge.rank import is_inside
-from ..linux import pidfd, procfs
-from ..linux.cgroup2 import Cgroup, walk
-from ..model.facts import ProcessFacts, Result
-from ..model.policy import Plan
+from ..linux import procfs
+from ..model.codec import pack
+from ..model.facts import Result
+from ..model.policy import Guard, KillStep, Plan, Watermark
 from ..model.verdict import (
     Action,
     Close,
@@ -24,43 +22,48 @@ from ..model.verdict import (
     Nominate,
     Notify,
     Outcome,
-    ProcessRef,
     Reap,
     Release,
     Snapshot,
     Victim,
+    Ward,
 )
-from ..workers.pool import Mailbox
+from ..workers.pool import Mailbox, Pulse
 from .lease import LeaseBook
+from .nominee import Nominee
 from .observe import Senses
 
 _SIGNALS: Final = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL}
 
 
-class Held:
-    """A nominee that is open: pidfds of its processes, or its cgroup with cgroup.kill ready."""
+class Held(Nominee):
+    """A nominee whose end is awaited."""
 
-    __slots__ = ("fds", "group", "killed", "populated_fd", "token", "victim")
+    __slots__ = ("killed", "order", "populated_fd", "token")
 
-    def __init__(self, victim: Victim) -> None:
-        self.victim, self.token = victim, victim.token
-        self.fds: list[int] = []
-        self.group: Cgroup | None = None
+    def __init__(self, victim: Victim, proc_fd: int, root: str | None) -> None:
+        super().__init__(victim, proc_fd, root)
+        self.token = victim.token
         self.populated_fd = -1
         self.killed = False
+        self.order: tuple[object, ...] = ()  # to the reaper, to open it as well
 
 
 class Hands:
     """Opens, signals, leases. ``senses`` waits for deaths; ``orders`` goes to the reaper."""
 
-    def __init__(self, plan: Plan, root: str | None, senses: Senses, orders: Mailbox, book: LeaseBook) -> None:
-        self.root, self.senses, self.orders, self.book = root, senses, orders, book
+    def __init__(
+        self, plan: Plan, root: str | None, senses: Senses, orders: Mailbox, book: LeaseBook, pulse: Pulse
+    ) -> None:
+        self.root, self.senses, self.orders, self.book, self.pulse = root, senses, orders, book, pulse
         self.proc_fd = procfs.open_proc(plan.daemon.proc)
         self.held: dict[int, Held] = {}
+        self.yielded = False
         self.aim(plan)
 
     def aim(self, plan: Plan) -> None:
-        """Which guards only observe."""
+        """Which guards there are, and which of them only observe."""
+        self.guards = {guard.name: guard for guard in plan.guards}
         self.observing = frozenset(guard.name for guard in plan.guards if guard.mode == "observe")
 
     def perform(self, action: Action) -> Outcome | None:
@@ -69,7 +72,7 @@ class Hands:
             case Kill():
                 return self._done(action.token, "Kill", self._kill(action), action.target.guard in self.observing)
             case Nominate():
-                return self._done(action.victim.token, "Nominate", self._open(action.victim), False)
+                return self._done(action.victim.token, "Nominate", self._open(action), False)
             case Dismiss():
                 self._close(action.token)
             case Reap():
@@ -97,10 +100,11 @@ class Hands:
 
     # -- opening -------------------------------------------------------------------------------------------------
 
-    def _open(self, victim: Victim) -> int:
-        held = Held(victim)
+    def _open(self, action: Nominate) -> int:
+        victim = action.victim
+        held = Held(victim, self.proc_fd, self.root)
         try:
-            opened = self._open_cgroup(held) if victim.take == "cgroup" else self._open_processes(held)
+            opened = held.open() and self._listen(held)
         except OSError as error:
             self._release(held)
             return error.errno or errno.EIO
@@ -108,52 +112,39 @@ class Hands:
             self._release(held)
             return errno.ESRCH
         self.held[victim.token] = held
-        self.orders.post(("open", victim.token, [(p.pid, p.start_ticks) for p in victim.processes]))
+        held.order = ("open", victim.token, [(p.pid, p.start_ticks) for p in victim.processes])
+        ward = self._ward(action)
+        if ward is None or not self.orders.post((*held.order, ward)):
+            self.orders.post(held.order)
+        else:
+            held.order = (*held.order, ward)
         return 0
 
-    def _open_cgroup(self, held: Held) -> bool:
-        """The very cgroup that was ranked (by inode), its cgroup.kill open for writing."""
-        if self.root is None:
-            return self._open_processes(held)
-        group = Cgroup.open(self.root, held.victim.cgroup)
-        if group is None:
-            return False
-        held.group = group
-        if held.victim.inode and group.inode != held.victim.inode:
-            return False
-        try:
-            group.prepare_kill()
-        except FileNotFoundError:  # before Linux 5.14: one by one
-            held.group = None
-            group.close()
-            return self._open_processes(held)
-        fd = group.populated_fd()
+    def _listen(self, held: Held) -> bool:
+        if held.group is None:
+            for fd in held.fds:
+                self._await(held, fd)
+            return True
+        fd = held.group.populated_fd()
         self.senses.listen(fd, select.EPOLLPRI, lambda _mask: self._look_whether_empty(held))
         held.populated_fd = fd
-        return group.populated()  # the event tells only of what changes from here on
+        return held.group.populated()  # the event tells only of what changes from here on
 
-    def _open_processes(self, held: Held) -> bool:
-        """Those that are still who they were when ranked, and still where they were."""
-        hidden = False
-        for process in held.victim.processes:
-            fd = pidfd.open_verified(self.proc_fd, process.pid, process.start_ticks)
-            if fd is None:
-                hidden |= procfs.start_ticks(self.proc_fd, process.pid) == process.start_ticks
-                continue
-            held.fds.append(fd)
-            now = procfs.read_process(self.proc_fd, process.pid)
-            if now is None or _another(now, process):
-                os.close(held.fds.pop())
-                continue
-            self._await(held, fd)
-        if hidden and not held.fds:  # not gone, which would be ESRCH: it must not hide those behind it
-            raise OSError(errno.ESTALE, "it is there, and no pidfd leads to it: a /proc of another pid namespace")
-        return bool(held.fds)
+    def _ward(self, action: Nominate) -> bytes | None:
+        """What the dead man must know, if it may ever end this one."""
+        guard = self.guards.get(action.target.guard)
+        mark = killing(guard) if guard is not None and guard.mode == "enforce" else None
+        return None if mark is None else pack(Ward(action.target, action.victim, mark, action.not_before_ns))
+
+    def again(self) -> None:
+        """The reaper is another one, or has missed some orders: whoever is open is to be opened by it."""
+        for held in self.held.values():
+            self.orders.post(held.order)
 
     def _await(self, held: Held, fd: int) -> None:
         def ended(_mask: int) -> None:
             self.senses.ignore(fd)
-            held.fds.remove(fd)
+            del held.fds[fd]
             os.close(fd)
             if not held.fds:
                 self.senses.tell_gone(held.token)
@@ -188,60 +179,36 @@ class Hands:
     def _release(self, held: Held) -> None:
         for fd in held.fds:
             self.senses.ignore(fd)
-            os.close(fd)
-        held.fds.clear()
-        if held.group is not None:
-            if held.populated_fd >= 0:
-                self.senses.ignore(held.populated_fd)
-            held.group.close()
-            held.group = None
+        if held.populated_fd >= 0:
+            self.senses.ignore(held.populated_fd)
+        held.close()
 
     # -- the kill ------------------------------------------------------------------------------------------------
 
     def _kill(self, action: Kill) -> int:
-        """One system call a process, or one for a whole cgroup. An errno; ESRCH: nobody is left."""
+        """An errno. ESRCH: nobody is left; EBUSY: the dead man was faster, and its answer is on the way."""
         held = self.held.get(action.token)
+        if action.by == "deadman":
+            if held is not None:
+                held.killed = True
+            return 0
         if held is None:
             return errno.ESRCH
         if action.target.guard in self.observing:
             return 0
+        if not self._may_kill():
+            return errno.EBUSY
         held.killed = True
-        if held.group is not None and action.signal == "KILL":
-            return self._kill_cgroup(held.group)
-        if held.group is not None:
-            return self._signal_members(held.group, _SIGNALS[action.signal])
-        return _best(_send(fd, _SIGNALS[action.signal]) for fd in held.fds)
-
-    def _kill_cgroup(self, group: Cgroup) -> int:
         try:
-            return 0 if group.kill() else errno.ESRCH
-        except OSError as error:
-            if error.errno == errno.EOPNOTSUPP:  # a threaded cgroup
-                return self._signal_members(group, signal.SIGKILL)
-            return error.errno or errno.EIO
-
-    def _signal_members(self, group: Cgroup, number: int) -> int:
-        """Everybody in it and below: there is no cgroup.kill for SIGTERM. Opened one by one: they may be thousands."""
-        if not group.same():
-            return errno.ESRCH
-        try:
-            below = [path for path, _, _ in walk(group.root, group.path)]
-            return _best(self._signal_one(pid, number) for path in (group.path, *below) for pid in _procs(group, path))
-        except OSError as error:
-            return error.errno or errno.EIO
-
-    def _signal_one(self, pid: int, number: int) -> int:
-        try:
-            start = procfs.start_ticks(self.proc_fd, pid)
-            fd = None if start is None else pidfd.open_verified(self.proc_fd, pid, start)
-        except OSError as error:
-            return error.errno or errno.EIO
-        if fd is None:
-            return errno.ESRCH
-        try:
-            return _send(fd, number)
+            return held.kill(_SIGNALS[action.signal])
         finally:
-            os.close(fd)
+            self.pulse.give()
+
+    def _may_kill(self) -> bool:
+        """To a dead man that has just struck we yield, but once: one that never answers must not bind us for ever."""
+        may = self.pulse.take() or self.yielded
+        self.yielded = not may
+        return may
 
     def let_go(self) -> None:
         """At the end: close whatever is open."""
@@ -249,33 +216,7 @@ class Hands:
             self._close(token)
 
 
-def _another(now: ProcessFacts, then: ProcessRef) -> bool:
-    """Whether it is not what was ranked: moved, or become another program (exec gives the memory back)."""
-    # Below is no other place: a threaded domain lists its processes, whose leaders are in cgroups below it (libvirt).
-    same = now.cgroup == then.cgroup or (then.cgroup != "/" and is_inside(now.cgroup, then.cgroup))
-    moved = now.start_ticks != then.start_ticks or not same
-    return moved or (now.comm != then.comm and now.held_bytes < then.held_bytes // 2)
-
-
-def _send(fd: int, number: int) -> int:
-    try:
-        pidfd.send(fd, number)
-    except OSError as error:
-        return error.errno or errno.EIO
-    return 0
-
-
-def _best(numbers: Iterable[int]) -> int:
-    """0 if any of them is; else what is worse than ESRCH; ESRCH: nobody was there. All are drawn."""
-    seen = set(numbers)
-    return 0 if 0 in seen else max(seen - {errno.ESRCH}, default=errno.ESRCH)
-
-
-def _procs(group: Cgroup, path: str) -> list[int]:
-    child = Cgroup.open(group.root, path)
-    if child is None:
-        return []
-    try:
-        return child.procs()
-    finally:
-        child.close()
+def killing(guard: Guard) -> Watermark | None:
+    """The watermark of this guard at which somebody is ended."""
+    marks = (mark for mark in (guard.hard, guard.soft) if mark is not None)
+    return next((mark for mark in marks if any(isinstance(step, KillStep) for step in mark.do)), None)

@@ -62,14 +62,14 @@ class Arm:
         book = LeaseBook(self.journal, self.orders, root, daemon.proc)
         book.say = self.degraded
         senses.found_high, senses.found_score = book.found_high, book.found_score
-        hands = Hands(plan, self.root, senses, self.orders, book)
+        hands = Hands(plan, self.root, senses, self.orders, book, self.pool.pulse)
         ours = {os.getpid(), *self.pool.pids()}
         state = judge.begin(ours, _own_cgroup(ours, self.root, daemon.proc))
         socket = os.environ.get("NOTIFY_SOCKET")
         loop = Loop(plan, state, senses, hands, self.recorder, self.status, self.pool, socket)
         for worker in self.pool.workers.values():
             loop.mind(worker)
-        senses.listen(self.answers.bell, 1, lambda _mask: self._answers(senses, book))
+        senses.listen(self.answers.bell, 1, lambda _mask: self._answers(senses, book, hands))
         for what, why in rehearse.syscalls(senses.proc_fd):
             self.degraded(what, why)
         rehearse.storm(plan)
@@ -82,7 +82,7 @@ class Arm:
         self.status.arm()
         return loop
 
-    def _answers(self, senses: Senses, book: LeaseBook) -> None:
+    def _answers(self, senses: Senses, book: LeaseBook, hands: Hands) -> None:
         messages, lost = self.answers.take()
         for token, what, number, took_ns, value in messages:
             if what == "Lost":
@@ -91,9 +91,18 @@ class Arm:
             senses.tell(Result(token, what, number, took_ns, value))
             if what in ("Lease", "Release"):
                 book.settled(token, what, number)
+            elif what == "Deadman":
+                self._came_back(took_ns)
         if lost:
             self.status.degraded("reaper", "some of its orders or answers were lost: more than 1,500 at once")
             book.again()
+            hands.again()
+
+    def _came_back(self, silence_ns: int) -> None:
+        """We stood still, and the dead man has acted. From here on nobody but we may kill again."""
+        self.pool.pulse.beat(time.monotonic_ns())
+        self.pool.pulse.give()
+        self.degraded("core", f"it stood still for {silence_ns / 1e9:.1f} s, and the dead man has ended its nominee")
 
     def _real_time(self) -> None:
         try:

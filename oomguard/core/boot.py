@@ -10,7 +10,7 @@ import resource
 import signal
 import sys
 import time
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ..linux import cgroup2, leases, libc, procfs
 from ..model.codec import from_plain
@@ -18,7 +18,10 @@ from ..model.policy import Daemon, Plan
 from ..workers.pool import Mailbox, Pool
 from ..workers.ring import Ring
 
-REAPER_HEAP: Final = 256 << 10  # it holds a few numbers
+if TYPE_CHECKING:
+    from .deadman import DeadMan
+
+REAPER_HEAP: Final = 256 << 10  # it holds a few numbers; what the dead man takes it takes at its rehearsal
 NOT_LOCKED: Final = 0  # the herald: nobody waits for it, and what it says in a storm may come a little later
 LOCK_WAIT_S: Final = 5.0  # the reaper of a daemon that was killed still puts things back and holds the lock so long
 
@@ -117,7 +120,7 @@ class Boot:
         def reap() -> None:
             from ..workers import reaper
 
-            arguments = (daemon.runtime_dir, root, daemon.proc)
+            arguments = (daemon.runtime_dir, root, daemon.proc, self._dead_man() if daemon.deadman_ns else None)
             reaper.Reaper(self.orders, self.answers, pool.alive, *arguments).run()
 
         def write() -> None:
@@ -130,9 +133,16 @@ class Boot:
 
             herald.run(ring, bells["herald"], pool.alive, plan)
 
-        pool.add("reaper", self.orders.bell, (self.answers.bell, self.lock_fd), reap, REAPER_HEAP)
+        pool.add("reaper", self.orders.bell, (self.answers.bell, self.lock_fd, pool.pulse.right), reap, REAPER_HEAP)
         pool.add("scribe", bells["scribe"], (), write)
         pool.add("herald", bells["herald"], (), tell, NOT_LOCKED)
+
+    def _dead_man(self) -> "DeadMan":
+        from .deadman import DeadMan
+
+        made = DeadMan(self.plan.daemon, self.root, self.pool.pulse, self.answers)
+        made.rehearse()
+        return made
 
     def _journal(self) -> leases.Journal | None:
         path = f"{self.plan.daemon.runtime_dir}/{leases.NAME}"

@@ -71,6 +71,7 @@ class Loop:
         self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes))
         self.status.publish(self.plan, self.state, seen.at_ns, self.recorder.dropped, bool(actions))
         self._housekeeping(seen.at_ns)
+        self.pool.pulse.beat(time.monotonic_ns())
 
     def calm(self) -> bool:
         """The time for what needs memory: nobody is being ended, and nothing is armed or there is plenty all the same.
@@ -107,6 +108,8 @@ class Loop:
         def ended(_mask: int) -> None:
             self.senses.ignore(worker.pidfd)
             code = self.pool.bury(worker)
+            if worker.name == "reaper":
+                self.pool.pulse.give()  # it may have had the right to kill
             self.dead.append(worker)
             self.status.degraded(
                 worker.name, f"the {worker.name} ended with {code}; it is started again when all is calm"
@@ -133,6 +136,7 @@ class Loop:
         memlock.populate()  # the fork has left our pages shared with it: the next write to each would fault
         self.status.arm()  # what that took is no sign of anything
         self.hands.book.again()
+        self.hands.again()
         self.state = replace(self.state, ours=frozenset({os.getpid(), *self.pool.pids()}))
         self.status.mended(worker.name)
         self.recorder.plan(self.plan)  # it was forked with the plan of the boot

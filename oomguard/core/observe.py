@@ -14,8 +14,8 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from ..judge import pace
-from ..judge.glob import matches
-from ..judge.rank import WEIGHT, is_corridor, is_inside, unit_path
+from ..judge.glob import is_inside, matches
+from ..judge.rank import WEIGHT, is_corridor, unit_path
 from ..judge.state import State, TargetState
 from ..linux import events, libc, procfs, psi
 from ..linux.cgroup2 import Cgroup, walk

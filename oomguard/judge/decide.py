@@ -43,7 +43,8 @@ from ..model.verdict import (
 )
 from . import escalate, pace
 from .detect import TABLE, Event, Sight, any_holds, crossed, describe, mib, since
-from .rank import Bounds, is_corridor, is_inside, is_outweighed, rank
+from .glob import is_inside
+from .rank import Bounds, is_corridor, is_outweighed, rank
 from .state import Held, State, TargetState, evolve
 
 MS: Final = 1_000_000
@@ -60,6 +61,7 @@ TELL_AGAIN_NS: Final = 30 * SECOND  # "nobody may be taken" and "budget spent" a
 UNSEEN_NS: Final = 100 * MS  # a target without facts, or whose survey did not come, is asked for again after that
 AFTER_NS: Final = SECOND  # nobody was there to take: look again for one after that
 ESRCH: Final = 3
+EBUSY: Final = 16
 
 # The tripwire lies this much under the hard watermark: the kernel charges in batches of 64 pages per CPU, so that
 # memory.current runs ahead of use by that; and what crosses the tripwire must still reach the watermark, throttled.
@@ -147,6 +149,8 @@ class _Desk:
             if stall.target in self.targets:
                 self._stall(stall.target, stall.condition)
         self.news |= {survey.target for survey in seen.surveys}
+        if any(result.what == "Deadman" for result in seen.results):
+            self.news |= self.targets.keys()
         for kill in seen.kernel_kills:
             self._kernel_killed(kill.cgroup, kill.count, kill.comm, kill.pid)
 
@@ -262,7 +266,7 @@ class _Desk:
         state = self._measure(guard, state, sight)
         soft = crossed(guard.soft, state.soft_since, self.at)
         hard = crossed(guard.hard, state.hard_since, self.at)
-        state = self._expire(self._lost_nominee(state))
+        state = self._expire(self._lost_nominee(self._deadman(guard, state)))
         survey = next((s for s in self.seen.surveys if s.target == state.id), None)
         if survey is not None:
             state = evolve(state, asked="", survey_ns=self.at, survey_took_ns=survey.took_ns)
@@ -416,6 +420,7 @@ class _Desk:
         if (victim := state.nominee) is not None:
             state = self._release_of_nominee(state)
             self.actions.append(Dismiss(state.id, victim.token))
+            state = evolve(state, former=victim)
         return evolve(state, nominee=None, ranking=None, reserve=())
 
     # -- nominees ------------------------------------------------------------------------------------------------
@@ -450,7 +455,7 @@ class _Desk:
             state = self._drop(state)
             best = replace(best, token=self.token)
             self.token += 1
-            self.actions.append(Nominate(state.id, best, ranking))
+            self.actions.append(Nominate(state.id, best, ranking, _not_before(guard, state)))
             state = self._score(guard, evolve(state, nominee=best), sight)
         state = evolve(state, nominee=best, ranking=ranking, reserve=victims[1:])
         state = self._insure(guard, state, survey)
@@ -554,18 +559,43 @@ class _Desk:
             self._tell(state, "KILLED", f"would have killed {text} (observe mode)")
             return evolve(self._to(state, "spent"), again_ns=pace.NEVER)
         self._tell(state, "KILLED", f"killed {text}")
+        state = self._counted(guard, self._to(state, "fired"))
+        return evolve(state, pursuit=escalate.begin(victim, grace, self.at))
+
+    def _counted(self, guard: Guard, state: TargetState) -> TargetState:
         self.counters = evolve(self.counters, kills=self.counters.kills + 1)
         kept = () if guard.budget is None else state.kills[-(guard.budget.kills + 1) :]
-        return evolve(
-            self._to(state, "fired"),
-            pursuit=escalate.begin(victim, grace, self.at),
-            kills=(*kept, self.at),
-            again_ns=self.at + guard.cooldown_ns,
-        )
+        return evolve(state, kills=(*kept, self.at), again_ns=self.at + guard.cooldown_ns)
+
+    def _deadman(self, guard: Guard, state: TargetState) -> TargetState:
+        """We stood still, and the dead man has ended our nominee: it is pursued like a victim of our own."""
+        for result in self.seen.results:
+            for victim in (state.nominee, state.former):
+                if result.what == "Deadman" and victim is not None and victim.token == result.token:
+                    state = self._struck(guard, state, victim, result.took_ns)
+        return state
+
+    def _struck(self, guard: Guard, state: TargetState, victim: Victim, silence_ns: int) -> TargetState:
+        why = f"the dead man has acted: we had not turned for {silence_ns / SECOND:.1f} s, and the hard watermark held"
+        if state.phase != "calm" and not state.hard_told:
+            state = evolve(self._snapshot(state, why, hard=True), hard_told=True, told_ns=0)
+        text = f"{_who(victim)} holding {mib(victim.held_bytes)}; {why}"
+        self.actions.append(Kill(state.id, victim.token, "KILL", text, state.ranking, "deadman"))
+        self._tell(state, "KILLED", f"killed {text}")
+        if state.pursuit is not None and state.pursuit.victim.token == victim.token:  # we had signalled it before
+            return evolve(state, pursuit=escalate.begin(victim, 0, self.at))
+        before, state = state.phase, self._counted(guard, state)
+        if victim is state.nominee:
+            return evolve(self._to(state, "struck"), pursuit=escalate.begin(victim, 0, self.at))
+        again = max(state.again_ns, self.at + SETTLE_NS)
+        yields = before in ("armed", "firing")
+        return evolve(self._to(state, "yielded") if yields else state, again_ns=again)
 
     def _drain(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
         pursuit = state.pursuit
         assert pursuit is not None
+        if self._was_refused(pursuit):
+            return self._yielded(state)
         turn = self._turn(guard, pursuit, sight)
         if turn is None:
             return state
@@ -581,6 +611,17 @@ class _Desk:
             self.actions.append(Kill(state.id, token, "KILL", why))
             self.actions.append(Reap(state.id, token))
         return evolve(state, pursuit=after)
+
+    def _was_refused(self, pursuit: escalate.Pursuit) -> bool:
+        """The dead man was faster by less than this turn has taken."""
+        token = pursuit.victim.token
+        return any(r.token == token and r.what == "Kill" and r.errno == EBUSY for r in self.seen.results)
+
+    def _yielded(self, state: TargetState) -> TargetState:
+        """Our signal was not sent; that of the dead man is counted when its answer comes."""
+        self.counters = evolve(self.counters, kills=self.counters.kills - 1)
+        again = max(state.again_ns, self.at + SETTLE_NS)
+        return evolve(self._to(state, "yielded"), pursuit=None, kills=state.kills[:-1], again_ns=again)
 
     def _turn(self, guard: Guard, pursuit: escalate.Pursuit, sight: Sight) -> escalate.Turn | None:
         token = pursuit.victim.token
@@ -774,6 +815,14 @@ def _available_line(guard: Guard, sight: Sight) -> int | None:
         if below:
             lines.append(min(below))
     return max(lines, default=None)
+
+
+def _not_before(guard: Guard, state: TargetState) -> int:
+    """When cooldown and budget allow the next kill."""
+    budget = guard.budget
+    if budget is None or len(state.kills) < budget.kills:
+        return state.again_ns
+    return max(state.again_ns, state.kills[-budget.kills] + budget.per_ns)
 
 
 def _kills(watermark: Watermark | None) -> bool:

@@ -25,22 +25,28 @@ from ..model.policy import (
 )
 
 Phase = Literal["calm", "armed", "firing", "draining", "cooling"]
-Event = Literal["soft", "hard", "clear", "eased", "fired", "gone", "stuck", "spent", "cooled"]
+Event = Literal["soft", "hard", "clear", "eased", "fired", "gone", "stuck", "spent", "cooled", "struck", "yielded"]
 
 TABLE: Final[dict[tuple[Phase, Event], Phase]] = {
     ("calm", "soft"): "armed",
     ("calm", "hard"): "firing",
     ("armed", "hard"): "firing",
     ("armed", "clear"): "calm",
+    ("armed", "struck"): "draining",  # by the dead man, while we stood still
+    ("armed", "yielded"): "cooling",  # it has taken another one than we would now: that one is waited for
     ("firing", "fired"): "draining",  # a signal was sent
     ("firing", "spent"): "cooling",  # nobody may be taken, or only observing
     ("firing", "eased"): "armed",  # memory came back before a signal was sent: nobody dies for it
     ("firing", "clear"): "calm",
+    ("firing", "struck"): "draining",
+    ("firing", "yielded"): "cooling",
     ("draining", "gone"): "cooling",
     ("draining", "stuck"): "firing",  # the next one; the stuck one is not asked again
+    ("draining", "yielded"): "cooling",
     ("cooling", "hard"): "firing",
     ("cooling", "cooled"): "armed",
     ("cooling", "clear"): "calm",
+    ("cooling", "struck"): "draining",
 }
 
 # How much better than the watermark things must be before a phase is left, and how much worse before a grace is cut.

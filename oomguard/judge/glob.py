@@ -71,3 +71,8 @@ def _closure(places: set[int], parts: tuple[int | str, ...]) -> set[int]:
                 break  # its own successors are there, or come when it is looked at
             whole.add(after)
     return whole
+
+
+def is_inside(path: str, root: str) -> bool:
+    """Whether path is root or below it."""
+    return root in ("/", path) or path.startswith(root + "/")

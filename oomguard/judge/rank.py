@@ -14,7 +14,7 @@ from ..model.facts import CgroupFacts, ProcessFacts, Survey
 from ..model.policy import Match, VictimRule
 from ..model.verdict import Candidate, ProcessRef, Ranking, Victim
 from .detect import mib
-from .glob import matches
+from .glob import is_inside, matches
 
 # "avoid" and "prefer" weigh, they do not decide: whoever holds that many times more is taken all the same. A bonus
 # that decided would end a 5 MB bystander for a 5 GB leak (rfjakob/earlyoom issues 103, 261, 344).
@@ -354,11 +354,6 @@ def _down_trees(members: tuple[ProcessFacts, ...], way: list[str]) -> tuple[Proc
 
 
 # -- small parts -------------------------------------------------------------------------------------------------
-
-
-def is_inside(path: str, root: str) -> bool:
-    """Whether path is root or below it."""
-    return root in ("/", path) or path.startswith(root + "/")
 
 
 def _child(path: str, below: str) -> str:

@@ -52,6 +52,7 @@ class TargetState:
     survey_took_ns: int = 0
     missed_ns: int = 0  # a survey did not come: none is asked for before that
     nominee: Victim | None = None
+    former: Victim | None = None  # the nominee before: what the dead man has struck may be that one
     ranking: Ranking | None = None
     reserve: tuple[Victim, ...] = ()
     pursuit: Pursuit | None = None

@@ -190,6 +190,7 @@ class Daemon:
     heap_bytes: int = 2 << 20  # reserved and touched at start (core)
     worker_heap_bytes: int = 1 << 20  # the same in the scribe
     ring_bytes: int = 1 << 20  # the flight recorder
+    deadman_ns: int = 2 * SECOND_NS  # so long without a turn of the core, and the dead man acts; 0: never
     incidents_max_count: int = 200
     incidents_max_bytes: int = 512 << 20
 

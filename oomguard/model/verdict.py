@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .facts import TargetId
+from .policy import Watermark
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +90,25 @@ class Notify:
 
 @dataclass(frozen=True, slots=True)
 class Nominate:
-    """Open and verify this victim, so that its kill is one system call."""
+    """Open and verify this victim, so that its kill is one system call.
+
+    ``not_before_ns``: who ends it in our place (the dead man) has to wait until then, for cooldown and budget.
+    """
 
     target: TargetId
     victim: Victim
     ranking: Ranking
+    not_before_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ward:
+    """A nominee as it is handed to the dead man, with what must hold for it to be ended."""
+
+    target: TargetId
+    victim: Victim
+    hard: Watermark
+    not_before_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +123,8 @@ class Dismiss:
 class Kill:
     """Signal the victim of this token, which was nominated before.
 
-    ``ranking``: of the last survey, newer than the nomination's own where the nominee stayed the same.
+    ``ranking``: of the last survey, newer than the nomination's own where the nominee stayed the same. ``by`` the dead
+    man: it was signalled already, and nothing is left to do but to await its end.
     """
 
     target: TargetId
@@ -116,6 +132,7 @@ class Kill:
     signal: Literal["TERM", "KILL"]
     why: str
     ranking: Ranking | None = None
+    by: Literal["core", "deadman"] = "core"
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,6 +207,7 @@ def _daemon(merged: _Whole, faults: list[Fault]) -> model.Daemon:
         heap_bytes=table.heap,
         worker_heap_bytes=table.worker_heap,
         ring_bytes=table.ring,
+        deadman_ns=table.deadman,
         incidents_max_count=table.incidents.max_count,
         incidents_max_bytes=table.incidents.max_bytes,
     )

@@ -323,6 +323,13 @@ class GuardTable(Table):
     disabled: bool = False
 
 
+def _deadman(value: object) -> int:
+    nanoseconds = _between(0, 10 * SECOND_NS)(value)
+    if 0 < nanoseconds < SECOND_NS // 2:
+        raise Wrong(f"{shown(value)} is shorter than a turn on a busy machine", "from 500ms to 10s, or 0s for never")
+    return nanoseconds
+
+
 class IncidentsTable(Table):
     max_count: int = Field(default=200, ge=1, le=1_000_000)
     max_bytes: Annotated[int, PlainValidator(_size_between(1 << 20, 1 << 50))] = 512 << 20
@@ -336,6 +343,7 @@ class DaemonTable(Table):
     heap: Annotated[int, PlainValidator(_size_between(1 << 20, 1 << 30))] = 2 << 20
     worker_heap: Annotated[int, PlainValidator(_size_between(1 << 20, 1 << 30))] = 1 << 20
     ring: Annotated[int, PlainValidator(_size_between(256 << 10, 256 << 20))] = 1 << 20
+    deadman: Annotated[int, PlainValidator(_deadman)] = 2 * SECOND_NS
     incidents: IncidentsTable = IncidentsTable()
 
 

@@ -5,6 +5,7 @@ works when nothing else does. No worker is ever waited for.
 """
 
 import marshal
+import mmap
 import os
 import select
 import signal
@@ -69,6 +70,37 @@ def hush(bell: int) -> None:
         pass
 
 
+class Pulse:
+    """What core and dead man share: when the core last turned, and the right to kill, which one has at a time."""
+
+    __slots__ = ("_words", "right")
+
+    def __init__(self) -> None:
+        self._words = memoryview(mmap.mmap(-1, mmap.PAGESIZE)).cast("Q")
+        self._words[0] = 0
+        self.right = os.eventfd(1, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def beat(self, at_ns: int) -> None:
+        """The core has turned (CLOCK_MONOTONIC, ns)."""
+        self._words[0] = at_ns
+
+    def last(self) -> int:
+        """When it last did; 0: never yet."""
+        return self._words[0]
+
+    def take(self) -> bool:
+        """The right to kill. False: the other one has it."""
+        try:
+            os.eventfd_read(self.right)
+        except BlockingIOError:
+            return False
+        return True
+
+    def give(self) -> None:
+        """It is free again. To give it twice is no harm: whoever takes it takes all of it."""
+        ring_bell(self.right)
+
+
 class Worker:
     """A forked process: its pidfd is readable when it ends."""
 
@@ -84,10 +116,11 @@ class Worker:
 class Pool:
     """All workers of a daemon. ``alive`` is a pipe whose write end the core alone holds: EOF tells of its end."""
 
-    __slots__ = ("_core_end", "alive", "heap_bytes", "workers")
+    __slots__ = ("_core_end", "alive", "heap_bytes", "pulse", "workers")
 
     def __init__(self, heap_bytes: int) -> None:
         self.heap_bytes = heap_bytes
+        self.pulse = Pulse()
         self.alive, self._core_end = os.pipe2(os.O_CLOEXEC)
         self.workers: dict[str, Worker] = {}
 

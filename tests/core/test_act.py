@@ -20,11 +20,24 @@ from oomguard.core.observe import Senses
 from oomguard.judge.state import State
 from oomguard.linux import pidfd, procfs
 from oomguard.linux.cgroup2 import Cgroup
+from oomguard.model.codec import from_plain, unpack
 from oomguard.model.facts import Observation, TargetId
+from oomguard.model.policy import Amount, AvailableBelow, Clause, Guard, KillStep, NotifyStep, Plan, Watermark
 from oomguard.model.policy import Daemon as DaemonTable
-from oomguard.model.policy import Guard, Plan
-from oomguard.model.verdict import Dismiss, Kill, Lease, Nominate, Outcome, ProcessRef, Ranking, Reap, Release, Victim
-from oomguard.workers.pool import Mailbox
+from oomguard.model.verdict import (
+    Dismiss,
+    Kill,
+    Lease,
+    Nominate,
+    Outcome,
+    ProcessRef,
+    Ranking,
+    Reap,
+    Release,
+    Victim,
+    Ward,
+)
+from oomguard.workers.pool import Mailbox, Pulse
 
 from .world import PATIENCE_S, World, cgroup2_mount, gone, start_ticks, until
 
@@ -45,7 +58,8 @@ class Rig:
         self.senses = Senses(self.plan, root, lambda what, why: self.degraded.append((what, why)))
         self.orders = Mailbox()
         self.book = LeaseBook(None, self.orders, root or "/nowhere", "/proc")
-        self.hands = Hands(self.plan, root, self.senses, self.orders, self.book)
+        self.pulse = Pulse()
+        self.hands = Hands(self.plan, root, self.senses, self.orders, self.book, self.pulse)
         # The tests nominate real processes, whatever the made-up machine shows.
         os.close(self.hands.proc_fd)
         self.hands.proc_fd = procfs.open_proc()
@@ -85,7 +99,7 @@ class Rig:
         self.hands.let_go()
         senses = self.senses
         kept = [senses.signal_fd, senses.limits.fd, senses.proc_fd, self.hands.proc_fd, self.orders.bell]
-        for fd in (*kept, senses.meminfo.fd, senses.vmstat.fd):
+        for fd in (*kept, self.pulse.right, senses.meminfo.fd, senses.vmstat.fd):
             os.close(fd)
         if senses.pressure_file is not None:
             senses.pressure_file.close()
@@ -316,6 +330,58 @@ def test_observing_touches_nobody(rig: Rig, hog: Hog) -> None:
 # ---------------------------------------------------------------------------------------------------------- descriptors
 
 
+# --------------------------------------------------------------------------------------------------------- the dead man
+
+
+def test_a_dead_man_that_has_just_struck_is_yielded_to_but_once(rig: Rig, hog: Hog) -> None:
+    """Two would die for one shortage; but one that never answers must not bind us for ever."""
+    process = hog(1)
+    assert rig.errno(nominate(victim(7, ref(process.pid)))) == 0
+    assert rig.pulse.take()
+    assert rig.errno(Kill(HOST, 7, "KILL", "x")) == errno.EBUSY
+    assert process.poll() is None
+    assert rig.errno(Kill(HOST, 7, "KILL", "x")) == 0
+    assert process.wait(PATIENCE_S) == -signal.SIGKILL
+    assert rig.pulse.take(), "the right to kill is held for the kill alone"
+    rig.do(Dismiss(HOST, 7))
+
+
+def test_what_the_dead_man_has_signalled_is_only_awaited(rig: Rig, hog: Hog) -> None:
+    process = hog(1)
+    assert rig.errno(nominate(victim(7, ref(process.pid)))) == 0
+    assert rig.errno(Kill(HOST, 7, "KILL", "x", by="deadman")) == 0
+    assert process.poll() is None, "it was signalled already; not here, but so it was said"
+    process.kill()
+    rig.told_gone(7)
+    rig.do(Dismiss(HOST, 7))
+    assert rig.errno(Kill(HOST, 7, "KILL", "x", by="deadman")) == 0, "dismissed meanwhile"
+
+
+def test_only_who_may_be_killed_is_handed_to_the_dead_man(rig: Rig, hog: Hog) -> None:
+    clause = Clause((AvailableBelow(Amount(share=0.1)),))
+    kills, tells = Watermark((clause,), (KillStep(),)), Watermark((clause,), (NotifyStep(),))
+    guards = (
+        Guard("hard", "/", hard=kills, soft=tells),
+        Guard("soft", "/", soft=kills),
+        Guard("tells", "/", hard=tells),
+        Guard("watches", "/", mode="observe", hard=kills),
+    )
+    rig.hands.aim(replace(rig.plan, guards=guards))
+    who = victim(7, ref(hog(1).pid))
+    handed = {}
+    for guard in guards:
+        assert rig.errno(replace(nominate(who, TargetId(guard.name, "/")), not_before_ns=5)) == 0
+        ((what, token, processes, *ward),) = rig.orders.take()[0]
+        assert (what, token, processes) == ("open", 7, [(who.processes[0].pid, who.processes[0].start_ticks)])
+        handed[guard.name] = [from_plain(unpack(packed)) for packed in ward]
+        rig.hands.again()
+        assert rig.ordered() == ["open"], "to another reaper the same"
+        rig.do(Dismiss(HOST, 7))
+        rig.orders.take()
+    expected = {name: [Ward(TargetId(name, "/"), who, kills, 5)] for name in ("hard", "soft")}
+    assert handed == expected | {"tells": [], "watches": []}
+
+
 def test_descriptors_are_given_back(rig: Rig, hog: Hog) -> None:
     """A nominee a tenth of a second, for hours; every other one is never dismissed but dies, or cannot be opened."""
     process = hog(1)
@@ -373,7 +439,7 @@ def test_a_number_with_a_new_owner_is_not_woken_for_the_old_one(rig: Rig, hog: H
     rig.do(nominate(victim(1, ref(one.pid))))
     rig.do(nominate(victim(2, ref(other.pid))))
     woken: list[int] = []
-    first, second = sorted(rig.hands.held[token].fds[0] for token in (1, 2))
+    first, second = sorted(next(iter(rig.hands.held[token].fds)) for token in (1, 2))
     for fd in (first, second):
         handler = rig.senses.handlers[fd]
 

@@ -35,6 +35,7 @@ from oomguard.model.policy import (
 from oomguard.model.verdict import Close, Kill, Lease, Nominate, Notify, Release, Snapshot
 
 from .world import (
+    EBUSY,
     EPERM,
     ESRCH,
     MIB,
@@ -668,6 +669,128 @@ def test_a_step_sets_the_score_of_the_nominee_and_gives_it_back_with_it() -> Non
     ]
     court.sees(300, host=meminfo(500))
     assert court.sees(1400, host=meminfo(500)) == ["release 4", "dismiss 3", "close #1"]
+
+
+# -- the dead man --------------------------------------------------------------------------------------------------
+
+
+def struck(token: int, silent_ms: int = 3000) -> Result:
+    return Result(token, "Deadman", 0, silent_ms * MS)
+
+
+def armed(guard: Guard | None = None) -> Court:
+    """With a nominee, 500, as token 1."""
+    court = host_court(guard)
+    court.sees(1000, host=meminfo(100))
+    assert court.sees(1010, host=meminfo(100), surveys=(survey("/", WORLD),)) == ["nominate 1: process 500"]
+    return court
+
+
+def test_who_comes_back_after_the_dead_man_has_acted_takes_nobody_else() -> None:
+    """Stopped for three seconds; the victim is gone, and what it held has not come back yet."""
+    court = armed()
+    assert court.sees(4100, host=meminfo(40), results=(struck(1),), gone=(VictimGone(1, 0),)) == [
+        "snapshot hard #1",
+        "KILL 1 by the dead man",
+        "tell KILLED",
+        "tell VICTIM_GONE",
+        "dismiss 1",
+    ]
+    told = next(a.text for a in court.said if isinstance(a, Notify) and a.message == "KILLED")
+    assert told == (
+        "killed leak[500] holding 600.0 MiB; the dead man has acted: we had not turned for 3.0 s, "
+        "and the hard watermark held"
+    )
+    assert (court.phase, court.state.counters.kills) == ("cooling", 1)
+    for at in range(4120, 9000, 100):
+        assert not [line for line in court.sees(at, host=meminfo(40)) if "KILL" in line]
+    assert court.sees(9110, host=meminfo(40)) == ["look heaviest"], "but after the cooldown it was not enough"
+
+
+def test_a_victim_of_the_dead_man_is_awaited_like_ours() -> None:
+    court = armed()
+    court.sees(4100, host=meminfo(40), results=(struck(1),))
+    assert court.phase == "draining"
+    assert court.sees(4200, host=meminfo(30)) == []
+    assert court.sees(4300, host=meminfo(600), gone=(VictimGone(1, 0),)) == ["tell VICTIM_GONE", "dismiss 1"]
+    assert court.sees(5200, host=meminfo(600)) == []
+    assert court.sees(5400, host=meminfo(600)) == ["close #1", "tell CALM"]
+
+
+def test_it_cannot_end_it_either() -> None:
+    court = armed()
+    said = court.sees(4100, host=meminfo(40), results=(struck(1), Result(1, "Kill", EPERM)))
+    assert said[-3:] == ["tell VICTIM_STUCK", "dismiss 1", "look heaviest"]
+    assert court.phase == "firing"
+
+
+def test_both_took_the_same_one() -> None:
+    """SIGKILL was sent, and then we were stopped; or SIGTERM, with a grace that nobody waits for any more."""
+    for grace_ms, stage in ((0, "kill"), (60_000, "kill")):
+        court = armed(host_guard(hard=5, grace_ms=grace_ms))
+        court.sees(1100, host=meminfo(40))
+        assert court.phase == "draining"
+        assert court.sees(4200, host=meminfo(40), results=(struck(1),)) == ["KILL 1 by the dead man", "tell KILLED"]
+        assert court.target().pursuit.stage == stage
+        assert court.state.counters.kills == 1
+
+
+def test_a_busy_core_that_would_take_another_one_yields() -> None:
+    """A survey took three seconds. It names another nominee, and in the same turn we signal that: too late."""
+    court = armed()
+    grown = replace(SMALL, anon_bytes=800 * MIB)
+    court.sees(1120, host=meminfo(100))
+    said = court.sees(4200, host=meminfo(40), surveys=(survey("/", [LEAK, grown]),))
+    assert said[:2] == ["dismiss 1", "nominate 2: process 501"]
+    assert "KILL 2" in said
+    both = (Result(2, "Kill", EBUSY), struck(1))
+    assert court.sees(4201, host=meminfo(40), results=both) == ["KILL 1 by the dead man", "tell KILLED"]
+    assert (court.phase, court.state.counters.kills) == ("cooling", 1)
+    for at in range(4220, 9100, 100):
+        assert not [line for line in court.sees(at, host=meminfo(40)) if "KILL" in line]
+
+
+def test_the_answer_may_come_a_turn_later() -> None:
+    court = armed()
+    grown = replace(SMALL, anon_bytes=800 * MIB)
+    court.sees(1120, host=meminfo(100))
+    court.sees(4200, host=meminfo(40), surveys=(survey("/", [LEAK, grown]),))
+    assert court.sees(4201, host=meminfo(40), results=(Result(2, "Kill", EBUSY),)) == []
+    assert (court.phase, court.state.counters.kills) == ("cooling", 0)
+    assert court.sees(4202, host=meminfo(40), results=(struck(1),)) == ["KILL 1 by the dead man", "tell KILLED"]
+    assert (court.phase, court.state.counters.kills) == ("cooling", 1)
+
+
+def test_it_is_told_though_all_is_calm_by_now() -> None:
+    court = armed()
+    court.sees(1100, host=meminfo(500))
+    court.sees(2200, host=meminfo(500))
+    assert court.phase == "calm"
+    assert court.sees(2210, host=meminfo(500), results=(struck(1),)) == ["KILL 1 by the dead man", "tell KILLED"]
+    assert court.phase == "calm"
+
+
+def test_cooldown_and_budget_bind_the_dead_man_too() -> None:
+    guard = host_guard(budget=Budget(1, 60 * SECOND), cooldown_ms=5000)
+    court = armed(guard)
+    (first,) = [action for action in court.said if isinstance(action, Nominate)]
+    assert first.not_before_ns == 0
+    court.sees(1100, host=meminfo(40))
+    court.sees(1120, host=meminfo(500), gone=(VictimGone(1, 0),))
+    court.sees(2300, host=meminfo(500))
+    court.sees(3000, host=meminfo(100))
+    court.sees(3010, host=meminfo(100), surveys=(survey("/", [SMALL]),))
+    second = [action for action in court.said if isinstance(action, Nominate)][-1]
+    assert second.not_before_ns == START + 1100 * MS + 60 * SECOND, "the budget is spent until then"
+    unbound = replace(guard, budget=None)
+    court = armed(unbound)
+    court.sees(1100, host=meminfo(40))
+    court.sees(1120, host=meminfo(500), gone=(VictimGone(1, 0),))
+    court.sees(2300, host=meminfo(500))
+    court.sees(3000, host=meminfo(100))
+    court.sees(3010, host=meminfo(100), surveys=(survey("/", [SMALL]),))
+    second = [action for action in court.said if isinstance(action, Nominate)][-1]
+    assert second.not_before_ns == START + 6100 * MS, "five seconds after the last"
 
 
 # -- insurance -----------------------------------------------------------------------------------------------------

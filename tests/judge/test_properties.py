@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from oomguard.judge.decide import TELL_AGAIN_NS, begin, decide
 from oomguard.judge.detect import TABLE
-from oomguard.judge.rank import Bounds, is_inside, rank, refusal
+from oomguard.judge.glob import is_inside
+from oomguard.judge.rank import Bounds, rank, refusal
 from oomguard.judge.state import State
 from oomguard.model.facts import (
     CgroupFacts,

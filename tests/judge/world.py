@@ -10,7 +10,8 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal, assert_never
 
 from oomguard.judge.decide import begin, deadline, decide
-from oomguard.judge.rank import is_corridor, is_inside, unit_path
+from oomguard.judge.glob import is_inside
+from oomguard.judge.rank import is_corridor, unit_path
 from oomguard.judge.state import State, TargetState
 from oomguard.model.facts import (
     CgroupFacts,
@@ -69,6 +70,7 @@ START: Final = 1000 * SECOND  # a machine that has been up for a while: no test 
 THROTTLED: Final = 20.0  # MiB/s that a leak still gets past memory.high, less than one percent over it
 ESRCH: Final = 3
 EPERM: Final = 1
+EBUSY: Final = 16
 
 SOFT_STEPS: Final[tuple[Step, ...]] = (SnapshotStep(), NotifyStep(), NominateStep())
 
@@ -252,7 +254,7 @@ def brief(action: Action) -> str:  # noqa: PLR0911 - one line a kind
         case Dismiss():
             return f"dismiss {action.token}"
         case Kill():
-            return f"{action.signal} {action.token}"
+            return f"{action.signal} {action.token}{' by the dead man' if action.by == 'deadman' else ''}"
         case Reap():
             return f"reap {action.token}"
         case Lease():
@@ -537,7 +539,7 @@ class World:
 
     def _kill(self, action: Kill) -> None:
         guard = next(g for g in self.policy.guards if g.name == action.target.guard)
-        if guard.mode == "observe":
+        if guard.mode == "observe" or action.by == "deadman":
             return
         nominated = self.tokens.get(action.token)
         bodies = self._meant(nominated) if nominated is not None else []

@@ -169,7 +169,7 @@ class DeadMan:
         if not self._take_right():
             return False
         silence_ns = now - self.beat_ns
-        self.answers.post((token, "Deadman", 0, silence_ns, 0))
+        self.answers.post((token, "Deadman", 0, silence_ns, now))
         number = watched.nominee.kill(signal.SIGKILL)
         if number:
             self.answers.post((token, "Kill", number, 0, 0))

@@ -572,21 +572,23 @@ class _Desk:
         for result in self.seen.results:
             for victim in (state.nominee, state.former):
                 if result.what == "Deadman" and victim is not None and victim.token == result.token:
-                    state = self._struck(guard, state, victim, result.took_ns)
+                    state = self._struck(guard, state, victim, result)
         return state
 
-    def _struck(self, guard: Guard, state: TargetState, victim: Victim, silence_ns: int) -> TargetState:
-        why = f"the dead man has acted: we had not turned for {silence_ns / SECOND:.1f} s, and the hard watermark held"
+    def _struck(self, guard: Guard, state: TargetState, victim: Victim, result: Result) -> TargetState:
+        silence = f"we had not turned for {result.took_ns / SECOND:.1f} s"
+        why = f"the dead man has acted: {silence}, and the hard watermark held"
+        pursuit = escalate.begin(victim, 0, result.value or self.at)
         if state.phase != "calm" and not state.hard_told:
             state = evolve(self._snapshot(state, why, hard=True), hard_told=True, told_ns=0)
         text = f"{_who(victim)} holding {mib(victim.held_bytes)}; {why}"
         self.actions.append(Kill(state.id, victim.token, "KILL", text, state.ranking, "deadman"))
         self._tell(state, "KILLED", f"killed {text}")
         if state.pursuit is not None and state.pursuit.victim.token == victim.token:  # we had signalled it before
-            return evolve(state, pursuit=escalate.begin(victim, 0, self.at))
+            return evolve(state, pursuit=pursuit)
         before, state = state.phase, self._counted(guard, state)
         if victim is state.nominee:
-            return evolve(self._to(state, "struck"), pursuit=escalate.begin(victim, 0, self.at))
+            return evolve(self._to(state, "struck"), pursuit=pursuit)
         again = max(state.again_ns, self.at + SETTLE_NS)
         yields = before in ("armed", "firing")
         return evolve(self._to(state, "yielded") if yields else state, again_ns=again)

@@ -184,7 +184,8 @@ class Result:
     """What became of an action, told when it is known: ``errno`` 0 is success.
 
     ``token`` is the action's; ``what`` its class name; ``value`` what the hand measured (bytes reaped, for "Reap").
-    "Deadman" is no action: the dead man has ended the nominee of that token, after ``took_ns`` without a turn of ours.
+    "Deadman" is no action: the dead man has ended the nominee of that token, at ``value`` (CLOCK_MONOTONIC, ns), after
+    ``took_ns`` without a turn of ours.
     """
 
     token: int

@@ -273,7 +273,7 @@ def _numbers(message: str, story: Story, death: Death | None) -> Entry:
     if message == "KILLED":
         if "hard" in story.why:
             entry["OOMGUARD_REASON"] = story.why["hard"]
-        if death is not None and story.hard_ns is not None:
+        if death is not None and story.hard_ns is not None and death.signalled_ns >= story.hard_ns:
             entry["OOMGUARD_LATENCY_MS"] = str(round((death.signalled_ns - story.hard_ns) / 1e6, 3))
     elif freed_bytes:
         entry["OOMGUARD_FREED_BYTES"] = str(freed_bytes)

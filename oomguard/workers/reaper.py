@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Deputy(Protocol):
-        """Who ends the nominee where the core cannot (``core.deadman``): it lives here, for it must be awake and locked."""
+        """Who ends the nominee where the core cannot (``core.deadman``). It lives here, which is locked, and nice -10."""
 
         def guard(self, token: int, ward: bytes) -> None:
             """This nominee is handed to it."""

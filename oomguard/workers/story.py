@@ -148,6 +148,7 @@ class Story:
         self._host: MemInfo | None = None
         self._host_ns = 0
         self._before: _Level | None = None
+        self._latest: _Level | None = None
         self._after: _Level | None = None
         self._leases: dict[int, str] = {}
         self._leased: set[str] = set()
@@ -191,9 +192,19 @@ class Story:
                 case _:
                     pass
         self._measure(seen)
+        self._latest = self._level(seen)
         return reached
 
     def _facts(self, seen: Observation, reached: set[Milestone]) -> None:
+        self._gone(seen, reached)
+        for result in seen.results:
+            death = self.deaths.get(result.token)
+            if death is not None and result.what == "Reap":
+                death.reaped_bytes += result.value
+                if result.value:
+                    self._tell(seen.at_ns, "reap", f"the reaper took back {size(result.value)} of {self._named(death)}")
+
+    def _gone(self, seen: Observation, reached: set[Milestone]) -> None:
         for gone in seen.gone:
             death = self.deaths.get(gone.token)
             if death is not None and death.gone_ns is None:
@@ -201,12 +212,6 @@ class Story:
                 took = f", {_ms(gone.at_ns - death.signalled_ns):.0f} ms after the signal" if death.struck else ""
                 self._tell(gone.at_ns, "gone", f"{self._named(death)} is gone{took}")
                 reached.add("gone")
-        for result in seen.results:
-            death = self.deaths.get(result.token)
-            if death is not None and result.what == "Reap":
-                death.reaped_bytes += result.value
-                if result.value:
-                    self._tell(seen.at_ns, "reap", f"the reaper took back {size(result.value)} of {self._named(death)}")
 
     def _ours(self, kill: KernelKill, turn: Turn) -> bool:
         """The judge names the guard whose kill it is, the innermost; where it names none, whoever covers it."""
@@ -285,6 +290,10 @@ class Story:
 
     def _kill(self, action: Kill, outcome: Outcome | None, seen: Observation, reached: set[Milestone]) -> None:
         errno, held, at_ns = (outcome.errno, outcome.held, outcome.at_ns) if outcome else (None, False, seen.at_ns)
+        before: _Level | None = None
+        if action.by == "deadman":  # it struck before this turn, and memory may have come back since
+            struck = (r.value for r in seen.results if r.what == "Deadman" and r.token == action.token)
+            at_ns, before = next(struck, at_ns), self._latest
         self.held = self.held or held
         self.ranking = action.ranking or self.ranking
         death = self.deaths.get(action.token)
@@ -293,12 +302,13 @@ class Story:
             death = Death(action.token, victim, action.why, action.signal, errno, held, at_ns)
             if len(self.deaths) < _KILLS_MAX:
                 self.deaths[action.token] = death
-            self._before = self._before or self._level(seen)
+            self._before = self._before or before or self._level(seen)
         else:  # the same victim again: SIGKILL after SIGTERM
             death.signal = action.signal
             death.errno = 0 if 0 in (death.errno, errno) else errno
         self._tell(at_ns, "kill", _kill_text(action, self._named(death), errno, held))
         reached.add("killed")
+        self._gone(seen, reached)  # the death that the dead man has caused may have been told together with it
 
     def _lease(self, action: Lease, at_ns: int, outcome: Outcome | None) -> None:
         what = f"{action.file} of {action.cgroup if action.file == 'memory.high' else f'pid {action.pid}'}"
@@ -408,11 +418,9 @@ class Story:
         return "oomguard" if theirs is None or ours <= theirs else "kernel"
 
     def latency_ms(self) -> float | None:
-        """From the observation that crossed the hard watermark to the first signal."""
+        """From the observation that crossed the hard watermark to the first signal; None: the dead man came before."""
         first = self._first()
-        if first is None or self.hard_ns is None:
-            return None
-        return _ms(first.signalled_ns - self.hard_ns)
+        return None if first is None else _latency_ms(first, self.hard_ns)
 
     def gone_ms(self) -> float | None:
         """From the first signal to the end of that victim."""
@@ -482,6 +490,10 @@ def _regrouped(victim: Victim, rows: list[Mapping[str, Any]]) -> Victim:
     return replace(victim, processes=refs, held_bytes=sum(map(_held, rows)), count=max(victim.count, len(rows)))
 
 
+def _latency_ms(death: Death, hard_ns: int | None) -> float | None:
+    return None if hard_ns is None or death.signalled_ns < hard_ns else _ms(death.signalled_ns - hard_ns)
+
+
 def _ms(ns: int) -> float:
     return round(ns / _NS_PER_MS, 3)
 
@@ -541,7 +553,7 @@ def _plain_death(death: Death, hard_ns: int | None, opened_ns: int) -> dict[str,
         "errno": death.errno,
         "held": death.held,
         "at_ms": _ms(death.signalled_ns - opened_ns),
-        "latency_ms": None if hard_ns is None else _ms(death.signalled_ns - hard_ns),
+        "latency_ms": _latency_ms(death, hard_ns),
         "gone_ms": death.gone_ms,
         "reaped_bytes": death.reaped_bytes,
     }

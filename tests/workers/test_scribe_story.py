@@ -12,6 +12,7 @@ from oomguard.model.facts import (
     MemoryStat,
     Observation,
     ProcessFacts,
+    Result,
     Survey,
     TargetId,
     VictimGone,
@@ -333,3 +334,23 @@ def test_the_short_id_differs_by_boot_guard_cgroup_and_time() -> None:
     }
     assert len(ids) >= 798
     assert all(len(each) == 6 for each in ids)
+
+
+def test_a_kill_of_the_dead_man_is_told_when_the_core_is_back() -> None:
+    """It struck at 3000, the core came back at 9000 and found it dead and memory free."""
+    text = "leak[1] holding 100 MiB; the dead man has acted: we had not turned for 2.5 s, and the hard watermark held"
+    back = turn(
+        9000,
+        Snapshot(HOST, "hard", 1, "the dead man has acted"),
+        Kill(HOST, 7, "KILL", text, None, "deadman"),
+        outcomes=(Outcome("Kill", 7, 0, 9001 * MS),),
+        results=(Result(7, "Deadman", 0, 2500 * MS, 3000 * MS),),
+        gone=(VictimGone(7, 9000 * MS),),
+        host=host(540),
+    )
+    plain = told(HOST, turn(500, host=host(40)), back).plain()
+    assert (plain["killed_by"], plain["kind"], plain["freed_bytes"]) == ("oomguard", "hard", 500 * MIB)
+    assert (plain["latency_ms"], plain["gone_ms"]) == (None, 6000)
+    lines = [(entry["at_ms"], entry["what"]) for entry in plain["timeline"]]  # type: ignore[attr-defined]
+    assert lines[-3:] == [(2500, "kill"), (8500, "hard"), (8500, "gone")]
+    assert text in plain["timeline"][-3]["text"]  # type: ignore[index]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     class Deputy(Protocol):
-        """Who ends the nominee where the core cannot (``core.deadman``). It lives here, which is locked, and nice -10."""
+        """Who ends the nominee where the core cannot (``core.deadman``). It lives here: locked, and awake."""
 
         def guard(self, token: int, ward: bytes) -> None:
             """This nominee is handed to it."""

@@ -22,6 +22,7 @@ from ..model.facts import CgroupFacts, Pressure, TargetId
 from ..model.policy import Amount, AvailableBelow, Clause, Daemon, PressureAbove, Watermark
 from ..model.verdict import ProcessRef, Victim, Ward
 from ..workers.pool import Mailbox, Pulse
+from ..workers.reaper import Deputy
 from .nominee import Nominee
 
 MS: Final = 1_000_000
@@ -46,7 +47,7 @@ class _Watched:
             self.group.close()
 
 
-class DeadMan:
+class DeadMan(Deputy):
     """``answers``: to the core, (token, what, errno, took_ns, value), as the reaper's."""
 
     def __init__(self, daemon: Daemon, root: str | None, pulse: Pulse, answers: Mailbox) -> None:

@@ -8,7 +8,7 @@ import errno
 import os
 import select
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..linux import leases, libc, pidfd, procfs
 from .pool import Mailbox
@@ -18,23 +18,22 @@ TRIES: Final = 5
 RETRY_S: Final = 0.004
 
 
-if TYPE_CHECKING:
-    from typing import Protocol
+class Deputy:
+    """Who ends the nominee where the core cannot (``core.deadman``); it lives here, locked and awake. This: nobody."""
 
-    class Deputy(Protocol):
-        """Who ends the nominee where the core cannot (``core.deadman``). It lives here: locked, and awake."""
+    def guard(self, token: int, ward: bytes) -> None:
+        """This nominee is handed to it."""
 
-        def guard(self, token: int, ward: bytes) -> None:
-            """This nominee is handed to it."""
+    def leave(self, token: int) -> None:
+        """It is a nominee no more."""
 
-        def leave(self, token: int) -> None:
-            """It is a nominee no more."""
+    def timeout_ms(self) -> int | None:
+        """When it wants to look; None: never."""
+        return None
 
-        def timeout_ms(self) -> int | None:
-            """When it wants to look; None: never."""
-
-        def look(self) -> list[int]:
-            """Look; the tokens of those that it has ended now."""
+    def look(self) -> list[int]:
+        """Look; the tokens of those that it has ended now."""
+        return []
 
 
 class Reaper:
@@ -48,9 +47,10 @@ class Reaper:
         runtime_dir: str,
         cgroup: str,
         proc: str,
-        deputy: "Deputy | None" = None,
+        deputy: Deputy | None = None,
     ) -> None:
-        self.orders, self.answers, self.alive, self.deputy = orders, answers, alive, deputy
+        self.orders, self.answers, self.alive = orders, answers, alive
+        self.deputy = deputy or Deputy()
         self.runtime_dir, self.cgroup, self.proc = runtime_dir, cgroup, proc
         self.proc_fd = procfs.open_proc(proc)
         self.held: dict[int, list[tuple[int, int]]] = {}  # token: (pid, pidfd)
@@ -67,7 +67,7 @@ class Reaper:
         poll.register(self.alive, select.POLLHUP)
         waiting: list[tuple[Any, ...]] = []
         while True:
-            ready = dict(poll.poll(0 if waiting else self._timeout_ms()))
+            ready = dict(poll.poll(0 if waiting else self.deputy.timeout_ms()))
             if self.alive in ready:  # what was ordered last is of no interest any more: it would be undone at once
                 self.put_back()
                 return
@@ -76,11 +76,8 @@ class Reaper:
             if lost:
                 self.answers.post((0, "Lost", 0, 0, 0))
             self._work(waiting)
-            for token in self.deputy.look() if self.deputy is not None else ():
+            for token in self.deputy.look():
                 self.obey(("reap", token))
-
-    def _timeout_ms(self) -> int | None:
-        return None if self.deputy is None else self.deputy.timeout_ms()
 
     def rehearse(self) -> None:
         """Reap ourselves, which the kernel refuses: what has run once does not fault when it is needed."""
@@ -110,12 +107,11 @@ class Reaper:
             match what:
                 case "open":
                     self._open(token, rest[0])
-                    if self.deputy is not None and rest[1:]:
+                    if rest[1:]:
                         self.deputy.guard(token, rest[1])
                 case "close":
                     self._close(token)
-                    if self.deputy is not None:
-                        self.deputy.leave(token)
+                    self.deputy.leave(token)
                 case "reap":
                     value = self._reap(token)
                 case "write":

@@ -1,5 +1,5 @@
 #!/usr/bin/python3
-"""Stops the daemon in the middle of a storm, and lets it go on after a while.
+"""Stops the daemon in the middle of a storm, and lets it go on when --cgroup has emptied, or after --seconds.
 
 Waits until a process of --cgroup is insured (oom_score_adj 1000), which is when the daemon is armed and has handed its
 nominee to the reaper; then SIGSTOP to the core, with --reaper to the reaper first. Leaves (when it stopped, when it
@@ -22,15 +22,18 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cgroup", required=True)
     parser.add_argument("--reaper", action="store_true")
-    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--timeout", type=float, default=60)
     parser.add_argument("--out", default=f"{RUN}/stopper.json")
     return parser.parse_args()
 
 
+def inside(cgroup):
+    return text_of(f"{CGROUPS}/{cgroup}/cgroup.procs").split()
+
+
 def insured(cgroup):
-    pids = text_of(f"{CGROUPS}/{cgroup}/cgroup.procs").split()
-    return any(text_of(f"/proc/{pid}/oom_score_adj") == "1000\n" for pid in pids)
+    return any(text_of(f"/proc/{pid}/oom_score_adj") == "1000\n" for pid in inside(cgroup))
 
 
 def main():
@@ -48,7 +51,10 @@ def main():
     stopped = now()
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
-    time.sleep(args.seconds)
+    end = time.monotonic() + args.seconds
+    while inside(args.cgroup) and time.monotonic() < end:
+        time.sleep(0.02)
+    time.sleep(0.5)
     for pid in pids:
         os.kill(pid, signal.SIGCONT)
     put(args.out, json.dumps([stopped, now()]))

@@ -10,7 +10,7 @@ from typing import Final, assert_never
 from ..linux import procfs
 from ..model.codec import pack
 from ..model.facts import Result
-from ..model.policy import Guard, KillStep, Plan, Watermark
+from ..model.policy import Guard, Plan, Watermark
 from ..model.verdict import (
     Action,
     Close,
@@ -219,4 +219,4 @@ class Hands:
 def killing(guard: Guard) -> Watermark | None:
     """The watermark of this guard at which somebody is ended."""
     marks = (mark for mark in (guard.hard, guard.soft) if mark is not None)
-    return next((mark for mark in marks if any(isinstance(step, KillStep) for step in mark.do)), None)
+    return next((mark for mark in marks if mark.kills), None)

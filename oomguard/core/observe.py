@@ -240,7 +240,7 @@ class Senses:
         keep_ns = self.kept_ns + KEEP_NS
         while True:
             now_ns = clock()
-            line, end_ns = self._put_off(state, free_ram())
+            line, end_ns = self._put_off(state)
             end_ns = 0 if self._anything() else min(end_ns, until_ns, self.rescan_ns or until_ns)
             chore_ns = self._next_chore()
             while now_ns < end_ns:
@@ -283,20 +283,25 @@ class Senses:
         if self.triggers.until_ns() <= now_ns:
             self.triggers.look(now_ns)
 
-    def _put_off(self, state: State, free_bytes: int) -> tuple[int, int]:
+    def _put_off(self, state: State) -> tuple[int, int]:
         """(the highest line that memory is over, until when it settles all deadlines then); (0, _): it does not."""
         most_ns = self._longest(state)
-        line, until_ns, plenty = 0, pace.NEVER, free_bytes
+        line, until_ns, plenty = 0, pace.NEVER, self._plenty(state.targets.values())
         for target in state.targets.values():
             own = target.glance_bytes
-            if own >= plenty and plenty == free_bytes >= 0:
-                plenty = max(plenty, self._read_host().available_bytes)
             if own and own < plenty:
                 line = max(line, own)
                 until_ns = min(until_ns, target.look_ns + most_ns)
             else:
                 until_ns = min(until_ns, self._deadline(target))
         return line, until_ns
+
+    def _plenty(self, targets: Iterable[TargetState]) -> int:
+        """MemFree; MemAvailable where that is more, and MemFree alone does not settle them all. -1: not known."""
+        free = self.free_ram() if self.free_ram is not None else -1
+        if free >= 0 and any(target.glance_bytes >= free for target in targets):
+            return max(free, self._read_host().available_bytes)
+        return free
 
     @staticmethod
     def _longest(state: State) -> int:
@@ -307,9 +312,7 @@ class Senses:
         over = [target for target in state.targets.values() if self._deadline(target) <= at_ns]
         if not over:
             return []
-        plenty = self.free_ram() if self.free_ram is not None else -1
-        if plenty >= 0 and any(target.glance_bytes >= plenty for target in over):
-            plenty = max(plenty, self._read_host().available_bytes)
+        plenty = self._plenty(over)
         most_ns = self._longest(state)
         soon_ns = at_ns - most_ns + most_ns // TOGETHER_SHARE
         due = []
@@ -324,9 +327,7 @@ class Senses:
         return [target.id for target in due[:AT_ONCE]]
 
     def _deadline(self, target: TargetState) -> int:
-        if (
-            target.glance_bytes or target.quiet_bytes
-        ):  # nothing of it holds: a look at its own files may have put it off
+        if target.glance_bytes or target.quiet_bytes:  # at rest: a look at its own files may have put it off
             return max(target.look_ns, self.later.get(target.id, 0))
         return target.look_ns
 
@@ -336,8 +337,7 @@ class Senses:
         current = None if watch is None else watch.group.current()
         if current is None or current >= target.quiet_bytes:
             return False
-        tripped = any(lease.purpose == "tripwire" for lease in target.leases)
-        self.later[target.id] = at_ns + pace.until_near(target.quiet_bytes, current, tripped)
+        self.later[target.id] = at_ns + pace.until_near(target.quiet_bytes, current, target.tripped)
         return True
 
     def _on_signal(self, _mask: int) -> None:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
+from ..judge.pace import NEVER
 from ..linux import psi
 from ..linux.cgroup2 import full_path
 from ..model.facts import TargetId
@@ -25,7 +26,6 @@ CLOSE: Final = 32  # the same, of those that are looked at closely
 HANDFUL: Final = 256  # pressure files read in one turn, some 15 us each
 ZOOM_NS: Final = 100 * MS
 QUIET_NS: Final = 30 * SECOND
-NEVER: Final = 1 << 62
 
 
 class Target(NamedTuple):

@@ -94,11 +94,6 @@ def decide(plan: Plan, state: State, seen: Observation) -> tuple[State, tuple[Ac
     return desk.close()
 
 
-def deadline(state: State) -> int:
-    """The earliest ``look_ns`` of all targets (CLOCK_MONOTONIC), ``pace.NEVER`` if there is none."""
-    return min((target.look_ns for target in state.targets.values()), default=pace.NEVER)
-
-
 class _Desk:
     """The working table of one turn; nothing of it outlives the turn."""
 
@@ -281,8 +276,8 @@ class _Desk:
         if state.phase == "armed":
             state = self._refresh(guard, state)
         state = self._mute(guard, state, sight)
-        look_ns = self.at + pace.next_look(guard, state, sight, _tripped(state))
-        if _tripped(state) and state.muted_ns > self.at:
+        look_ns = self.at + pace.next_look(guard, state, sight, state.tripped)
+        if state.tripped and state.muted_ns > self.at:
             look_ns = max(look_ns, state.muted_ns + HEARD_NS)
         self.targets[state.id] = evolve(
             state,
@@ -782,7 +777,7 @@ class _Desk:
             return state
         if state.phase not in ("calm", "armed") or state.id not in self.fresh:
             return state
-        tripped = _tripped(state)
+        tripped = state.tripped
         to_hard = pace.time_to(guard.hard, state.hard_since, sight, tripped)
         if to_hard < MUTE_NS[0]:
             return state
@@ -828,7 +823,7 @@ def _not_before(guard: Guard, state: TargetState) -> int:
 
 
 def _kills(watermark: Watermark | None) -> bool:
-    return watermark is not None and any(isinstance(step, KillStep) for step in watermark.do)
+    return watermark is not None and watermark.kills
 
 
 def _to_insure(guard: Guard, state: TargetState, survey: Survey) -> dict[int, ProcessRef]:
@@ -838,7 +833,7 @@ def _to_insure(guard: Guard, state: TargetState, survey: Survey) -> dict[int, Pr
     of the policy sets is the policy's.
     """
     steps = [step for mark in (guard.soft, guard.hard) if mark is not None for step in mark.do]
-    kills = any(isinstance(step, KillStep) for step in steps)
+    kills = _kills(guard.soft) or _kills(guard.hard)
     own = any(isinstance(step, SetOomScoreAdjStep) for step in steps)
     if not (guard.insurance and guard.mode == "enforce" and kills and not own and state.nominee is not None):
         return {}
@@ -878,10 +873,6 @@ def _is_lower_already(state: TargetState, facts: CgroupFacts, token: int, value:
         return True
     high = (x for x in state.leases if not x.pid and x.cgroup == facts.path and x.token != token)
     return any(lease.value <= value for lease in high)
-
-
-def _tripped(state: TargetState) -> bool:
-    return any(lease.purpose == "tripwire" for lease in state.leases)
 
 
 def _identity(victim: Victim) -> tuple[object, ...]:

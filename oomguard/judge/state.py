@@ -63,6 +63,11 @@ class TargetState:
     uninsurable: frozenset[int] = frozenset()  # pids whose oom_score_adj could not be raised, until it is calm
     kills: tuple[int, ...] = ()  # when, as far as a budget reaches back
 
+    @property
+    def tripped(self) -> bool:
+        """Whether a tripwire is out: then the kernel itself stops what crosses it."""
+        return any(lease.purpose == "tripwire" for lease in self.leases)
+
 
 @dataclass(frozen=True, slots=True)
 class Counters:

@@ -129,6 +129,11 @@ class Watermark:
     when: tuple[Clause, ...]
     do: tuple[Step, ...]
 
+    @property
+    def kills(self) -> bool:
+        """Whether somebody is ended at it."""
+        return any(isinstance(step, KillStep) for step in self.do)
+
 
 @dataclass(frozen=True, slots=True)
 class Match:

@@ -96,7 +96,7 @@ def _watermarks(guard: model.Guard) -> Iterator[tuple[str, model.Watermark]]:
 
 
 def _kills(watermark: model.Watermark | None) -> bool:
-    return watermark is not None and any(isinstance(step, model.KillStep) for step in watermark.do)
+    return watermark is not None and watermark.kills
 
 
 def _dangers(guard: model.Guard) -> _Doubts:

@@ -376,9 +376,7 @@ def start(world: World, daemon: Start) -> Start:
     return begin
 
 
-def test_a_stopped_core_is_stood_in_for(
-    world: World, start: Start, leak: Running, hog: Hog
-) -> None:
+def test_a_stopped_core_is_stood_in_for(world: World, start: Start, leak: Running, hog: Hog) -> None:
     """SIGSTOP in the middle of a storm; and after SIGCONT nobody else is ended for it, though memory is still short."""
     second = seen(world, hog(10, b"second"))
     guarding = start(PATIENT)
@@ -427,9 +425,7 @@ def links(pid: int) -> str:
     ],
     ids=["switched off", "observing", "no nominee"],
 )
-def test_nobody_stands_in(
-    world: World, start: Start, leak: Running, body: str, own: str
-) -> None:
+def test_nobody_stands_in(world: World, start: Start, leak: Running, body: str, own: str) -> None:
     guarding = start(body, own)
     world.available(200)
     guarding.phase("armed")
@@ -445,9 +441,7 @@ def test_nobody_stands_in(
     assert guarding.end() == 0
 
 
-def test_in_calm_the_reaper_is_never_awake(
-    world: World, start: Start, leak: Running
-) -> None:
+def test_in_calm_the_reaper_is_never_awake(world: World, start: Start, leak: Running) -> None:
     guarding = start(HOST_POLICY)
     reaper = guarding.workers()["reaper"]
     world.available(200)
@@ -464,9 +458,7 @@ def test_in_calm_the_reaper_is_never_awake(
     assert guarding.end() == 0
 
 
-def test_a_stopped_core_that_is_killed_at_last(
-    world: World, start: Start, leak: Running
-) -> None:
+def test_a_stopped_core_that_is_killed_at_last(world: World, start: Start, leak: Running) -> None:
     """The watchdog's bite: the journal has been told already."""
     guarding = start(HOST_POLICY)
     world.available(200)
@@ -482,9 +474,7 @@ def test_a_stopped_core_that_is_killed_at_last(
     assert guarding.log().count("the dead man has ended") == 1
 
 
-def test_a_new_reaper_is_handed_the_nominee_too(
-    world: World, start: Start, leak: Running
-) -> None:
+def test_a_new_reaper_is_handed_the_nominee_too(world: World, start: Start, leak: Running) -> None:
     guarding = start(PATIENT)
     world.available(250)  # over 128 MiB: a worker may be started again while armed
     guarding.phase("armed")

@@ -197,7 +197,7 @@ def test_deadlines_that_memory_settles_are_nobodys_turn(senses: Senses) -> None:
     senses._read_host = lambda: MemInfo(GIB, 0, GIB // 2, 0, 0)  # type: ignore[method-assign]
     state = State(targets={target.id: target for target in (*settled, urgent)})
     assert senses._due(state, now) == [urgent.id]
-    assert senses._put_off(state, GIB // 2) == (GIB // 4, urgent.look_ns)
+    assert senses._put_off(state) == (GIB // 4, urgent.look_ns)
 
 
 def test_each_is_looked_at_once_a_minute_and_together_with_those_that_would_be_next(senses: Senses) -> None:

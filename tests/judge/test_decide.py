@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from oomguard.judge import decide as decide_module
-from oomguard.judge.decide import deadline, decide
+from oomguard.judge.decide import decide
 from oomguard.model.facts import (
     KernelKill,
     MemInfo,
@@ -45,6 +45,7 @@ from .world import (
     START,
     Court,
     cgroup,
+    deadline,
     host_guard,
     limit_guard,
     meminfo,

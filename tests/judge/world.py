@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal, assert_never
 
-from oomguard.judge.decide import begin, deadline, decide
+from oomguard.judge.decide import begin, decide
 from oomguard.judge.glob import is_inside
+from oomguard.judge.pace import NEVER
 from oomguard.judge.rank import is_corridor, unit_path
 from oomguard.judge.state import State, TargetState
 from oomguard.model.facts import (
@@ -267,6 +268,11 @@ def brief(action: Action) -> str:  # noqa: PLR0911 - one line a kind
             return f"close #{action.incident}"
         case _:
             assert_never(action)
+
+
+def deadline(state: State) -> int:
+    """The earliest ``look_ns`` of all targets (CLOCK_MONOTONIC), NEVER if there is none."""
+    return min((target.look_ns for target in state.targets.values()), default=NEVER)
 
 
 class Court:

@@ -12,6 +12,8 @@ from . import say
 COMMANDS: Final = {
     "run": ("run", "run"),
     "check": ("check", "check"),
+    "show": ("show", "show"),
+    "schema": ("schema", "schema"),
     "status": ("status", "status"),
     "incidents": ("incidents", "app"),
     "undo": ("undo", "undo"),

@@ -3,6 +3,8 @@
 ``files``    which files, may they be trusted, what do they say    ``units``    "85%", "512MiB", "150ms"
 ``locate``   on which line a key stands                            ``schema``   what may be written (pydantic)
 ``compile``  merge, check, fill in                                 ``doubts``   what will not work on this machine
+``spoken``   a plan in TOML again (and ``toml`` writes it)         ``origins``  who said what, or that nobody did
+``described``  the language as a JSON Schema, every key in words
 
 Short-lived: ``oomguard run`` compiles, hands the plan over and becomes the core, which knows nothing of this.
 The heavy imports happen in the functions, so that a command that only wants a path starts at once.

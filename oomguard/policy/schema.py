@@ -165,7 +165,7 @@ class StallTable(Table):
     @model_validator(mode="after")
     def _check(self) -> "StallTable":
         _only_one("stall_above", some=self.some, full=self.full)
-        if self.stall_ns >= self.within:
+        if self.stall_ns // 1000 >= self.within // 1000:  # the kernel's unit
             window = units.shown_duration(self.within)
             raise Wrong(f"the stall is not shorter than its window of {window}", '{ some = "150ms", within = "1s" }')
         return self
@@ -353,15 +353,15 @@ def keys_at(table: type[Table], way: Iterable[str | int]) -> list[str]:
         if isinstance(part, int):
             continue
         fields = {field.alias or name: field.annotation for name, field in table.model_fields.items()}
-        inner = _table_in(fields.get(part))
+        inner = table_in(fields.get(part))
         if inner is None:
             return []
         table = inner
     return [field.alias or name for name, field in table.model_fields.items()]
 
 
-def _table_in(annotation: Any) -> type[Table] | None:
+def table_in(annotation: Any) -> type[Table] | None:
     """The table that a field holds: itself, optional, or in a list."""
     if isinstance(annotation, type) and issubclass(annotation, Table):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _table_in(part))), None)
+    return next((found for part in get_args(annotation) if (found := table_in(part))), None)

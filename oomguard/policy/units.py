@@ -5,6 +5,7 @@ and 1024 to others. Fractions are exact ("0.1s" is 100 ms to the nanosecond), he
 """
 
 import re
+from decimal import Decimal
 from fractions import Fraction
 
 from ..model.policy import Amount
@@ -100,18 +101,26 @@ def duration(value: object) -> int:
 
 
 def shown_duration(nanoseconds: int) -> str:
-    """The shortest form that ``duration`` reads back as the same number of microseconds or more: 90 s is "90s"."""
+    """The shortest form that ``duration`` reads back as the same: 90 s is "90s"."""
     for unit in ("h", "min", "s", "ms"):
         if nanoseconds % _NANOSECONDS[unit] == 0 and nanoseconds >= _NANOSECONDS[unit]:
             return f"{nanoseconds // _NANOSECONDS[unit]}{unit}"
-    return f"{nanoseconds // 1000}us"
+    return f"{Decimal(nanoseconds) / 1000:f}us" if nanoseconds else "0s"
+
+
+def shown_share(share: float) -> str:
+    """As ``share`` reads it back: 0.85 is 85%. The decimal of ``repr`` is the shortest that means this float."""
+    text = f"{Decimal(repr(share)) * 100:f}"
+    return (text.rstrip("0").rstrip(".") if "." in text else text) + "%"
 
 
 def shown_amount(amount: Amount) -> str:
-    """As people write it: 85%, 512MiB."""
-    if amount.share is not None:
-        return f"{amount.share * 100:.10g}%"
-    number = amount.bytes or 0
+    """As people write it, and ``amount`` reads it back: 85%, 512MiB."""
+    return shown_share(amount.share) if amount.share is not None else shown_size(amount.bytes or 0)
+
+
+def shown_size(number: int) -> str:
+    """As ``size`` reads it back: 512MiB."""
     for letter in reversed("KMGTPE"):
         if number >= _POWER[letter] and number % _POWER[letter] == 0:
             return f"{number // _POWER[letter]}{letter}iB"

@@ -1,0 +1,213 @@
+"""The policy language as a JSON Schema, for editors that complete and check TOML. Made from the models of ``schema``.
+
+What a key is for stands in ``WORDS``, the form of what a validator reads in ``FORMS``. A key or a validator that is
+missing there is an error of ours: ``document`` raises KeyError, and a test calls it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_json_schema
+from pydantic_core import core_schema
+
+from ..model.policy import Daemon, Guard, Plan
+from . import schema, spoken
+
+Schema = dict[str, Any]
+
+_NUMBER = r"[0-9]+(\.[0-9]+)?"
+_SHARE: Schema = {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*%\s*$", "examples": ["20%"]}
+_SIZE: Schema = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1},
+        {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*([KMGTPE](iB)?|B)?\s*$"},
+    ],
+    "examples": ["512MiB", "1.5G"],
+}
+_AMOUNT: Schema = {"anyOf": [_SHARE, *_SIZE["anyOf"]], "examples": ["5%", "512MiB"]}
+_DURATION: Schema = {
+    "type": "string",
+    "pattern": rf"^\s*(0|({_NUMBER}\s*(us|ms|s|min|m|h|d)\s*)+)\s*$",
+    "examples": ["150ms", "2.5s", "5m", "1h"],
+}
+_GLOB: Schema = {"type": "string", "minLength": 1, "pattern": r"^[^\[\]{}]+$"}
+_CGROUP: Schema = {"type": "string", "pattern": r"^/[^\[\]{}]*$", "examples": ["/", "/system.slice/web-*.service"]}
+_PATH: Schema = {"type": "string", "pattern": "^/"}
+
+# What a validator of ``schema`` and ``units`` accepts, by its name. Ranges are left to ``check``.
+FORMS: dict[str, Schema] = {
+    "amount": _AMOUNT,
+    "_amounts": {"anyOf": [*_AMOUNT["anyOf"], {"type": "array", "items": _AMOUNT, "minItems": 1, "maxItems": 4}]},
+    "share": _SHARE,
+    "_between.<locals>.check": _DURATION,
+    "_deadman": _DURATION,
+    "_size_between.<locals>.check": _SIZE,
+    "_glob": _GLOB,
+    "_comm_glob": _GLOB,
+    "_unit_glob": _GLOB,
+    "_cgroup_glob": _CGROUP,
+    "_path": _PATH,
+}
+
+# What holds for a table as a whole.
+_ONE_LINE: Schema = {"oneOf": [{"required": ["some"]}, {"required": ["full"]}]}
+WHOLE: dict[str, Callable[[Schema], Schema]] = {
+    "ClauseTable": lambda properties: {"anyOf": [{"required": [key]} for key in properties if key != "lasting"]},
+    "StepTable": lambda _: {"minProperties": 1, "maxProperties": 1},
+    "MatchTable": lambda _: {"minProperties": 1},
+    "StallTable": lambda _: _ONE_LINE,
+    "PressureTable": lambda _: _ONE_LINE,
+}
+
+WORDS: dict[str, dict[str, str]] = {
+    "GuardTable": {
+        "cgroup": "Whom it guards: / is the machine, else a path below /sys/fs/cgroup or a pattern (* ** ?).",
+        "mode": "enforce, or observe: decide, record and report, but touch nothing.",
+        "soft": "The soft watermark: memory will be short. Nobody should be harmed yet.",
+        "hard": "The hard watermark: the kernel would kill soon.",
+        "victim": "Who is ended, and who is not.",
+        "tripwire": "memory.high just under the hard watermark, so that no leak is too fast. Needs a limit.",
+        "brake": "While soft holds, the nominee may grow by what is left to the hard watermark, and no faster.",
+        "insurance": "While soft holds, the nominee's oom_score_adj is 1000: the kernel would take the same one.",
+        "cooldown": "After a victim is gone, so long nobody else is ended.",
+        "budget": "At most so many kills in any such time.",
+        "disabled": "true takes the policy out again, in a later file.",
+    },
+    "WatermarkTable": {
+        "when": "One of these tables is enough; all keys within one table must hold.",
+        "do": "Actions, in their order.",
+    },
+    "ClauseTable": {
+        "available_below": "MemAvailable is below this; shares are of MemTotal. All of a list must hold.",
+        "swap_free_below": "Free swap is below this; shares are of the swap. Without any swap it holds.",
+        "memory_above": "The cgroup uses more than this, cache left out; shares are of its limit.",
+        "swap_above": "The cgroup has more than this in swap; shares are of memory.swap.max.",
+        "stall_above": "Tasks waited so long for memory within a window: a trigger of the kernel.",
+        "pressure_above": "The kernel's running average of that waiting is above this share of time.",
+        "lasting": "All of the table held for so long without a break.",
+    },
+    "StallTable": {
+        "some": "At least one task waited for so long.",
+        "full": "All tasks waited for so long: nothing else was done.",
+        "within": "The window, 500ms to 10s.",
+    },
+    "PressureTable": {
+        "some": "Share of time in which at least one task waited.",
+        "full": "Share of time in which all tasks waited.",
+        "over": "Which of the kernel's averages.",
+    },
+    "StepTable": {
+        "snapshot": "Take the evidence: open an incident.",
+        "notify": "Tell the journal.",
+        "nominate": "Rank the candidates, and hold the first one open.",
+        "kill": "End the victim.",
+        "set_high": "Set memory.high of the guard's cgroup for a time.",
+        "set_oom_score_adj": "Set oom_score_adj of the nominee for a time.",
+    },
+    "Nothing": {},
+    "KillTable": {"grace": "SIGTERM first, and SIGKILL after this, or as soon as what is left has halved."},
+    "SetHighTable": {"to": "Shares are of the limit.", "for": "It is put back after that."},
+    "SetOomScoreAdjTable": {"to": "0 to 1000.", "for": "It is put back after that."},
+    "VictimTable": {
+        "by": "What counts: memory held (units as a whole), or the kernel's oom_score, process by process.",
+        "take": "auto goes down to the smallest thing that holds most; or always this.",
+        "never": "Not under any circumstances.",
+        "avoid": "Weighed a quarter of what it holds.",
+        "prefer": "Weighed four times what it holds.",
+    },
+    "MatchTable": {
+        "comm": "The process's name as in /proc/PID/comm, 15 bytes at most.",
+        "unit": "The innermost service or scope that it runs in.",
+        "cgroup": "Its path below /sys/fs/cgroup.",
+    },
+    "BudgetTable": {"kills": "How many.", "per": "In which time."},
+    "IncidentsTable": {"max_count": "So many are kept.", "max_bytes": "So large they are together at most."},
+    "DaemonTable": {
+        "state_dir": "Where incidents are kept.",
+        "runtime_dir": "Status page, and the journal of what must be undone after a crash.",
+        "heap": "Reserved, touched and locked at start, in the core.",
+        "worker_heap": "The same in the one that gathers the evidence.",
+        "ring": "The flight recorder.",
+        "deadman": "The core stands still for so long, and another process ends the nominee; 0s: never.",
+        "incidents": "The oldest go first.",
+    },
+}
+
+
+def document() -> Schema:
+    """The JSON Schema (draft 7, which editors know) of a policy file."""
+    models = [(schema.GuardTable, "validation"), (schema.DaemonTable, "validation")]
+    _, whole = models_json_schema(models, schema_generator=_Generator)  # type: ignore[arg-type]
+    defs = {name: form for name, form in whole["$defs"].items() if name in WORDS or name.endswith("Table")}
+    for name, definition in defs.items():
+        _describe(name, definition)
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "oomguard policy",
+        "type": "object",
+        "properties": {
+            "policy": {
+                "description": "One table [policy.NAME] for each guard.",
+                "type": "object",
+                "patternProperties": {"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": {"$ref": "#/$defs/GuardTable"}},
+                "additionalProperties": False,
+            },
+            "daemon": {"$ref": "#/$defs/DaemonTable", "description": "The daemon itself."},
+        },
+        "additionalProperties": False,
+        "$defs": dict(sorted(defs.items())),
+    }
+
+
+def _describe(name: str, definition: Schema) -> None:
+    properties = definition.setdefault("properties", {})
+    words, defaults = WORDS[name], _DEFAULTS.get(name, {})
+    for key, value in properties.items():
+        value.pop("title", None)
+        value["description"] = words[key]
+        if key in defaults:
+            value["default"] = defaults[key]
+    definition.pop("title", None)
+    definition.pop("description", None)
+    if name in WHOLE:
+        definition.update(WHOLE[name](properties))
+
+
+def _defaults() -> dict[str, Mapping[str, Any]]:
+    said: Any = spoken.tables(Plan("", Daemon(), (Guard("it", "/"),)))
+    guard, daemon = said["policy"]["it"], said["daemon"]
+    plain = {key: value for key, value in guard.items() if key not in ("cgroup", "victim")}
+    return {
+        "GuardTable": plain | {"disabled": False},
+        "VictimTable": guard["victim"],
+        "IncidentsTable": daemon.pop("incidents"),
+        "DaemonTable": daemon,
+    }
+
+
+_DEFAULTS = _defaults()
+
+
+class _Generator(GenerateJsonSchema):
+    """pydantic's, with our validators in words that JSON Schema has. TOML has no null."""
+
+    def function_plain_schema(self, schema: core_schema.PlainValidatorFunctionSchema) -> JsonSchemaValue:
+        return dict(FORMS[schema["function"]["function"].__qualname__])
+
+    def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
+        """A step without options may be its name alone."""
+        return {"anyOf": [{"enum": _bare_steps()}, super().function_before_schema(schema)]}
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+
+def _bare_steps() -> list[str]:
+    def takes_options(name: str) -> bool:
+        table = schema.table_in(schema.StepTable.model_fields[name].annotation)
+        return table is not None and any(field.is_required() for field in table.model_fields.values())
+
+    return [name for name in schema.StepTable.model_fields if not takes_options(name)]

@@ -1,0 +1,129 @@
+"""A plan in its own language again, every default written out: the other way round of ``compile``.
+
+``tables`` gives values of TOML; what they are compiled to is the same plan. ``toml`` writes such values.
+"""
+
+from collections.abc import Iterable
+from typing import assert_never
+
+from ..model import policy as model
+from . import units
+
+Value = str | int | bool | list["Value"] | dict[str, "Value"]
+
+
+def tables(plan: model.Plan) -> dict[str, Value]:
+    """The whole plan: ``daemon`` and ``policy``, as TOML has them."""
+    policies: dict[str, Value] = {guard.name: _guard(guard) for guard in plan.guards}
+    return {"daemon": _daemon(plan.daemon), "policy": policies}
+
+
+def _daemon(daemon: model.Daemon) -> dict[str, Value]:
+    return {
+        "state_dir": daemon.state_dir,
+        "runtime_dir": daemon.runtime_dir,
+        "heap": units.shown_size(daemon.heap_bytes),
+        "worker_heap": units.shown_size(daemon.worker_heap_bytes),
+        "ring": units.shown_size(daemon.ring_bytes),
+        "deadman": units.shown_duration(daemon.deadman_ns),
+        "incidents": {
+            "max_count": daemon.incidents_max_count,
+            "max_bytes": units.shown_size(daemon.incidents_max_bytes),
+        },
+    }
+
+
+def _guard(guard: model.Guard) -> dict[str, Value]:
+    said: dict[str, Value] = {
+        "cgroup": guard.cgroup,
+        "mode": guard.mode,
+        "tripwire": guard.tripwire,
+        "brake": guard.brake,
+        "insurance": guard.insurance,
+        "cooldown": units.shown_duration(guard.cooldown_ns),
+    }
+    if guard.budget:
+        said["budget"] = {"kills": guard.budget.kills, "per": units.shown_duration(guard.budget.per_ns)}
+    if guard.soft:
+        said["soft"] = _watermark(guard.soft)
+    if guard.hard:
+        said["hard"] = _watermark(guard.hard)
+    said["victim"] = _victim(guard.victim)
+    return said
+
+
+def _watermark(watermark: model.Watermark) -> dict[str, Value]:
+    return {"when": [clause(it) for it in watermark.when], "do": [step(it) for it in watermark.do]}
+
+
+def clause(clause: model.Clause) -> dict[str, Value]:
+    """One table of ``when``. What stands there several times is a list of amounts."""
+    said: dict[str, Value] = {}
+    for condition in clause.all_of:
+        name, value = _condition(condition)
+        before = said.get(name)
+        said[name] = value if before is None else [*before, value] if isinstance(before, list) else [before, value]
+    if clause.lasting_ns:
+        said["lasting"] = units.shown_duration(clause.lasting_ns)
+    return said
+
+
+def _condition(condition: model.Condition) -> tuple[str, Value]:
+    match condition:
+        case model.AvailableBelow(amount):
+            return "available_below", units.shown_amount(amount)
+        case model.SwapFreeBelow(amount):
+            return "swap_free_below", units.shown_amount(amount)
+        case model.MemoryAbove(amount):
+            return "memory_above", units.shown_amount(amount)
+        case model.SwapAbove(amount):
+            return "swap_above", units.shown_amount(amount)
+        case model.StallAbove():
+            stall, window = (
+                units.shown_duration(condition.stall_us * 1000),
+                units.shown_duration(condition.window_us * 1000),
+            )
+            return "stall_above", {condition.line: stall, "within": window}
+        case model.PressureAbove():
+            return "pressure_above", {condition.line: units.shown_share(condition.share), "over": condition.over}
+        case _:
+            assert_never(condition)
+
+
+def step(step: model.Step) -> Value:
+    """One step of ``do``."""
+    match step:
+        case model.SnapshotStep():
+            return "snapshot"
+        case model.NotifyStep():
+            return "notify"
+        case model.NominateStep():
+            return "nominate"
+        case model.KillStep():
+            return {"kill": {"grace": units.shown_duration(step.grace_ns)}} if step.grace_ns else "kill"
+        case model.SetHighStep():
+            return {"set_high": {"to": units.shown_amount(step.to), "for": units.shown_duration(step.for_ns)}}
+        case model.SetOomScoreAdjStep():
+            return {"set_oom_score_adj": {"to": step.to, "for": units.shown_duration(step.for_ns)}}
+        case _:
+            assert_never(step)
+
+
+def _victim(rule: model.VictimRule) -> dict[str, Value]:
+    return {
+        "by": rule.by,
+        "take": rule.take,
+        "never": _matches(rule.never),
+        "avoid": _matches(rule.avoid),
+        "prefer": _matches(rule.prefer),
+    }
+
+
+def _matches(matches: Iterable[model.Match]) -> list[Value]:
+    return [match(it) for it in matches]
+
+
+def match(match: model.Match) -> dict[str, Value]:
+    """One table of ``never``, ``avoid`` or ``prefer``."""
+    given = {"comm": match.comm, "unit": match.unit, "cgroup": match.cgroup}
+    return {name: value for name, value in given.items() if value is not None}

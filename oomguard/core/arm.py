@@ -37,7 +37,7 @@ class Arm:
         """OSError with the path: the status page cannot be made."""
         self.plan, self.plan_text, self.root, self.pool = boot.plan, boot.plan_text, boot.root, boot.pool
         self.orders, self.answers, self.journal = boot.orders, boot.answers, boot.journal
-        self.recorder = Recorder(boot.ring, tuple(boot.bells.values()))
+        self.recorder = Recorder(boot.ring, tuple(boot.bells.values()), boot.minutes)
         self.status = Status(f"{self.plan.daemon.runtime_dir}/{statuspage.NAME}", self.plan.version)
         self.status.undone = len(boot.undone)
         self.said = [("LEASE_UNDONE", sentence) for sentence in boot.undone]  # for the journal, once there is a herald

@@ -16,7 +16,7 @@ from ..linux import cgroup2, leases, libc, procfs
 from ..model.codec import from_plain
 from ..model.policy import Daemon, Plan
 from ..workers.pool import Mailbox, Pool
-from ..workers.ring import Ring
+from ..workers.ring import MINUTES_BYTES, Ring
 
 if TYPE_CHECKING:
     from .deadman import DeadMan
@@ -111,11 +111,11 @@ class Boot:
 
     def _fork(self) -> None:
         plan, daemon = self.plan, self.plan.daemon
-        self.ring = Ring.create(daemon.ring_bytes)
+        self.ring, self.minutes = Ring.create(daemon.ring_bytes), Ring.create(MINUTES_BYTES)
         self.orders, self.answers = Mailbox(), Mailbox()
         self.pool = Pool(daemon.worker_heap_bytes)
         self.bells = bells = {name: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for name in ("scribe", "herald")}
-        pool, ring, root = self.pool, self.ring, self.root or daemon.cgroup
+        pool, ring, minutes, root = self.pool, self.ring, self.minutes, self.root or daemon.cgroup
 
         def reap() -> None:
             from ..workers import reaper
@@ -126,7 +126,7 @@ class Boot:
         def write() -> None:
             from ..workers import scribe
 
-            scribe.run(ring, bells["scribe"], pool.alive, plan, daemon.state_dir)
+            scribe.run(ring, bells["scribe"], pool.alive, plan, daemon.state_dir, minutes=minutes)
 
         def tell() -> None:
             from ..workers import herald

@@ -68,7 +68,7 @@ class Loop:
             if outcome is not None:
                 outcomes.append(outcome)
         self.hands.look()
-        self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes))
+        self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes), before)
         self.status.publish(self.plan, self.state, seen.at_ns, self.recorder.dropped, bool(actions))
         self._housekeeping(seen.at_ns)
         self.pool.pulse.beat(time.monotonic_ns())
@@ -99,6 +99,7 @@ class Loop:
         if self.dead and self.calm():
             self._revive()
         self.hands.book.retry(at_ns)
+        self.senses.look_around(self.state, at_ns)
 
     # -- workers -------------------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from ..model.facts import (
     Pressure,
     ProcessFacts,
     Result,
+    Share,
     Stalled,
     Survey,
     TargetId,
@@ -35,6 +36,7 @@ from ..model.facts import (
     Wake,
 )
 from ..model.policy import AvailableBelow, Guard, MemoryAbove, Plan, PressureAbove, StallAbove, SwapFreeBelow
+from .shares import Shares
 from .stalls import Stalls, Target, pressure_above
 from .trees import Forest
 
@@ -120,6 +122,7 @@ class Senses:
         self.patience_ns = SOON_NS
         self.limits = events.TreeWatch(events.WRITES)  # memory.max of all that is watched, and above
         self.look_took_ns = 0
+        self.shares = Shares(root, self._broken)
         self.triggers = Stalls(self.listen, self.ignore, self._stalled, say)
         self.muted: dict[str, int] = {}  # path: until when its events are not listened to
         self.found_high: Callable[[str, int, int | None], int | None] = lambda _path, _inode, now: now
@@ -190,7 +193,8 @@ class Senses:
         self.glanced = due is None
         if due is None:
             self.kept_ns = at_ns = time.monotonic_ns()
-            return Observation(at_ns, (Wake("glance"),), self._read_host(), self._pressure())
+            wakes, shares = (Wake("glance"),), self._shares(at_ns)
+            return Observation(at_ns, wakes, self._read_host(), self._pressure(), shares=shares)
         early_ns = self.last_turn_ns + TURN_NS - time.monotonic_ns()
         if early_ns > 0:
             time.sleep(early_ns / SECOND)  # whatever is ready already
@@ -220,9 +224,19 @@ class Senses:
             tuple(self.gone),
             tuple(self.results),
             tuple(self.kernel_kills),
+            self._shares(at_ns),
         )
         self._forget()
         return seen
+
+    def look_around(self, state: State, at_ns: int) -> None:
+        """After a turn, when nothing is left to be done: for the record of the next one."""
+        if at_ns >= self.shares.walk_ns and all(target.phase == "calm" for target in state.targets.values()):
+            self.shares.walk(at_ns, self.host.total_bytes)
+
+    def _shares(self, at_ns: int) -> tuple[Share, ...]:
+        due = at_ns >= self.shares.next_ns
+        return self.shares.look(at_ns, [watch.group for watch in self.watches.values()]) if due else ()
 
     def _anything(self) -> bool:
         """Whether something lies ready that must not wait."""

@@ -1,17 +1,22 @@
-"""The flight recorder: every turn that mattered, and one a second of those that did not."""
+"""The flight recorder: every turn that mattered, and one a second of those that did not.
+
+Two rings. The first holds turns as they were judged, surveys and all; a storm fills it in seconds. The second, the
+minutes, holds one thin observation a second whatever happens: the machine, the guarded cgroups, the largest of all. A
+thin one has at most ``THIN`` bytes, so that the minutes are never less than two.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from ..judge.state import TargetState
+from ..judge.state import State, TargetState, remember
 from ..model.codec import pack
 from ..model.facts import Observation, TargetId
 from ..model.incident import Turn
 from ..model.policy import Plan
-from ..model.verdict import Action, Look, Mute, Notify, Outcome
+from ..model.verdict import Action, Look, Mute, Notify, Outcome, Snapshot
 from ..workers.pool import ring_bell
-from ..workers.ring import Ring
+from ..workers.ring import THIN, Ring
 
 CALM_NS: Final = 1_000_000_000  # in calm, one observation a second is kept
 
@@ -24,11 +29,11 @@ _Targets = Mapping[TargetId, TargetState]
 class Recorder:
     """Writes turns into the ring and rings the followers' bells when there is something to follow."""
 
-    def __init__(self, ring: Ring, bells: tuple[int, ...]) -> None:
-        self.ring, self.bells = ring, bells
+    def __init__(self, ring: Ring, bells: tuple[int, ...], minutes: Ring | None = None) -> None:
+        self.ring, self.bells, self.minutes = ring, bells, minutes
         self.number = 0
         self.dropped = 0  # turns that were too large for the ring, and cut
-        self.last_ns = 0
+        self.last_ns = self.thin_ns = 0
 
     def turn(
         self,
@@ -37,9 +42,11 @@ class Recorder:
         seen: Observation,
         actions: tuple[Action, ...],
         outcomes: tuple[Outcome, ...],
+        judged_from: State | None = None,
     ) -> None:
-        """One turn of the loop."""
+        """One turn of the loop. ``judged_from``: the whole state before it, kept where an incident opens."""
         self.number += 1
+        self._minute(seen)
         moved = tuple(
             (target.guard, target.cgroup, state.phase)
             for target, state in after.items()
@@ -49,7 +56,9 @@ class Recorder:
         if quiet and seen.at_ns - self.last_ns < CALM_NS:
             return
         self.last_ns = seen.at_ns
-        self._write(Turn(self.number, seen, actions, outcomes, moved))
+        opened = [a.target for a in actions if isinstance(a, Snapshot) and _opens(before, a)]
+        remembered = remember(judged_from, opened) if opened and judged_from is not None else None
+        self._write(Turn(self.number, seen, actions, outcomes, moved, remembered))
         if _news(seen) or any(not isinstance(action, Look | Mute) for action in actions):
             self._ring()
 
@@ -57,6 +66,7 @@ class Recorder:
         """An observation of calm on which there was nothing to judge."""
         self.number += 1
         self.last_ns = seen.at_ns
+        self._minute(seen)
         self._write(Turn(self.number, seen, (), ()))
 
     def plan(self, plan: Plan) -> None:
@@ -75,11 +85,38 @@ class Recorder:
             return
         self.dropped += 1
         if isinstance(value, Turn):  # what was done must be known, whatever is left out of what was seen
-            any(self.ring.append(pack(replace(value, seen=_cut(value.seen, most)))) for most in CUTS)
+            any(self.ring.append(pack(_cut_turn(value, most))) for most in CUTS)
+
+    def _minute(self, seen: Observation) -> None:
+        if self.minutes is None or seen.at_ns - self.thin_ns < CALM_NS:
+            return
+        self.thin_ns = seen.at_ns
+        cgroups, shares = seen.cgroups[:4], seen.shares
+        while True:
+            thin = Observation(seen.at_ns, (), seen.host, seen.pressure, cgroups=cgroups, shares=shares)
+            packed = pack(Turn(self.number, thin, (), ()))
+            if len(packed) <= THIN - 16 or not (cgroups or shares):
+                break
+            cgroups, shares = cgroups[: len(cgroups) // 2], shares[: len(shares) * 3 // 4]
+        self.minutes.append(packed)
 
     def _ring(self) -> None:
         for bell in self.bells:
             ring_bell(bell)
+
+
+def _opens(before: _Targets, snapshot: Snapshot) -> bool:
+    known = before.get(snapshot.target)
+    return known is None or known.incident != snapshot.incident
+
+
+def _cut_turn(turn: Turn, most: int) -> Turn:
+    seen = _cut(turn.seen, most)
+    return replace(turn, seen=seen, before=turn.before if most else None, cut=_facts(turn.seen) - _facts(seen))
+
+
+def _facts(seen: Observation) -> int:
+    return len(seen.cgroups) + sum(len(survey.cgroups) + len(survey.processes) for survey in seen.surveys)
 
 
 def _cut(seen: Observation, most: int) -> Observation:

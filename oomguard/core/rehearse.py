@@ -71,18 +71,18 @@ def syscalls(proc_fd: int) -> list[tuple[str, str]]:
 def storm(plan: Plan) -> tuple[Action, ...]:
     """Judge and record an engagement of every guard that nobody has seen. What was decided, for tests to look at."""
     ring = Ring.create(1 << 20)
-    recorder = Recorder(ring, ())
+    recorder = Recorder(ring, (), ring)
     state = begin((), "")
     done: list[Action] = []
     for seen in _turns(plan):
         before = state
         state, actions = decide(plan, state, seen)
-        recorder.turn(before.targets, state.targets, seen, actions, ())
+        recorder.turn(before.targets, state.targets, seen, actions, (), before)
         tokens = [action.victim.token for action in actions if isinstance(action, Nominate)]
         if tokens:
             gone = Observation(seen.at_ns + 1, gone=tuple(VictimGone(token, seen.at_ns) for token in tokens))
             before, (state, more) = state, decide(plan, state, gone)
-            recorder.turn(before.targets, state.targets, gone, more, ())
+            recorder.turn(before.targets, state.targets, gone, more, (), before)
             done += more
         done += actions
     return tuple(done)

@@ -206,8 +206,19 @@ class KernelKill:
 
 
 @dataclass(frozen=True, slots=True)
+class Share:
+    """What a cgroup has, for the record of the minutes before: nobody is judged by it."""
+
+    cgroup: str
+    current_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
-    """All that the judge may know in this turn. ``at_ns`` (CLOCK_MONOTONIC, read once) is the only clock."""
+    """All that the judge may know in this turn. ``at_ns`` (CLOCK_MONOTONIC, read once) is the only clock.
+
+    ``shares`` are not for the judge, and may be left out of a record.
+    """
 
     at_ns: int
     wakes: tuple[Wake, ...] = ()
@@ -221,3 +232,4 @@ class Observation:
     gone: tuple[VictimGone, ...] = ()
     results: tuple[Result, ...] = ()
     kernel_kills: tuple[KernelKill, ...] = ()
+    shares: tuple[Share, ...] = ()

@@ -20,6 +20,7 @@ from typing import Final
 from ..linux import procfs
 from ..model.facts import ProcessFacts
 from ..model.verdict import ProcessRef
+from . import owners
 
 FILE_MAX: Final = 256 << 10  # vmstat is 5 kB, memory.stat 2 kB, a status with 65,536 groups 400 kB
 TOTAL_MAX: Final = 4 << 20
@@ -73,6 +74,7 @@ class Evidence:
         self._opened_ns = opened_ns
         self._spent = 0
         self._deadline = 0.0
+        self._parts: dict[str, list[owners.Part]] = {}
         self.cut = 0  # files or rows left out for want of time or room
         self.facts: dict[str, object] = {"taken": []}
 
@@ -86,6 +88,7 @@ class Evidence:
             self._victims("soft", victims),
             self._cgroups("soft", cgroups),
             self._host("soft", once=True),
+            self._owners("soft"),
             self.table(),
             self.cmdlines(victims),
         )
@@ -93,7 +96,12 @@ class Evidence:
     def hard(self, cgroups: Iterable[str], victims: tuple[ProcessRef, ...]) -> Iterator[None]:
         """The small things again: the victim may have a few milliseconds left."""
         yield from self._stage(
-            "hard", HARD_S, self._victims("hard", victims), self._host("hard"), self._cgroups("hard", cgroups)
+            "hard",
+            HARD_S,
+            self._victims("hard", victims),
+            self._host("hard"),
+            self._owners("hard"),
+            self._cgroups("hard", cgroups),
         )
 
     def after(self, stage: str, cgroups: Iterable[str]) -> Iterator[None]:
@@ -104,7 +112,12 @@ class Evidence:
         """What an incident without a soft watermark has not had time for."""
         parts: list[Iterator[None]] = []
         if "processes" not in self.facts:
-            parts = [self._host("late", once=True), self._cgroups("late", cgroups), self.table()]
+            parts = [
+                self._host("late", once=True),
+                self._owners("late"),
+                self._cgroups("late", cgroups),
+                self.table(),
+            ]
         if "cmdlines" not in self.facts:
             parts.append(self.cmdlines(()))
         yield from self._stage("late", SOFT_S, *parts)
@@ -158,8 +171,28 @@ class Evidence:
                 self._at("pressure", f"{stage}.{file[9:]}", text(data))
             elif file == "swaps":
                 self._at("swaps", stage, text(data))
+            elif file == "sysvipc/shm":
+                self._parts["shared memory and tmpfs"] = owners.sysv(data)
+            elif file == "slabinfo":
+                self._parts["slab"] = owners.slabs(data)
             yield
         yield from self._zram(stage)
+
+    def _owners(self, stage: str) -> Iterator[None]:
+        """Whose the memory is, after ``_host``. Slab and segments by name as of the first stage that has read them."""
+        meminfo = _dict(_dict(self.facts.get("meminfo")).get(stage))
+        sizes = {key: value for key, value in meminfo.items() if isinstance(value, int)}
+        if not sizes:
+            return
+        parts = {**self._parts, "huge pages": owners.huge(sizes)}
+        mounts = _read(f"{self._proc}/1/mounts") or b""
+        yield
+        mounted = owners.tmpfs(mounts, f"{self._proc}/1/root")
+        parts["shared memory and tmpfs"] = mounted + self._parts.get("shared memory and tmpfs", [])
+        devices = [_dict(row) for at, row in _dict(self.facts.get("zram")).items() if at.startswith(f"{stage}.")]
+        zram = sum(int(str(row["memory_bytes"])) for row in devices)
+        self._at("owners", stage, owners.rows(sizes, zram, parts))
+        yield
 
     def _zram(self, stage: str) -> Iterator[None]:
         try:

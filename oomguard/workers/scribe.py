@@ -17,12 +17,13 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 from ..linux import cgroup2, procfs
 from ..linux.kmsg import Kill, KmsgFile, OomKill, parse_kill, parse_oom_kill
-from ..model.codec import from_plain, pack
+from ..model.codec import from_plain, pack, to_plain
 from ..model.facts import KernelKill, Observation, TargetId
 from ..model.incident import Turn
 from ..model.policy import Daemon, Plan
@@ -53,16 +54,25 @@ _AFTERS_MAX: Final = 10  # times that "after" is gathered in a storm of kills
 Task = Iterator[None]
 
 
-def run(ring: Ring, bell: int, alive: int, plan: Plan, state_dir: str, kmsg: str = "/dev/kmsg") -> None:
+def run(
+    ring: Ring,
+    bell: int,
+    alive: int,
+    plan: Plan,
+    state_dir: str,
+    kmsg: str = "/dev/kmsg",
+    minutes: Ring | None = None,
+) -> None:
     """Follow the ring until ``alive`` hangs up; then finish what is open and return.
 
-    ``bell``: an eventfd, readable when a turn has something to tell.
+    ``bell``: an eventfd, readable when a turn has something to tell. ``minutes``: the recorder's other ring, of thin
+    observations.
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # our end is told by ``alive``: the last turns are still to be written
     with contextlib.suppress(PermissionError):
         os.setpriority(os.PRIO_PROCESS, 0, _NICE)
-    scribe = Scribe(ring, plan, state_dir, kmsg)
+    scribe = Scribe(ring, plan, state_dir, kmsg, minutes)
     scribe.rehearse()
     poller = select.poll()
     poller.register(bell, select.POLLIN)
@@ -178,8 +188,8 @@ class Incident:
 class Scribe:
     """Everything between two wakeups."""
 
-    def __init__(self, ring: Ring, plan: Plan, state_dir: str, kmsg: str) -> None:
-        self._ring, self._plan = ring, plan
+    def __init__(self, ring: Ring, plan: Plan, state_dir: str, kmsg: str, minutes: Ring | None = None) -> None:
+        self._ring, self._minutes, self._plan = ring, minutes, plan
         self._guards = {guard.name: guard for guard in plan.guards}
         daemon = plan.daemon
         self._shelf = shelf.Shelf(state_dir, daemon.incidents_max_count, daemon.incidents_max_bytes)
@@ -245,7 +255,8 @@ class Scribe:
     def _turn(self, payload: bytes) -> None:
         plain = follow.decode(payload)
         if plain["kind"] == "Plan":
-            self._guards = {guard.name: guard for guard in from_plain(plain).guards}
+            self._plan = from_plain(plain)
+            self._guards = {guard.name: guard for guard in self._plan.guards}
             return
         seen = plain["seen"]
         opens = plain["actions"] or seen["kernel_kills"]
@@ -308,6 +319,7 @@ class Scribe:
             "version": self._plan.version,
             "hostname": os.uname().nodename,
             "kernel": os.uname().release,
+            "plan": to_plain(replace(self._plan, argv=(), made_from="")),
         }
         return self._incident(story, self._shelf.folder(name), head)
 
@@ -322,7 +334,7 @@ class Scribe:
             copied = folder.resume()
         except (OSError, ValueError):
             return None
-        keys = ("id", "time", "boot_id", "version", "hostname", "kernel")
+        keys = ("id", "time", "boot_id", "version", "hostname", "kernel", "plan")
         incident = self._incident(story, folder, {key: doc[key] for key in keys if key in doc})
         evidence = doc.get("evidence")
         if isinstance(evidence, dict):
@@ -467,6 +479,8 @@ class Scribe:
 
     def _copy(self, incident: Incident) -> Generator[None]:
         """Append what the ring has for this incident since the last time."""
+        if self._minutes is not None and incident.copied < 0:
+            yield from self._copy_minutes(self._minutes, incident)
         while incident.until is None or incident.position < incident.until:
             payloads, incident.position, lost = self._ring.read(incident.position, 8)
             incident.lose("ring_gaps", lost)
@@ -478,6 +492,21 @@ class Scribe:
                 break
             yield
         incident.copying = False
+
+    def _copy_minutes(self, minutes: Ring, incident: Incident) -> Generator[None]:
+        """Thin observations of the time before the other ring begins: a storm of turns may have filled that."""
+        oldest, _, _ = self._ring.read(incident.position, 4)
+        first = next((plain["number"] for plain in map(follow.decode, oldest) if plain["kind"] == "Turn"), None)
+        position = minutes.oldest()
+        while True:
+            payloads, position, _ = minutes.read(position, 8)
+            for plain in map(follow.decode, payloads):
+                if first is not None and plain["number"] >= first:
+                    return
+                self._copy_one(incident, plain)
+            if not payloads:
+                return
+            yield
 
     def _copy_one(self, incident: Incident, plain: dict[str, Any]) -> None:
         number = int(plain["number"])

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from types import MappingProxyType
 
 import pytest
 
 from oomguard.core.record import Recorder
-from oomguard.judge.state import TargetState
+from oomguard.judge.state import State, TargetState, recall
 from oomguard.model.codec import from_plain, unpack
-from oomguard.model.facts import CgroupFacts, MemInfo, Observation, ProcessFacts, Survey, TargetId, VictimGone, Wake
+from oomguard.model.facts import (
+    CgroupFacts,
+    MemInfo,
+    Observation,
+    ProcessFacts,
+    Share,
+    Survey,
+    TargetId,
+    VictimGone,
+    Wake,
+)
 from oomguard.model.incident import Turn
 from oomguard.model.policy import Daemon, Plan
-from oomguard.model.verdict import Kill, Look, Notify, Outcome
+from oomguard.model.verdict import Kill, Look, Notify, Outcome, Snapshot
 from oomguard.workers.pool import hush
-from oomguard.workers.ring import Ring
+from oomguard.workers.ring import MINUTES_BYTES, Ring
 
 HOST = TargetId("host", "/")
 SECOND = 1_000_000_000
@@ -157,3 +168,35 @@ def test_a_ring_too_small_for_anything_but_the_deed() -> None:
     assert follower.new() == []
     assert follower.recorder.dropped == 2
     os.close(follower.bell)
+
+
+def test_two_minutes_are_kept_whatever_a_storm_does_to_the_ring() -> None:
+    """Thin ones, one a second, of a machine whose cgroups have long names, while turns of 17 kB come all the time."""
+    ring, minutes = Ring.create(1 << 18), Ring.create(MINUTES_BYTES)
+    recorder = Recorder(ring, (), minutes)
+    processes = tuple(ProcessFacts(pid, pid, 1, "worker", "/w.slice", 0, "S", pid << 20, 0, 0) for pid in range(250))
+    shares = tuple(Share(f"/system.slice/{'long' * 30}-{number}.service", number << 20) for number in range(64))
+    host = MemInfo(1 << 40, 2 << 40, 3 << 40, 4 << 40, 5 << 40)
+    for tenth in range(3000):
+        at_ns = SECOND + tenth * SECOND // 10
+        more = {"shares": shares} if tenth % 10 == 0 else {"surveys": (Survey(HOST, "heaviest", (), processes, 1),)}
+        recorder.turn(ARMED, ARMED, Observation(at_ns, host=host, **more), (), ())  # type: ignore[arg-type]
+    kept = [from_plain(unpack(payload)) for payload in minutes.read(0, 10_000)[0]]
+    seconds = [turn.seen.at_ns // SECOND for turn in kept]
+    assert seconds == list(range(seconds[0], 301)), "one a second, and none is missing"
+    assert len(seconds) >= 120
+    assert all(turn.seen.host == host and not turn.seen.surveys for turn in kept)
+    assert all(share in shares for turn in kept for share in turn.seen.shares)
+    assert all(turn.seen.shares for turn in kept), "as many as there is room for"
+
+
+def test_the_turn_that_opens_an_incident_holds_what_was_remembered(follower: Follower) -> None:
+    state = State(targets=MappingProxyType({HOST: CALM[HOST]}), next_incident=7)
+    opening, deepening = (Snapshot(HOST, watermark, 7, "low") for watermark in ("soft", "hard"))
+    follower.recorder.turn(CALM, ARMED, Observation(1), (opening,), (), state)
+    armed = {HOST: TargetState(HOST, phase="armed", incident=7)}
+    follower.recorder.turn(armed, armed, Observation(2), (deepening,), (), state)
+    first, second = (turn for turn in follower.new() if isinstance(turn, Turn))
+    assert first.before is not None
+    assert recall(first.before) == state
+    assert second.before is None

@@ -17,7 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from oomguard.model.codec import pack
+from oomguard.model.codec import from_plain, pack
 from oomguard.model.facts import (
     CgroupFacts,
     KernelKill,
@@ -87,6 +87,7 @@ class Core:
     guards: tuple[Guard, ...] = (Guard("host", "/"), Guard("web", "/system.slice/web*.service"))
     daemon: Daemon = field(default_factory=Daemon)
     ring: Ring = field(default_factory=lambda: Ring.create(1 << 20))
+    minutes: Ring = field(default_factory=lambda: Ring.create(1 << 16))
     kmsg: str = "/nonexistent"
     before: Callable[[], None] = lambda: None
     pid: int = 0
@@ -110,7 +111,7 @@ class Core:
                 os.dup2(writer, 2)
                 sys.stderr = os.fdopen(2, "w", closefd=False)
                 self.before()
-                scribe.run(self.ring, self.bell, self.alive, plan, str(self.state_dir), self.kmsg)
+                scribe.run(self.ring, self.bell, self.alive, plan, str(self.state_dir), self.kmsg, self.minutes)
                 code = 0
             finally:
                 if code:
@@ -257,6 +258,8 @@ def test_the_evidence_of_an_engagement(core: Core, hog: ProcessRef) -> None:
     evidence = doc["evidence"]
     assert evidence["meminfo"]["soft"]["MemTotal"] == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert "pgfault" in evidence["vmstat"]["soft"]
+    owners = evidence["owners"]["soft"]
+    assert sum(row["bytes"] for row in owners["rows"]) == evidence["meminfo"]["soft"]["MemTotal"]
     row = next(row for row in evidence["processes"] if row["pid"] == hog.pid)
     assert row["ppid"] == os.getpid()
     assert row["held_bytes"] >= MIB
@@ -540,6 +543,36 @@ def test_the_ring_before_the_opening_and_what_is_too_old(core: Core) -> None:
     core.turn(told=False)
     core.turn(Close(HOST, 1, "calm"))
     assert [turn["number"] for turn in core.one()["ring"]] == [3, 4, 5, 6, 7, 8]
+
+
+def test_the_minutes_are_there_when_a_storm_has_filled_the_ring(core: Core) -> None:
+    """Thin observations of the time before; from where the ring begins, its own turns."""
+    now = time.monotonic_ns()
+    core.ring = Ring.create(16384)
+    for number in range(1, 200):
+        at_ns = now - (200 - number) * 500 * MS
+        core.number = number - 1
+        core.turn(at_ns=at_ns, told=False, host=machine(500 - number))
+        if number % 2:
+            assert core.minutes.append(pack(Turn(number, Observation(at_ns, host=machine(500 - number)), (), ())))
+    core.start()
+    core.turn(Snapshot(HOST, "soft", 1, "low"))
+    core.turn(Close(HOST, 1, "calm"))
+    numbers = [turn["number"] for turn in core.one()["ring"]]
+    assert numbers == sorted(set(numbers))
+    assert numbers[:3] == [1, 3, 5]
+    assert numbers[-4:] == [198, 199, 200, 201]
+
+
+def test_the_plan_in_force_is_in_it(core: Core) -> None:
+    core.start()
+    core.turn(Snapshot(HOST, "soft", 1, "low"))
+    core.turn(Close(HOST, 1, "calm"))
+    doc = core.one()
+    plan = from_plain(doc["plan"])
+    assert isinstance(plan, Plan)
+    assert plan.guards == core.guards
+    assert from_plain(doc["guard"]) == core.guards[0]
 
 
 def test_growth_since_the_ring_began(core: Core, hog: ProcessRef) -> None:

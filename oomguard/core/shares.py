@@ -1,0 +1,71 @@
+"""Who has how much, for the record alone: the minutes before an incident are only worth keeping if somebody is named.
+
+Nobody is judged by this. Once a second the guarded cgroups, one small read each; now and then the largest of the whole
+tree, for which it is walked as far down as there is much: at most so often that it takes one 2000th of the time.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from ..linux.cgroup2 import Cgroup, walk
+from ..model.facts import Share
+
+EVERY_NS: Final = 1_000_000_000
+WALK_NS: Final = 10_000_000_000
+WALK_SHARE: Final = 2000
+LARGEST: Final = 32
+WATCHED: Final = 32  # a glob may cover a thousand; the largest of them are found by the walk
+PRUNE_SHARE: Final = 512  # of all memory; what has less is told, but not descended into
+_KEPT: Final = 256
+
+
+class Shares:
+    """See the module."""
+
+    __slots__ = ("_broken", "_found", "_root", "next_ns", "walk_ns")
+
+    def __init__(self, root: str | None, broken: Callable[[OSError], None]) -> None:
+        self._root, self._broken = root, broken
+        self._found: list[Share] = []
+        self.next_ns = self.walk_ns = 0  # when the next look and the next walk are due
+
+    def look(self, at_ns: int, groups: Iterable[Cgroup]) -> tuple[Share, ...]:
+        """The guarded cgroups as they are now, and what the last walk has found, once."""
+        self.next_ns = at_ns + EVERY_NS
+        found: list[Share] = []
+        for group, _ in zip(groups, range(WATCHED), strict=False):
+            try:
+                current = group.current()
+            except OSError:
+                continue  # whoever judges by it says so
+            if current is not None:
+                found.append(Share(group.path, current))
+        known = {share.cgroup for share in found}
+        found += [share for share in self._found if share.cgroup not in known]
+        self._found = []
+        return tuple(found)
+
+    def walk(self, at_ns: int, total_bytes: int) -> None:
+        """Through the whole tree, for the next look."""
+        if self._root is None:
+            self.walk_ns = at_ns + WALK_NS
+            return
+        began = time.monotonic_ns()
+        self._found = self._largest(self._root, total_bytes)
+        self.walk_ns = at_ns + max(WALK_NS, WALK_SHARE * (time.monotonic_ns() - began))
+
+    def _largest(self, root: str, total_bytes: int) -> list[Share]:
+        found: list[Share] = []
+        try:
+            for path, _, current in walk(root, "/", total_bytes // PRUNE_SHARE):
+                found.append(Share(path, current))
+                if len(found) > _KEPT:
+                    found = _first(found)
+        except OSError as error:
+            self._broken(error)
+        return _first(found)
+
+
+def _first(shares: list[Share]) -> list[Share]:
+    return sorted(shares, key=lambda share: (-share.current_bytes, share.cgroup))[:LARGEST]

@@ -1,0 +1,55 @@
+"""Who has how much: named for the record, walked for seldom, and never more than there is room for."""
+
+from pathlib import Path
+
+from oomguard.core import shares
+from oomguard.core.shares import Shares
+from oomguard.linux.cgroup2 import Cgroup
+from oomguard.model.facts import Share
+
+SECOND = 1_000_000_000
+GIB = 1 << 30
+
+
+def tree(root: Path, sizes: dict[str, int]) -> str:
+    for path, size in sizes.items():
+        (root / path).mkdir(parents=True)
+        (root / path / "memory.current").write_text(f"{size}\n")
+    return str(root)
+
+
+def broken(error: OSError) -> None:
+    raise AssertionError(error)
+
+
+def test_the_guarded_are_told_every_time_and_the_largest_after_a_walk(tmp_path: Path) -> None:
+    root = tree(tmp_path, {"web.service": 5, "system.slice": GIB, "system.slice/db.service": GIB - 1})
+    group = Cgroup.open(root, "/web.service")
+    assert group is not None
+    it = Shares(root, broken)
+    assert it.look(SECOND, [group]) == (Share("/web.service", 5),)
+    it.walk(SECOND, 2 * GIB)
+    expected = {"/web.service": 5, "/system.slice": GIB, "/system.slice/db.service": GIB - 1}
+    assert {share.cgroup: share.current_bytes for share in it.look(2 * SECOND, [group])} == expected
+    assert it.look(3 * SECOND, [group]) == (Share("/web.service", 5),)
+    group.close()
+
+
+def test_a_walk_is_not_repeated_soon_and_names_no_more_than_it_may(tmp_path: Path) -> None:
+    it = Shares(tree(tmp_path, {f"{n}.service": n for n in range(600)}), broken)
+    it.walk(SECOND, 100)
+    assert it.walk_ns >= SECOND + shares.WALK_NS
+    found = it.look(SECOND, [])
+    assert {share.current_bytes for share in found} == set(range(600 - shares.LARGEST, 600))
+
+
+def test_what_has_little_is_not_descended_into(tmp_path: Path) -> None:
+    it = Shares(tree(tmp_path, {"small": 1 << 20, "small/inner": 1 << 20}), broken)
+    it.walk(SECOND, GIB)
+    assert it.look(SECOND, []) == (Share("/small", 1 << 20),)
+
+
+def test_without_cgroups_there_is_nothing_to_tell() -> None:
+    it = Shares(None, broken)
+    it.walk(SECOND, GIB)
+    assert it.look(SECOND, []) == ()

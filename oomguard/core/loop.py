@@ -68,7 +68,7 @@ class Loop:
             if outcome is not None:
                 outcomes.append(outcome)
         self.hands.look()
-        self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes), before)
+        self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes))
         self.status.publish(self.plan, self.state, seen.at_ns, self.recorder.dropped, bool(actions))
         self._housekeeping(seen.at_ns)
         self.pool.pulse.beat(time.monotonic_ns())

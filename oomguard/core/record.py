@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
-from ..judge.state import State, TargetState, remember
+from ..judge.state import TargetState
 from ..model.codec import pack
 from ..model.facts import Observation, TargetId
 from ..model.incident import Turn
 from ..model.policy import Plan
-from ..model.verdict import Action, Look, Mute, Notify, Outcome, Snapshot
+from ..model.verdict import Action, Look, Mute, Notify, Outcome
 from ..workers.pool import ring_bell
 from ..workers.ring import THIN, Ring
 
@@ -42,9 +42,8 @@ class Recorder:
         seen: Observation,
         actions: tuple[Action, ...],
         outcomes: tuple[Outcome, ...],
-        judged_from: State | None = None,
     ) -> None:
-        """One turn of the loop. ``judged_from``: the whole state before it, kept where an incident opens."""
+        """One turn of the loop."""
         self.number += 1
         self._minute(seen)
         moved = tuple(
@@ -56,9 +55,7 @@ class Recorder:
         if quiet and seen.at_ns - self.last_ns < CALM_NS:
             return
         self.last_ns = seen.at_ns
-        opened = [a.target for a in actions if isinstance(a, Snapshot) and _opens(before, a)]
-        remembered = remember(judged_from, opened) if opened and judged_from is not None else None
-        self._write(Turn(self.number, seen, actions, outcomes, moved, remembered))
+        self._write(Turn(self.number, seen, actions, outcomes, moved))
         if _news(seen) or any(not isinstance(action, Look | Mute) for action in actions):
             self._ring()
 
@@ -105,14 +102,9 @@ class Recorder:
             ring_bell(bell)
 
 
-def _opens(before: _Targets, snapshot: Snapshot) -> bool:
-    known = before.get(snapshot.target)
-    return known is None or known.incident != snapshot.incident
-
-
 def _cut_turn(turn: Turn, most: int) -> Turn:
     seen = _cut(turn.seen, most)
-    return replace(turn, seen=seen, before=turn.before if most else None, cut=_facts(turn.seen) - _facts(seen))
+    return replace(turn, seen=seen, cut=_facts(turn.seen) - _facts(seen))
 
 
 def _facts(seen: Observation) -> int:

@@ -77,12 +77,12 @@ def storm(plan: Plan) -> tuple[Action, ...]:
     for seen in _turns(plan):
         before = state
         state, actions = decide(plan, state, seen)
-        recorder.turn(before.targets, state.targets, seen, actions, (), before)
+        recorder.turn(before.targets, state.targets, seen, actions, ())
         tokens = [action.victim.token for action in actions if isinstance(action, Nominate)]
         if tokens:
             gone = Observation(seen.at_ns + 1, gone=tuple(VictimGone(token, seen.at_ns) for token in tokens))
             before, (state, more) = state, decide(plan, state, gone)
-            recorder.turn(before.targets, state.targets, gone, more, (), before)
+            recorder.turn(before.targets, state.targets, gone, more, ())
             done += more
         done += actions
     return tuple(done)

@@ -1,12 +1,11 @@
 """What the judge remembers from turn to turn. Frozen; ``decide`` makes the next one."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
-from ..model.codec import PLAIN, from_plain, to_plain
 from ..model.facts import CgroupFacts, MemInfo, Pressure, TargetId
 from ..model.verdict import Ranking, Victim
 from .detect import Phase
@@ -93,73 +92,6 @@ class State:
     next_token: int = 1
     next_incident: int = 1
     counters: Counters = Counters()
-
-
-_Own = TypeVar("_Own", Held, Pursuit, Counters)
-_OURS: Final = frozenset((TargetState, Held, Pursuit, Counters))
-_BY_TARGET: Final = ("targets", "past")
-REMEMBERED: Final = 64  # targets of one checkpoint: those at rest among a thousand have no say in an engagement
-
-
-def remember(state: State, first: Iterable[TargetId] = ()) -> dict[str, Any]:
-    """The state as plain data, for the record: of the targets ``first``, then those that are not calm, then others.
-
-    {"kind": "State", "targets": [...], "left_out": how many more there were, and the other fields of State};
-    ``recall`` takes it back.
-    """
-    wanted = set(first)
-    order = sorted(state.targets, key=lambda t: (t not in wanted, state.targets[t].phase == "calm"))
-    chosen = set(order[:REMEMBERED])
-    plain: dict[str, Any] = {"kind": PLAIN}
-    plain |= {name: _plain(getattr(state, name)) for name in _PARTS[State] if name not in _BY_TARGET}
-    plain["targets"] = [_plain(known) for target, known in state.targets.items() if target in chosen]
-    plain["past"] = [[to_plain(target), list(kills)] for target, kills in state.past.items()][:REMEMBERED]
-    plain["left_out"] = max(0, len(order) - REMEMBERED)
-    return plain
-
-
-def recall(plain: Mapping[str, Any]) -> State:
-    """The state that was remembered. Fields that this version does not know are ignored.
-
-    KeyError, TypeError: it was not made by ``remember``.
-    """
-    known: dict[str, Any] = {name: plain[name] for name in _PARTS[State] if name in plain and name not in _BY_TARGET}
-    known |= {name: from_plain(known.get(name)) for name in ("host", "pressure")}
-    known |= {"ours": frozenset(known["ours"]), "stuck": frozenset((pid, ticks) for pid, ticks in known["stuck"])}
-    targets = [_target(row) for row in plain["targets"]]
-    return State(
-        **known | {"counters": _own(Counters, known["counters"])},
-        targets=MappingProxyType({target.id: target for target in targets}),
-        past=MappingProxyType({from_plain(target): tuple(kills) for target, kills in plain["past"]}),
-    )
-
-
-def _plain(value: Any) -> Any:
-    if type(value) in _OURS:
-        return {part.name: _plain(getattr(value, part.name)) for part in fields(type(value))}
-    if isinstance(value, frozenset):
-        return sorted(_plain(item) for item in value)
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return to_plain(value)
-
-
-def _target(row: Mapping[str, Any]) -> TargetState:
-    parts = ("pursuit", "leases", "uninsurable")
-    known = {name: from_plain(row[name]) for name in _PARTS[TargetState] if name in row and name not in parts}
-    pursuit = row["pursuit"]
-    return TargetState(
-        **known
-        | {
-            "pursuit": None if pursuit is None else _own(Pursuit, pursuit | {"victim": from_plain(pursuit["victim"])}),
-            "leases": tuple(_own(Held, lease) for lease in row["leases"]),
-            "uninsurable": frozenset(row["uninsurable"]),
-        }
-    )
-
-
-def _own(kind: type[_Own], row: Mapping[str, Any]) -> _Own:
-    return kind(**{part.name: row[part.name] for part in fields(kind) if part.name in row})
 
 
 _Known = TypeVar("_Known", TargetState, State, Counters)

@@ -1,7 +1,6 @@
 """Any value of the model as plain data (dict, list, str, int, float, bool, None), and back.
 
-A dataclass becomes a dict with its class name under "kind". Tuples become lists and come back as tuples. A dict of
-that kind ``PLAIN`` stays as it is: what the judge remembers, which this floor does not know. That form
+A dataclass becomes a dict with its class name under "kind". Tuples become lists and come back as tuples. That form
 goes into the sealed plan and into incident.json. The ring holds the same packed: without the names, which would be most
 of it, and which only processes of the same making can put back.
 """
@@ -22,7 +21,6 @@ _FIELDS: dict[type, tuple[str, ...]] = {
 }
 _BY_KIND: dict[str, type] = {thing.__name__: thing for thing in _FIELDS}
 
-PLAIN = "State"
 _KINDS: tuple[type, ...] = tuple(_FIELDS)
 # Per class: its number, how many fields, and all of them at once (a bare value where there is one field only).
 _PACK: dict[type, tuple[int, int, Callable[[Any], Any]]] = {
@@ -53,8 +51,6 @@ def from_plain(plain: Any) -> Any:
     if isinstance(plain, list | tuple):
         return tuple(from_plain(item) for item in plain)
     if isinstance(plain, dict):
-        if plain["kind"] == PLAIN:
-            return plain
         thing = _BY_KIND[plain["kind"]]
         known = _FIELDS[thing]
         return thing(**{name: from_plain(item) for name, item in plain.items() if name != "kind" and name in known})
@@ -72,8 +68,6 @@ def pack(value: object) -> bytes:
 def _packed(value: Any) -> Any:
     kind = _PACK.get(type(value))
     if kind is None:
-        if type(value) is dict:
-            return value
         return [item if type(item) in _LEAVES else _packed(item) for item in value]
     number, count, get = kind
     found = get(value)
@@ -95,6 +89,4 @@ def _unpacked(packed: Any) -> Any:
         for name, item in zip(_FIELDS[thing], packed[1:], strict=True):
             plain[name] = item if type(item) in _LEAVES else _unpacked(item)
         return plain
-    if isinstance(packed, dict):
-        return packed
     return [item if type(item) in _LEAVES else _unpacked(item) for item in packed]

@@ -1,7 +1,6 @@
 """What happened, turn by turn: the unit of the flight recorder and of replay."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from .facts import Observation
 from .verdict import Action, Outcome
@@ -13,9 +12,8 @@ SCHEMA_VERSION = 1
 class Turn:
     """One turn of the loop: what was seen, what was decided, what came of it at once.
 
-    ``before``: what the judge remembered before it (``judge.state.remember``), in the turn that opens an incident:
-    from there on every turn can be judged again. ``cut``: so many facts of its surveys were too many to keep; judged
-    again it may come out differently. A turn whose only wake is a glance was not judged.
+    ``cut``: so many facts of its surveys were too many to keep; judged again it may come out differently. A turn whose
+    only wake is a glance was not judged.
     """
 
     number: int
@@ -23,5 +21,4 @@ class Turn:
     actions: tuple[Action, ...]
     outcomes: tuple[Outcome, ...]
     phases: tuple[tuple[str, str, str], ...] = ()  # (guard, cgroup, phase) of the targets that moved
-    before: dict[str, Any] | None = None
     cut: int = 0

@@ -17,13 +17,12 @@ import sys
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
 from ..linux import cgroup2, procfs
 from ..linux.kmsg import Kill, KmsgFile, OomKill, parse_kill, parse_oom_kill
-from ..model.codec import from_plain, pack, to_plain
+from ..model.codec import from_plain, pack
 from ..model.facts import KernelKill, Observation, TargetId
 from ..model.incident import Turn
 from ..model.policy import Daemon, Plan
@@ -319,7 +318,6 @@ class Scribe:
             "version": self._plan.version,
             "hostname": os.uname().nodename,
             "kernel": os.uname().release,
-            "plan": to_plain(replace(self._plan, argv=(), made_from="")),
         }
         return self._incident(story, self._shelf.folder(name), head)
 
@@ -334,7 +332,7 @@ class Scribe:
             copied = folder.resume()
         except (OSError, ValueError):
             return None
-        keys = ("id", "time", "boot_id", "version", "hostname", "kernel", "plan")
+        keys = ("id", "time", "boot_id", "version", "hostname", "kernel")
         incident = self._incident(story, folder, {key: doc[key] for key in keys if key in doc})
         evidence = doc.get("evidence")
         if isinstance(evidence, dict):

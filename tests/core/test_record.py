@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from types import MappingProxyType
 
 import pytest
 
 from oomguard.core.record import Recorder
-from oomguard.judge.state import State, TargetState, recall
+from oomguard.judge.state import TargetState
 from oomguard.model.codec import from_plain, unpack
 from oomguard.model.facts import (
     CgroupFacts,
@@ -24,7 +23,7 @@ from oomguard.model.facts import (
 )
 from oomguard.model.incident import Turn
 from oomguard.model.policy import Daemon, Plan
-from oomguard.model.verdict import Kill, Look, Notify, Outcome, Snapshot
+from oomguard.model.verdict import Kill, Look, Notify, Outcome
 from oomguard.workers.pool import hush
 from oomguard.workers.ring import MINUTES_BYTES, Ring
 
@@ -188,15 +187,3 @@ def test_two_minutes_are_kept_whatever_a_storm_does_to_the_ring() -> None:
     assert all(turn.seen.host == host and not turn.seen.surveys for turn in kept)
     assert all(share in shares for turn in kept for share in turn.seen.shares)
     assert all(turn.seen.shares for turn in kept), "as many as there is room for"
-
-
-def test_the_turn_that_opens_an_incident_holds_what_was_remembered(follower: Follower) -> None:
-    state = State(targets=MappingProxyType({HOST: CALM[HOST]}), next_incident=7)
-    opening, deepening = (Snapshot(HOST, watermark, 7, "low") for watermark in ("soft", "hard"))
-    follower.recorder.turn(CALM, ARMED, Observation(1), (opening,), (), state)
-    armed = {HOST: TargetState(HOST, phase="armed", incident=7)}
-    follower.recorder.turn(armed, armed, Observation(2), (deepening,), (), state)
-    first, second = (turn for turn in follower.new() if isinstance(turn, Turn))
-    assert first.before is not None
-    assert recall(first.before) == state
-    assert second.before is None

@@ -1,6 +1,5 @@
 """What holds whatever is seen: facts are made up here, contradictory ones too, and the judge is watched."""
 
-import json
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ from oomguard.judge.decide import TELL_AGAIN_NS, begin, decide
 from oomguard.judge.detect import TABLE
 from oomguard.judge.glob import is_inside
 from oomguard.judge.rank import Bounds, rank, refusal
-from oomguard.judge.state import State, recall, remember
+from oomguard.judge.state import State
 from oomguard.model.facts import (
     CgroupFacts,
     KernelKill,
@@ -365,16 +364,6 @@ thorough = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=
 
 def every(turns: list[Turn], kind: type) -> list[Action]:
     return [action for turn in turns for action in turn.actions if isinstance(action, kind)]
-
-
-@given(plans, stories)
-@thorough
-def test_what_was_remembered_is_judged_the_same(policy: Plan, story: list[dict[str, object]]) -> None:
-    """An incident holds what the judge remembered when it opened, as JSON: from there on it can be judged again."""
-    for turn in play(policy, story):
-        again = recall(json.loads(json.dumps(remember(turn.before))))
-        assert again == turn.before
-        assert decide(policy, again, turn.seen) == (turn.after, turn.actions)
 
 
 @given(plans, stories)

@@ -17,7 +17,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from oomguard.model.codec import from_plain, pack
+from oomguard.model.codec import pack
 from oomguard.model.facts import (
     CgroupFacts,
     KernelKill,
@@ -562,17 +562,6 @@ def test_the_minutes_are_there_when_a_storm_has_filled_the_ring(core: Core) -> N
     assert numbers == sorted(set(numbers))
     assert numbers[:3] == [1, 3, 5]
     assert numbers[-4:] == [198, 199, 200, 201]
-
-
-def test_the_plan_in_force_is_in_it(core: Core) -> None:
-    core.start()
-    core.turn(Snapshot(HOST, "soft", 1, "low"))
-    core.turn(Close(HOST, 1, "calm"))
-    doc = core.one()
-    plan = from_plain(doc["plan"])
-    assert isinstance(plan, Plan)
-    assert plan.guards == core.guards
-    assert from_plain(doc["guard"]) == core.guards[0]
 
 
 def test_growth_since_the_ring_began(core: Core, hog: ProcessRef) -> None:

@@ -57,8 +57,9 @@ LONGEST_S: Final = 3600.0
 UNREAD_NS: Final = 100 * MS  # what could not be read is read again after that
 KEEP_NS: Final = SECOND  # in calm one observation a second, for the record
 # A deadline is put off for so long at most; with many targets for longer, so that some 16 a second are looked at.
-PUT_OFF_NS: Final = (5 * SECOND, 60 * SECOND)
-PUT_OFF_EACH_NS: Final = 60 * MS
+PUT_OFF_NS: Final = (5 * SECOND, 300 * SECOND)
+PUT_OFF_EACH_NS: Final = 300 * MS
+MANY: Final = 16  # from so many on one read of /proc/vmstat is cheaper than a memory.current each
 TOGETHER_SHARE: Final = 6  # and when one is looked at, so are those that would be next
 AT_ONCE: Final = 64  # targets that are read and judged in one turn at most, some 100 us each
 BATCH: Final = 256  # events taken at once; what is left comes with the next poll
@@ -117,6 +118,7 @@ class Senses:
         self.watches: dict[str, Watch] = {}
         self.targets: set[TargetId] = set()
         self.later: dict[TargetId, int] = {}  # a deadline that only a look at the cgroup's own files put off
+        self.bounds: dict[TargetId, tuple[int, int]] = {}  # (its line, up to how much handed out it is under that)
         self.forest: Forest | None = None
         self.rescan_ns = 0
         self.patience_ns = SOON_NS
@@ -254,7 +256,7 @@ class Senses:
         keep_ns = self.kept_ns + KEEP_NS
         while True:
             now_ns = clock()
-            line, end_ns = self._put_off(state)
+            line, bound, end_ns = self._put_off(state)
             end_ns = 0 if self._anything() else min(end_ns, until_ns, self.rescan_ns or until_ns)
             chore_ns = self._next_chore()
             while now_ns < end_ns:
@@ -266,6 +268,10 @@ class Senses:
                     if now_ns >= keep_ns:
                         return None
                     nap_ns = min(nap_ns, max(pace.CALM_NS[0], min(room * SECOND // pace.FILL, pace.CALM_NS[1])))
+                if bound:
+                    if (spare := bound - self.vmstat.allocated_bytes()) <= 0:
+                        break
+                    nap_ns = min(nap_ns, max(pace.CALM_NS[0], min(spare * SECOND // pace.FILL, pace.CALM_NS[1])))
                 batch = poll(min(max(0.0, nap_ns / SECOND), LONGEST_S), BATCH)
                 now_ns = clock()
                 if batch:
@@ -297,18 +303,43 @@ class Senses:
         if self.triggers.until_ns() <= now_ns:
             self.triggers.look(now_ns)
 
-    def _put_off(self, state: State) -> tuple[int, int]:
-        """(the highest line that memory is over, until when it settles all deadlines then); (0, _): it does not."""
+    def _put_off(self, state: State) -> tuple[int, int, int]:
+        """What settles deadlines, and until when: (the highest line that memory is over, how much the kernel may have
+        handed out since boot); 0: that settles nothing.
+        """
         most_ns = self._longest(state)
-        line, until_ns, plenty = 0, pace.NEVER, self._plenty(state.targets.values())
+        line, bound, until_ns = 0, 0, pace.NEVER
+        plenty, allocated = self._plenty(state.targets.values()), self._allocated(state)
         for target in state.targets.values():
             own = target.glance_bytes
             if own and own < plenty:
                 line = max(line, own)
                 until_ns = min(until_ns, target.look_ns + most_ns)
+            elif allocated and (own := self._bound(target)) > allocated:
+                bound = min(bound or own, own)
+                until_ns = min(until_ns, target.look_ns + most_ns)
             else:
                 until_ns = min(until_ns, self._deadline(target))
-        return line, until_ns
+        return line, bound, until_ns
+
+    def _allocated(self, state: State) -> int:
+        """All that the kernel has handed out since boot, bytes; 0 where nobody should ask, or it cannot be told.
+
+        No cgroup has grown by more than the kernel has allocated: so what was handed out since memory.current was last
+        read is a bound on its growth, the same for a thousand cgroups. Only while all is calm: for each read of this
+        file the kernel allocates.
+        """
+        quiet = 0
+        for target in state.targets.values():
+            if target.phase != "calm":
+                return 0
+            quiet += target.quiet_bytes > 0
+        return self.vmstat.allocated_bytes() if quiet >= MANY else 0
+
+    def _bound(self, target: TargetState) -> int:
+        """Until the kernel has handed out so much, this target's memory.current is under its line; 0: not known."""
+        quiet_bytes, bound = self.bounds.get(target.id, (0, 0))
+        return bound if target.quiet_bytes and quiet_bytes == target.quiet_bytes else 0
 
     def _plenty(self, targets: Iterable[TargetState]) -> int:
         """MemFree; MemAvailable where that is more, and MemFree alone does not settle them all. -1: not known."""
@@ -326,7 +357,7 @@ class Senses:
         over = [target for target in state.targets.values() if self._deadline(target) <= at_ns]
         if not over:
             return []
-        plenty = self._plenty(over)
+        plenty, allocated = self._plenty(over), self._allocated(state)
         most_ns = self._longest(state)
         soon_ns = at_ns - most_ns + most_ns // TOGETHER_SHARE
         due = []
@@ -334,7 +365,7 @@ class Senses:
             settled = target.look_ns > soon_ns
             if settled and target.glance_bytes and target.glance_bytes < plenty:
                 continue
-            if settled and target.quiet_bytes and self._is_quiet(target, at_ns):
+            if settled and target.quiet_bytes and self._is_quiet(target, at_ns, allocated):
                 continue
             due.append(target)
         due.sort(key=lambda target: (target.phase == "calm", target.look_ns))
@@ -345,13 +376,17 @@ class Senses:
             return max(target.look_ns, self.later.get(target.id, 0))
         return target.look_ns
 
-    def _is_quiet(self, target: TargetState, at_ns: int) -> bool:
+    def _is_quiet(self, target: TargetState, at_ns: int, allocated: int) -> bool:
         """Whether memory.current alone shows that nothing can have happened; then there is a later deadline."""
+        if self._bound(target) > allocated > 0:
+            return True
         watch = self.watches.get(target.id.cgroup)
         current = None if watch is None else watch.group.current()
         if current is None or current >= target.quiet_bytes:
             return False
         self.later[target.id] = at_ns + pace.until_near(target.quiet_bytes, current, target.tripped)
+        if allocated:  # read before memory.current was: what came in between counts as well
+            self.bounds[target.id] = target.quiet_bytes, allocated + target.quiet_bytes - current
         return True
 
     def _on_signal(self, _mask: int) -> None:
@@ -519,6 +554,7 @@ class Senses:
     def _leave(self, target: TargetId) -> None:
         self.targets.discard(target)
         self.later.pop(target, None)
+        self.bounds.pop(target, None)
         self.vanished.append(target)
         self.triggers.leave(target)
         watch = self.watches.get(target.cgroup)

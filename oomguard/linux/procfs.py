@@ -12,6 +12,7 @@ Some facts (fs/proc):
 """
 
 import errno
+import mmap
 import os
 import time
 from typing import Final, NamedTuple
@@ -97,8 +98,20 @@ def parse_oom_kill(data: bytes) -> int | None:
     return files.number(data[at + 10 : end])
 
 
+def parse_pgalloc(data: bytes) -> int:
+    """The sum of the lines "pgalloc_normal 4711" of /proc/vmstat, one for each zone, in pages; 0: none is there."""
+    pages, at = 0, data.find(b"\npgalloc_")
+    while at >= 0:
+        end = data.find(b"\n", at + 1)
+        if end < 0:
+            return 0  # not whole
+        pages += files.number(data[data.rfind(b" ", at, end) + 1 : end]) or 0
+        at = data.find(b"\npgalloc_", end)
+    return pages
+
+
 class VmStatFile:
-    """/proc/vmstat, kept open, for one counter."""
+    """/proc/vmstat, kept open, for two of its counters."""
 
     __slots__ = ("fd", "path")
 
@@ -114,6 +127,15 @@ class VmStatFile:
         """
         data = files.read_records(self.fd, self.path)
         return (None if data is None else parse_oom_kill(data)) or 0
+
+    def allocated_bytes(self) -> int:
+        """What the kernel has handed out since boot, to whomever and for whatever; 0 where it does not tell.
+
+        pgalloc_dma, _dma32, _normal, _movable ...: counted for every page at the moment of its allocation
+        (mm/page_alloc.c), exact when read. As dear as the one above.
+        """
+        data = files.read_records(self.fd, self.path)
+        return 0 if data is None else parse_pgalloc(data) * mmap.PAGESIZE
 
     def close(self) -> None:
         """Once."""

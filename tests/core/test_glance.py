@@ -78,6 +78,9 @@ class Naps:
         self.timeouts.append(timeout)
         return [(-1, 1)] if len(self.timeouts) >= self.count else []
 
+    def close(self) -> None:
+        """Nothing is open."""
+
 
 def doze(free: Callable[[], int], naps: Naps, turn_ns: int = 0, kept_ns: int = 0, available: int = 0) -> object:
     """The senses so long after the last turn and the last record, the machine's deadline being over."""
@@ -197,12 +200,12 @@ def test_deadlines_that_memory_settles_are_nobodys_turn(senses: Senses) -> None:
     senses._read_host = lambda: MemInfo(GIB, 0, GIB // 2, 0, 0)  # type: ignore[method-assign]
     state = State(targets={target.id: target for target in (*settled, urgent)})
     assert senses._due(state, now) == [urgent.id]
-    assert senses._put_off(state) == (GIB // 4, urgent.look_ns)
+    assert senses._put_off(state) == (GIB // 4, 0, urgent.look_ns)
 
 
-def test_each_is_looked_at_once_a_minute_and_together_with_those_that_would_be_next(senses: Senses) -> None:
+def test_each_is_looked_at_now_and_then_and_together_with_those_that_would_be_next(senses: Senses) -> None:
     now = time.monotonic_ns()
-    ages = [SECOND * number // 10 for number in range(610)]
+    ages = [observe.PUT_OFF_EACH_NS * number for number in range(610)]
     state = State(targets={t.id: t for t in (at_rest(n, now - age, glance_bytes=1) for n, age in enumerate(ages))})
     longest = senses._longest(state)
     assert longest == 610 * observe.PUT_OFF_EACH_NS
@@ -233,6 +236,101 @@ def test_a_small_cgroup_is_a_look_at_one_number(senses: Senses) -> None:
     assert senses._due(state, now) == [], "and it is not read again before that"
     assert senses._due(state, now + 100_000_000) == [target.id], "gone"
     assert senses._due(state, now + 100_000_000) == [target.id], "too large"
+
+
+class Counted:
+    """A cgroup of 1 MiB, and how often it was read; the last one leaks."""
+
+    def __init__(self) -> None:
+        self.reads = 0
+        self.size = 1 << 20
+
+    def current(self) -> int:
+        self.reads += 1
+        return self.size
+
+
+class Handed:
+    """A /proc/vmstat of which only that is asked."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def allocated_bytes(self) -> int:
+        return self.size
+
+
+@pytest.fixture
+def crowd(senses: Senses) -> tuple[State, list[Counted], Handed]:
+    """A hundred small cgroups under a line of 64 MiB each, on a machine whose MemFree settles nothing."""
+    senses.free_ram = lambda: 0
+    senses._read_host = lambda: MemInfo(GIB, 0, 0, 0, 0)  # type: ignore[method-assign]
+    handed = Handed(GIB)
+    senses.vmstat = handed  # type: ignore[assignment]
+    now = time.monotonic_ns()
+    targets = [at_rest(number, now, quiet_bytes=64 << 20) for number in range(100)]
+    groups = [Counted() for _ in targets]
+    for target, group in zip(targets, groups, strict=True):
+        senses.watches[target.id.cgroup] = Watch(group, ())  # type: ignore[arg-type]
+    state = State(targets={target.id: target for target in targets})
+    assert senses._due(state, now) == []
+    assert [group.reads for group in groups] == [1] * 100
+    return state, groups, handed
+
+
+LATER_NS = 4 * SECOND  # less than anything is put off for ever
+
+
+def test_no_cgroup_has_grown_by_more_than_the_kernel_has_handed_out(
+    senses: Senses, crowd: tuple[State, list[Counted], Handed]
+) -> None:
+    state, groups, handed = crowd
+    now = next(iter(state.targets.values())).look_ns
+    handed.size += 62 << 20
+    assert senses._due(state, now + LATER_NS) == []
+    assert [group.reads for group in groups] == [1] * 100, "one read of /proc/vmstat settles them all"
+    assert senses._put_off(state)[1] == GIB + (63 << 20)
+    handed.size += 1 << 20
+    groups[7].size = 64 << 20
+    assert senses._due(state, now + LATER_NS) == [TargetId("each", "/7.service")]
+    assert [group.reads for group in groups] == [2] * 100
+    assert senses._put_off(state)[1] == GIB + (63 + 63 << 20), "and the others are settled again"
+
+
+def test_what_was_handed_out_settles_nothing_under_another_line_nor_when_something_is_armed(
+    senses: Senses, crowd: tuple[State, list[Counted], Handed]
+) -> None:
+    state, groups, _ = crowd
+    first = next(iter(state.targets.values()))
+    lower = {**state.targets, first.id: replace(first, quiet_bytes=1 << 20)}
+    assert senses._due(replace(state, targets=lower), first.look_ns + LATER_NS) == [first.id]
+    assert groups[0].reads == 2
+    armed = {**state.targets, first.id: replace(first, phase="armed")}
+    senses._due(replace(state, targets=armed), first.look_ns + LATER_NS)
+    assert [group.reads for group in groups[1:]] == [2] * 99, "each is read: the kernel would allocate for a vmstat"
+
+
+def test_where_the_kernel_does_not_tell_each_is_read(
+    senses: Senses, crowd: tuple[State, list[Counted], Handed]
+) -> None:
+    state, groups, handed = crowd
+    handed.size = 0
+    assert senses._due(state, time.monotonic_ns() + LATER_NS) == []
+    assert [group.reads for group in groups] == [2] * 100
+    assert senses._put_off(state)[1] == 0
+
+
+def test_the_nap_lasts_until_so_much_could_have_been_handed_out(
+    senses: Senses, crowd: tuple[State, list[Counted], Handed]
+) -> None:
+    state, _, handed = crowd
+    senses.kept_ns = time.monotonic_ns()
+    senses.epoll.close()
+    senses.epoll = naps = Naps(count=3)  # type: ignore[assignment]
+    far = {key: replace(target, look_ns=senses.kept_ns) for key, target in state.targets.items()}
+    senses.bounds = dict.fromkeys(far, (64 << 20, handed.size + 1200 * (1 << 20)))
+    senses._wait(replace(state, targets=far), NEVER)
+    assert [round(nap, 3) for nap in naps.timeouts] == [0.2] * 3, "1200 of 6000 MiB a second"
 
 
 def test_what_was_put_off_in_calm_is_not_when_something_holds(senses: Senses) -> None:

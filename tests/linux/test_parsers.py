@@ -47,6 +47,7 @@ LENIENT: dict[str, tuple[Parser, bytes]] = {
     "kmsg": (kmsg.parse_record, b"3,15,94336,-;Out\\x0a of memory\n SUBSYSTEM=x\n"),
     "inotify": (events.parse_inotify, b"\1\0\0\0\0\1\0\0\0\0\0\0\4\0\0\0a\0\0\0" * 3),
     "capabilities": (procfs.parse_capabilities, b"\nCapEff:\t000001ffffffffff\n"),
+    "pgalloc": (procfs.parse_pgalloc, b"pgpgout 1\npgalloc_dma 512\npgalloc_dma32 7\npgalloc_normal 90210\n"),
     "number": (files.number, b"123456\n"),
     "unit": (lambda data: cgroup2.unit_of(data.decode("utf-8", "surrogateescape")), b"/a.slice/b\\x2d.service/c"),
     "mount point": (cgroup2._unescape, b"/sys\\040fs/\\134x"),

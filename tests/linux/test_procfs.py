@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import subprocess
 from collections.abc import Callable
@@ -126,6 +127,23 @@ def test_oom_kill_is_found_in_a_long_vmstat(tmp_path: Path, no_leak: None) -> No
     assert file.oom_kill() == 3
     plant(tmp_path, {"vmstat": lines})
     assert file.oom_kill() == 0, "before Linux 4.13"
+    file.close()
+
+
+def test_what_was_handed_out_is_the_sum_over_the_zones_or_not_told() -> None:
+    vmstat = b"nr_free_pages 9\npgpgout 1\npgalloc_dma 512\npgalloc_dma32 7\npgalloc_normal 90210\nallocstall_dma 3\n"
+    assert procfs.parse_pgalloc(vmstat) == 512 + 7 + 90210
+    assert procfs.parse_pgalloc(b"nr_free_pages 9\npgpgout 1\n") == 0
+    assert procfs.parse_pgalloc(vmstat[: vmstat.index(b"210")]) == 0, "a number that is cut is no smaller number"
+
+
+@pytest.mark.kernel
+def test_this_machine_hands_out_what_is_touched(no_leak: None) -> None:
+    file = VmStatFile("/proc")
+    before = file.allocated_bytes()
+    with mmap.mmap(-1, 64 << 20) as memory:
+        memory[:: mmap.PAGESIZE] = b"x" * (len(memory) // mmap.PAGESIZE)
+        assert file.allocated_bytes() - before >= 64 << 20
     file.close()
 
 

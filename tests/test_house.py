@@ -34,7 +34,7 @@ BELOW_WATERLINE = ("model", "linux", "judge", "workers", "core")
 # Above the waterline, and nowhere else. apprise: the herald, and only if a policy names it.
 THIRD_PARTY: dict[str, frozenset[str]] = {
     "workers": frozenset({"apprise"}),
-    "policy": frozenset({"pydantic", "pydantic_core", "tomli"}),
+    "policy": frozenset({"pydantic", "pydantic_core", "tomli", "yaml"}),
     "report": frozenset({"jinja2", "plotly"}),
     "cli": frozenset({"psutil", "typer", "rich", "prometheus_client"}),
 }

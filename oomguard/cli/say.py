@@ -54,9 +54,9 @@ def fail(code: int, text: str) -> "NoReturn":
     raise SystemExit(code)
 
 
-def faults(error: "PolicyError") -> "NoReturn":
-    """Every fault of a wrong policy, on standard error, and the exit code for it."""
+def faults(error: "PolicyError", what: str = "the policy") -> "NoReturn":
+    """Every fault of a wrong file, on standard error, and the exit code for it."""
     for fault in error.faults:
         sys.stderr.write(f"{fault}\n")
     number = len(error.faults)
-    fail(WRONG_USE, f"the policy has {number} fault{'s' * (number != 1)}")
+    fail(WRONG_USE, f"{what} has {number} fault{'s' * (number != 1)}")

@@ -34,13 +34,14 @@ class Fault:
     hint: str = ""
 
     def __str__(self) -> str:
-        return self._text("")
+        return self.text("")
 
     def as_warning(self) -> str:
         """The same for a fault that keeps nothing from running."""
-        return self._text("warning: ")
+        return self.text("warning: ")
 
-    def _text(self, word: str) -> str:
+    def text(self, word: str) -> str:
+        """For people, the word before the message."""
         where = f"{self.file}:{self.line}: {self.key}: " if self.key else f"{self.file}:{self.line}: "
         text = printable(where + word + self.message)
         return text + (f"\n    hint: {printable(self.hint)}" if self.hint else "")

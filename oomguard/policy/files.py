@@ -17,7 +17,7 @@ from .faults import Fault, PolicyError
 from .locate import Key, Lines
 
 DEFAULT = Path("/etc/oomguard/oomguard.toml")
-_MOST_BYTES = 1 << 20  # a policy of a megabyte is a mistake, or a device
+MOST_BYTES = 1 << 20  # a policy of a megabyte is a mistake, or a device
 _WHERE = re.compile(r" \(at (?:line ([0-9]+), column [0-9]+|end of document)\)\Z")
 _ENDLESS_NUMBER = re.compile(r"[0-9_]{4300}")  # the longest that Python reads (sys.get_int_max_str_digits)
 
@@ -142,8 +142,8 @@ def _trusted_bytes(path: Path) -> bytes | Fault:
             return Fault(str(path), 1, "", "not a regular file")
         if os.geteuid() == 0 and (fault := distrust(path, seen)):
             return fault
-        raw = file.read(_MOST_BYTES + 1)
-    if len(raw) > _MOST_BYTES:
+        raw = file.read(MOST_BYTES + 1)
+    if len(raw) > MOST_BYTES:
         return Fault(str(path), 1, "", "more than 1 MiB: this is no policy")
     return raw
 

@@ -13,7 +13,6 @@ from ..policy.faults import Fault
 from . import say
 
 
-
 class Kind(StrEnum):
     """Whose configurations can be read."""
 

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from oomguard.model.facts import CgroupFacts, MemInfo, Pressure, ProcessFacts, Survey, TargetId, TargetSeen
+from oomguard.model.facts import CgroupFacts, Pressure, ProcessFacts, Survey, TargetId, TargetSeen
 from oomguard.model.policy import Plan
 from oomguard.model.verdict import Kill, Look
 from oomguard.policy import importers, toml
-from tests.judge.world import Court, meminfo, pressure, process, survey
+from tests.judge.world import Court, cgroup, meminfo, pressure, process, survey
 
 from .helpers import plan_of
 
@@ -88,9 +88,4 @@ def _plain(pattern: str) -> str:
 
 
 def _group(path: str, stall: Pressure, used: float) -> CgroupFacts:
-    from tests.judge.world import cgroup
-
     return cgroup(path, used * 10, pressure=stall)
-
-
-__all__ = ["Machine", "MemInfo", "draft", "lost", "plan", "process"]

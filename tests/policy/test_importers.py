@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from oomguard.policy import PolicyError
+from tests.judge.world import process
 
-from .importing import Machine, draft, lost, plan, process
+from .importing import Machine, draft, lost, plan
 
 TERM, KILL, NOTHING = "TERM hog", "KILL hog", ""
 
@@ -305,6 +306,7 @@ USERS = (
     "user@.service.d/10-oomd-user-service-defaults.conf",
     "[Service]\nManagedOOMMemoryPressure=kill\nManagedOOMMemoryPressureLimit=50%\n",
 )
+MANAGED = ("user.slice", "[Slice]\nManagedOOMMemoryPressure=kill\n")
 INSIDE = (process(100, "hog", "/user.slice/user-1.slice/user@1.service/app.slice/hog.scope", 500),)
 
 
@@ -321,8 +323,8 @@ INSIDE = (process(100, "hog", "/user.slice/user-1.slice/user@1.service/app.slice
         ((CONF, DURATION, SWAP), {"available": 11, "swap_free": 0}, NOTHING),
         ((CONF, DURATION, SWAP), {"available": 1, "swap_total": 0}, NOTHING),  # without swap it watches nothing
         ((("oomd.conf", "[OOM]\nSwapUsedLimit=50%\n"), SWAP), {"available": 49, "swap_free": 49}, KILL),
-        ((("oomd.conf", "[OOM]\nDefaultMemoryPressureLimit=20%\n"), ("a.slice", "[Slice]\nManagedOOMMemoryPressure=kill\n")),
-         {"full": 21, "seconds": 32}, NOTHING),  # nobody lives there
+        ((("oomd.conf", "[OOM]\nDefaultMemoryPressureLimit=20%\n"), MANAGED), {"full": 21, "seconds": 32}, KILL),
+        ((MANAGED,), {"full": 21, "seconds": 32}, NOTHING),  # 60% by default
         ((("b.service", "[Service]\nSlice=user.slice\nManagedOOMMemoryPressure=kill\n"),), {"full": 99}, NOTHING),
     ],
 )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Final
 
 from ..judge.decide import decide
 from ..judge.pace import NEVER
-from ..judge.state import State
+from ..judge.state import State, seed
 from ..linux import memlock, systemd
 from ..model.policy import Plan
 from ..model.verdict import Outcome
@@ -68,7 +68,8 @@ class Loop:
             if outcome is not None:
                 outcomes.append(outcome)
         self.hands.look()
-        self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes))
+        memory = seed(self.plan.guards, before, actions) if actions else None
+        self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes), memory)
         self.status.publish(self.plan, self.state, seen.at_ns, self.recorder.dropped, bool(actions))
         self._housekeeping(seen.at_ns)
         self.pool.pulse.beat(time.monotonic_ns())

@@ -12,7 +12,7 @@ from typing import Final
 from ..judge.state import TargetState
 from ..model.codec import pack
 from ..model.facts import Observation, TargetId
-from ..model.incident import Turn
+from ..model.incident import Seed, Turn
 from ..model.policy import Plan
 from ..model.verdict import Action, Look, Mute, Notify, Outcome
 from ..workers.pool import ring_bell
@@ -42,8 +42,9 @@ class Recorder:
         seen: Observation,
         actions: tuple[Action, ...],
         outcomes: tuple[Outcome, ...],
+        seed: Seed | None = None,
     ) -> None:
-        """One turn of the loop."""
+        """One turn of the loop. ``seed``: what the judge remembered before it, if it opened an incident."""
         self.number += 1
         self._minute(seen)
         moved = tuple(
@@ -55,7 +56,7 @@ class Recorder:
         if quiet and seen.at_ns - self.last_ns < CALM_NS:
             return
         self.last_ns = seen.at_ns
-        self._write(Turn(self.number, seen, actions, outcomes, moved))
+        self._write(Turn(self.number, seen, actions, outcomes, moved, seed))
         if _news(seen) or any(not isinstance(action, Look | Mute) for action in actions):
             self._ring()
 

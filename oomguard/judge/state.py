@@ -7,7 +7,9 @@ from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from ..model.facts import CgroupFacts, MemInfo, Pressure, TargetId
-from ..model.verdict import Ranking, Victim
+from ..model.incident import Seed
+from ..model.policy import Guard
+from ..model.verdict import Action, Ranking, Snapshot, Victim
 from .detect import Phase
 from .escalate import Pursuit
 
@@ -105,3 +107,34 @@ def evolve(known: _Known, **changes: Any) -> _Known:
     parts = dict(zip(_PARTS[kind], _TAKE[kind](known), strict=True))
     parts.update(changes)
     return kind(**parts)
+
+
+def seed(guards: tuple[Guard, ...], before: State, actions: tuple[Action, ...]) -> Seed | None:
+    """The memory with which a turn was judged that opened an incident; None: it opened none."""
+    opened = {a.target for a in actions if isinstance(a, Snapshot) and a.target in before.targets}
+    opened = {target for target in opened if not before.targets[target].incident}
+    if not opened:
+        return None
+    told = [known for known in before.targets.values() if known.phase != "calm" or known.id in opened]
+    names = _PARTS[TargetState]
+    return Seed(
+        names,
+        tuple(tuple(_told(getattr(known, name)) for name in names) for known in told),
+        guards,
+        tuple(before.ours),
+        before.own_cgroup,
+        tuple(before.stuck),
+        before.host,
+        before.pressure,
+        before.next_token,
+        before.next_incident,
+    )
+
+
+def _told(value: Any) -> Any:
+    """In values of the model alone, which is what the recorder's code knows."""
+    if isinstance(value, Held | Pursuit):
+        return tuple(getattr(value, part.name) for part in fields(value))
+    if isinstance(value, tuple):
+        return tuple(_told(item) for item in value)
+    return tuple(value) if isinstance(value, frozenset) else value

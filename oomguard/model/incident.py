@@ -2,10 +2,31 @@
 
 from dataclasses import dataclass
 
-from .facts import Observation
+from .facts import MemInfo, Observation, Pressure
+from .policy import Guard
 from .verdict import Action, Outcome
 
 SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Seed:
+    """What the judge remembered before a turn: with it the turns that follow can be judged again (``judge.state``).
+
+    ``targets`` are those that were not at rest, and those of which an incident begins; each as its fields by position,
+    named once in ``names``. ``guards``: of the plan in force, so that the same judge judges by the same policy.
+    """
+
+    names: tuple[str, ...]
+    targets: tuple[tuple[object, ...], ...]
+    guards: tuple[Guard, ...]
+    ours: tuple[int, ...]
+    own_cgroup: str
+    stuck: tuple[tuple[int, int], ...]
+    host: MemInfo | None
+    pressure: Pressure | None
+    next_token: int
+    next_incident: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,3 +43,4 @@ class Turn:
     outcomes: tuple[Outcome, ...]
     phases: tuple[tuple[str, str, str], ...] = ()  # (guard, cgroup, phase) of the targets that moved
     cut: int = 0
+    seed: Seed | None = None  # if it opens an incident

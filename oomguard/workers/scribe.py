@@ -263,6 +263,7 @@ class Scribe:
             return
         for incident in self._open.values():
             incident.story.weigh(seen["surveys"])
+        plain["seed"] = None  # for replay alone
         seen["surveys"] = []  # no story needs more of them, and they are most of the work of making a Turn
         try:
             turn: Turn = from_plain(plain)

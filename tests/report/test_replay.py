@@ -1,0 +1,137 @@
+"""Replay: the same policy rules the same, in every world; another one is compared up to the first kill that differs."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from oomguard.model.facts import TargetId
+from oomguard.model.policy import Budget, Match, VictimRule
+from oomguard.report import replay
+from tests.incidents.recorded import Recorded
+from tests.judge.world import SECOND, Body, host_guard, limit_guard, plan, process
+
+LEAK, POOL = "/system.slice/leak.service", "/system.slice/pool.service"
+SSHD = Body(process(20, "sshd", "/system.slice/ssh.service", 8))
+DATABASE = Body(process(30, "postgres", "/system.slice/postgresql.service", 300))
+
+
+def leak(pid: int = 500, held: float = 10, grows: float = 100, **more: Any) -> Body:
+    return Body(process(pid, "leak", LEAK, held), grows, **more)
+
+
+def settled(world: Any) -> bool:
+    return bool(world.died) and all(state.phase == "calm" for state in world.state.targets.values())
+
+
+def ended(*guards: Any, bodies: list[Body], for_ms: float = 120_000, until: Any = settled, **more: Any) -> Recorded:
+    world = Recorded(plan(*guards), [copy.deepcopy(body) for body in bodies], **more)
+    world.run(for_ms, until)
+    return world
+
+
+WORLDS = {
+    "a leak": lambda: ended(host_guard(), bodies=[leak(), SSHD, DATABASE]),
+    "with everything lent": lambda: ended(host_guard(brake=True, insurance=True), bodies=[leak(), SSHD, DATABASE]),
+    "a grace": lambda: ended(host_guard(grace_ms=2000), bodies=[leak(grows=20, obeys="TERM"), SSHD]),
+    "observe": lambda: ended(
+        host_guard(mode="observe"), bodies=[leak()], for_ms=8_600, until=lambda w: w.available < 20
+    ),
+    "a victim that cannot die": lambda: ended(
+        host_guard(), bodies=[leak(held=700, grows=5, obeys="nothing"), DATABASE], for_ms=60_000, until=lambda w: False
+    ),
+    "a budget": lambda: ended(
+        host_guard(budget=Budget(1, 300 * SECOND)), bodies=[leak(), leak(501, grows=60)], for_ms=40_000
+    ),
+    "a tripwire": lambda: ended(limit_guard(LEAK, tripwire=True, insurance=True), bodies=[leak()], limits={LEAK: 256}),
+    "two guards at once": lambda: ended(
+        limit_guard(LEAK, tripwire=True), host_guard(), bodies=[leak(), leak(600, 500, 60)], limits={LEAK: 256}
+    ),
+    "many workers": lambda: ended(
+        host_guard(), bodies=[Body(process(1000 + i, "w", POOL, 0.1), grows=0.5) for i in range(100)]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WORLDS)
+def test_the_same_policy_rules_the_same(name: str) -> None:
+    world = WORLDS[name]()
+    for target in {TargetId(a.target.guard, a.target.cgroup) for t in world.turns if t.seed for a in t.actions}:
+        told = replay.again(world.incident(target))
+        assert told.differences == []
+        assert told.turns > 1
+
+
+def test_a_verdict_that_was_not_ours_is_found() -> None:
+    """The replay that finds nothing must be able to find something: a turn of the ring is changed."""
+    doc = WORLDS["a leak"]().incident()
+    turn = next(turn for turn in doc["ring"] if any(action["kind"] == "Kill" for action in turn["actions"]))
+    turn["seen"]["host"]["available_bytes"] *= 10
+    found = replay.again(doc)
+    assert found.changed
+    assert "kill: SIGKILL to leak[500]" in found.differences[0].was
+    assert found.differences[0].now == ()
+
+
+def test_an_incident_without_a_seed_says_so() -> None:
+    doc = WORLDS["a leak"]().incident()
+    for turn in doc["ring"]:
+        del turn["seed"]
+    with pytest.raises(replay.CannotReplay, match="did not record with what memory"):
+        replay.again(doc)
+    with pytest.raises(replay.CannotReplay, match="holds no turns"):
+        replay.again({**doc, "ring": []})
+    with pytest.raises(replay.CannotReplay, match="no guard"):
+        replay.again({**doc, "policy": ""})
+
+
+# -- another policy ------------------------------------------------------------------------------------------------
+
+
+def judged(doc: dict[str, Any], *guards: Any) -> replay.Replay:
+    return replay.under(doc, guards)
+
+
+def test_the_same_policy_as_another_one_changes_nothing() -> None:
+    found = judged(WORLDS["a leak"]().incident(), host_guard())
+    assert not found.changed
+    assert found.was == found.now
+    assert found.differences == []
+
+
+def test_an_earlier_watermark_kills_the_same_one_earlier() -> None:
+    found = judged(WORLDS["a leak"]().incident(), host_guard(soft=30, hard=20))
+    assert not found.changed, "the same one dies"
+    assert found.was is not None
+    assert found.now is not None
+    assert found.now.at_ms < found.was.at_ms
+    assert "a look" in found.part, "nobody had looked so early"
+
+
+def test_a_lower_watermark_would_have_killed_nobody() -> None:
+    """It rose again at the kill, so that the recording never gets there."""
+    found = judged(WORLDS["a leak"]().incident(), host_guard(soft=4, hard=1))
+    assert found.changed
+    assert found.now is None
+
+
+def test_who_is_never_to_be_taken_is_not() -> None:
+    rule = VictimRule(never=(Match(comm="leak*"),))
+    found = judged(WORLDS["a leak"]().incident(), host_guard(rule=rule))
+    assert found.changed
+    assert found.now is not None
+    assert found.now.what == "postgres[30]"
+
+
+def test_another_guard_on_a_cgroup_is_judged_by_what_was_seen_of_it() -> None:
+    found = judged(WORLDS["a tripwire"]().incident(), limit_guard("/system.slice/*.service", soft=50, hard=60))
+    assert found.now is not None
+    assert found.now.what == "leak[500]"
+
+
+def test_observe_mode_would_have_killed_as_well() -> None:
+    found = judged(WORLDS["a leak"]().incident(), replace(host_guard(), mode="observe"))
+    assert not found.changed

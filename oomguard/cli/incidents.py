@@ -4,7 +4,7 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -12,12 +12,17 @@ from ..policy import files
 from ..report import store
 from . import live, say
 
-app = typer.Typer(help="What happened: list incidents, show one.", no_args_is_help=True, rich_markup_mode=None)
+app = typer.Typer(
+    help="What happened: list incidents, show one, draw it, judge it again.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 StateDir = Annotated[
     Path | None, typer.Option("--state-dir", metavar="DIR", help="Where incidents are (default: as configured).")
 ]
 Config = Annotated[Path, typer.Option("--config", metavar="FILE", help="The policy file that says where they are.")]
+Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, a beginning of it, its last digits, 'last', or a path.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -36,29 +41,34 @@ def list_(state_dir: StateDir = None, config: Config = files.DEFAULT, json: Json
 
 @app.command()
 def show(
-    incident: Annotated[
-        str, typer.Argument(metavar="ID", help="Its id, a beginning of it, its last digits, or 'last'.")
-    ],
+    incident: Id,
     state_dir: StateDir = None,
     config: Config = files.DEFAULT,
     json: Json = False,
     whole: Annotated[bool, typer.Option("--all", help="Every line of every table.")] = False,
 ) -> None:
     """Tell what happened: 0 told, 1 there is no such incident."""
-    try:
-        doc = store.load(where(state_dir, config), incident)
-    except (store.NoSuchIncident, store.Damaged) as error:
-        say.fail(say.FOUND, str(error.args[0]))
-    except FileNotFoundError as error:
-        say.fail(say.FOUND, f"{error.filename} is missing: the incident was never written whole")
+    doc = load(where(state_dir, config), incident)
     if json:
-        say.as_json(doc)
+        from ..report.advice import advise
+
+        say.as_json({**doc, "advice": [advice.plain() for advice in advise(doc, most=99)]})
         return
     from ..report import text
 
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     sys.stdout.write(text.half_page(doc, width, color, whole))
+
+
+def load(state_dir: Path, incident: str) -> dict[str, Any]:
+    """The incident of this id, or at this path; else the end of the command."""
+    try:
+        return store.load_file(Path(incident)) if "/" in incident else store.load(state_dir, incident)
+    except (store.NoSuchIncident, store.Damaged) as error:
+        say.fail(say.FOUND, str(error.args[0]))
+    except FileNotFoundError as error:
+        say.fail(say.FOUND, f"{error.filename} is missing: the incident was never written whole")
 
 
 def where(asked: Path | None, config: Path) -> Path:
@@ -72,7 +82,7 @@ def where(asked: Path | None, config: Path) -> Path:
 
 
 def _table(found: list[store.Summary]) -> None:
-    from ..report.text import duration, size
+    from ..report.words import duration, size
 
     rows: list[tuple[str, ...]] = []
     for it in found:
@@ -87,3 +97,12 @@ def _table(found: list[store.Summary]) -> None:
         killed_by = it.killed_by if it.killed_by != "none" else "-"
         rows.append((it.time[:19] + "Z", observed, it.policy, killed_by, victims, freed, late, it.id))
     say.table(("TIME", "KIND", "POLICY", "KILLED BY", "VICTIM", "FREED", "LATENCY", "ID"), rows)
+
+
+def _mount() -> None:
+    from . import replay
+
+    app.command("replay")(replay.replay)
+
+
+_mount()

@@ -43,6 +43,7 @@ class Loop:
         self.watchdog_ns = 0  # how often systemd wants to hear of us, 0: never
         self.watchdog_due_ns = 0
         self.stopping = False
+        self.renewed = False  # the next turn is the first under a new plan
         self.reload = Reload(senses, self._swap, self._refuse)
         self.dead: list[Worker] = []
 
@@ -68,7 +69,8 @@ class Loop:
             if outcome is not None:
                 outcomes.append(outcome)
         self.hands.look()
-        memory = seed(self.plan.guards, before, actions) if actions else None
+        memory = seed(self.plan.guards, before, actions, self.renewed) if actions or self.renewed else None
+        self.renewed = False
         self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes), memory)
         self.status.publish(self.plan, self.state, seen.at_ns, self.recorder.dropped, bool(actions))
         self._housekeeping(seen.at_ns)
@@ -158,7 +160,7 @@ class Loop:
             self.status.mended(what)
         for what, why in plan.remarks:
             self.status.degraded(what, why)
-        self.plan = plan
+        self.plan, self.renewed = plan, True
         keep_plan(plan, text)
         self.recorder.plan(plan)
         self.status.mended("reload")

@@ -56,7 +56,7 @@ class Recorder:
         if quiet and seen.at_ns - self.last_ns < CALM_NS:
             return
         self.last_ns = seen.at_ns
-        self._write(Turn(self.number, seen, actions, outcomes, moved, seed))
+        self._write(Turn(self.number, seen, actions, outcomes, moved, seed=seed))
         if _news(seen) or any(not isinstance(action, Look | Mute) for action in actions):
             self._ring()
 
@@ -105,7 +105,7 @@ class Recorder:
 
 def _cut_turn(turn: Turn, most: int) -> Turn:
     seen = _cut(turn.seen, most)
-    return replace(turn, seen=seen, cut=_facts(turn.seen) - _facts(seen))
+    return replace(turn, seen=seen, cut=_facts(turn.seen) - _facts(seen), seed=turn.seed if most else None)
 
 
 def _facts(seen: Observation) -> int:

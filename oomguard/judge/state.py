@@ -109,17 +109,21 @@ def evolve(known: _Known, **changes: Any) -> _Known:
     return kind(**parts)
 
 
-def seed(guards: tuple[Guard, ...], before: State, actions: tuple[Action, ...]) -> Seed | None:
-    """The memory with which a turn was judged that opened an incident; None: it opened none."""
-    opened = {a.target for a in actions if isinstance(a, Snapshot) and a.target in before.targets}
-    opened = {target for target in opened if not before.targets[target].incident}
-    if not opened:
+def seed(guards: tuple[Guard, ...], before: State, actions: tuple[Action, ...], renewed: bool = False) -> Seed | None:
+    """The memory with which a turn was judged that opened an incident; None: it opened none.
+
+    ``renewed``: by new guards for the first time; an incident that is open goes on under them.
+    """
+    known = before.targets
+    opened = {a.target for a in actions if isinstance(a, Snapshot)}
+    opened = {target for target in opened if target not in known or not known[target].incident}
+    if not opened and not renewed:
         return None
-    told = [known for known in before.targets.values() if known.phase != "calm" or known.id in opened]
+    told = [state for state in known.values() if state.phase != "calm" or state.id in opened]
     names = _PARTS[TargetState]
     return Seed(
         names,
-        tuple(tuple(_told(getattr(known, name)) for name in names) for known in told),
+        tuple(tuple(_told(getattr(state, name)) for name in names) for state in told),
         guards,
         tuple(before.ours),
         before.own_cgroup,

@@ -43,4 +43,4 @@ class Turn:
     outcomes: tuple[Outcome, ...]
     phases: tuple[tuple[str, str, str], ...] = ()  # (guard, cgroup, phase) of the targets that moved
     cut: int = 0
-    seed: Seed | None = None  # if it opens an incident
+    seed: Seed | None = None  # if it opens an incident, or is the first under new guards

@@ -93,13 +93,14 @@ def again(incident: Mapping[str, Any]) -> Replay:
     first = turns[start].seed
     assert first is not None
     plan, state = _plan(first.guards), _grown(first)
-    replay = Replay(incident["id"], part=_lost(incident))
+    replay = Replay(incident["id"], part=_lost(incident, turns[start:]))
     theirs = _nominees(state)
     ours, opened = dict(theirs), incident["opened_ns"]
     for turn in turns[start:]:
         if _is_glance(turn):
             continue
-        state = _joined(state, turn.seed)
+        if turn.seed is not None:
+            state, plan = _joined(state, turn.seed), _plan(turn.seed.guards)
         before = state
         state, actions = decide(plan, state, turn.seen)
         known = before.targets.keys() | state.targets.keys()
@@ -120,11 +121,9 @@ def under(incident: Mapping[str, Any], guards: Sequence[Guard]) -> Replay:
     if not turns:
         raise CannotReplay(_why_not(incident, turns))
     court = _Court(incident, turns, guards)
-    replay = Replay(incident["id"], part=_lost(incident), exact=False)
+    replay = Replay(incident["id"], part=_lost(incident, turns), exact=False)
     opened = incident["opened_ns"]
-    for place, turn in enumerate(turns):
-        if _is_glance(turn) and place:
-            continue
+    for turn in turns:  # glances, too: another policy might have seen more in them
         was, now = court.judge(turn)
         replay.turns += 1
         told, tells = _lines(was, court.theirs), _lines(now, court.ours)
@@ -164,8 +163,10 @@ def _plan(guards: Sequence[Guard]) -> Plan:
     return Plan("replay", Daemon(), tuple(guards))
 
 
-def _lost(incident: Mapping[str, Any]) -> str:
+def _lost(incident: Mapping[str, Any], turns: Iterable[Turn]) -> str:
     lost = {what: count for what, count in incident["lost"].items() if what in ("ring_gaps", "ring_cut", "ring")}
+    if cut := sum(turn.cut > 0 for turn in turns):
+        lost["turns whose surveys were cut"] = cut
     return ", ".join(f"{count} {what}" for what, count in lost.items())
 
 
@@ -174,10 +175,8 @@ def _is_glance(turn: Turn) -> bool:
     return len(turn.seen.wakes) == 1 and turn.seen.wakes[0].source == "glance"
 
 
-def _joined(state: State, seed: Seed | None) -> State:
-    """An incident of another target begins: from here on that one is judged as well."""
-    if seed is None:
-        return state
+def _joined(state: State, seed: Seed) -> State:
+    """An incident of another target begins, or a new policy: from here on that is judged as well, or by that."""
     fresh = _grown(seed)
     targets = {**fresh.targets, **state.targets}
     return replace(fresh, targets=MappingProxyType(targets), past=state.past, counters=state.counters)

@@ -74,8 +74,13 @@ def load(state_dir: Path, wanted: str) -> dict[str, Any]:
 
     Raises NoSuchIncident, Damaged, OSError.
     """
-    directory = state_dir / "incidents" / find(state_dir, wanted)
-    doc = _parse(directory / "incident.json", whole=True)
+    return load_file(state_dir / "incidents" / find(state_dir, wanted))
+
+
+def load_file(path: Path) -> dict[str, Any]:
+    """An incident by path: its directory, or an incident.json that lies anywhere. Raises Damaged, OSError."""
+    directory = path if path.is_dir() else path.parent
+    doc = _parse(directory / "incident.json" if path.is_dir() else path, whole=True)
     if not doc.get("ring"):
         doc["ring"] = list(_turns(directory / "ring.jsonl"))
     return doc

@@ -1,12 +1,15 @@
 """An incident as half a page: what a person who was asleep understands in a minute. Plain text, escaped, wrapped.
 
-First the sentence, then when, who and why, who else grew, what it freed, whether it helped, and where to look further.
-Nothing is computed here that the incident does not say.
+First the sentence, then when, who grew, who died and why, what it freed, whether it helped, what to try, and where to
+look further. Nothing is computed here that the incident does not say.
 """
 
 import textwrap
 from collections.abc import Iterator
 from typing import Any
+
+from .advice import advise
+from .words import duration, printable, size
 
 _RED, _GREEN, _YELLOW, _DIM, _BOLD = "31", "32", "33", "2", "1"
 _TIMELINE = 9  # lines; with --all: every one
@@ -19,7 +22,15 @@ _SHOWN_FIRST = ("hard", "kernel", "kill", "gone", "close", "soft", "notify")
 def half_page(incident: dict[str, Any], width: int = 100, color: bool = False, whole: bool = False) -> str:
     """``width``: of the terminal. ``whole``: no table is cut."""
     page = _Page(incident, max(40, width), color, whole)
-    blocks = [page.headline(), page.timeline(), page.reasons(), page.growers(), page.result(), page.further()]
+    blocks = [
+        page.headline(),
+        page.timeline(),
+        page.growers(),
+        page.reasons(),
+        page.result(),
+        page.advice(),
+        page.further(),
+    ]
     return "\n\n".join("\n".join(lines) for lines in map(list, blocks) if lines) + "\n"
 
 
@@ -45,33 +56,6 @@ def sentence(incident: dict[str, Any]) -> str:
     return f"Memory of {where} got short and recovered; nobody was killed."
 
 
-def size(count: int | None) -> str:
-    """Bytes for people."""
-    if count is None:
-        return "?"
-    value, unit = float(abs(count)), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1000:
-            break
-        value, unit = value / 1024, larger
-    digits = 0 if unit == "B" or value >= 100 else 1
-    return f"{'-' if count < 0 else ''}{value:.{digits}f} {unit}"
-
-
-def duration(ms: float | None) -> str:
-    """Milliseconds for people."""
-    if ms is None:
-        return "?"
-    if ms < 10:
-        return f"{ms:.1f} ms"
-    return f"{ms:.0f} ms" if ms < 10_000 else f"{ms / 1000:.0f} s"
-
-
-def printable(text: object) -> str:
-    """Names come from whoever named the process: nothing in them may move a cursor or turn the writing direction."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in str(text))
-
-
 def _victims(incident: dict[str, Any]) -> str:
     victims = incident["victims"]
     if not victims:
@@ -82,10 +66,19 @@ def _victims(incident: dict[str, Any]) -> str:
     else:
         kills = [kill for kill in incident["kills"] if kill["errno"] == 0 and kill["what"]]
     names = [kill["what"] for kill in kills] or [f"{victim['comm']}[{victim['pid']}]" for victim in victims]
-    held = sum(kill["held_bytes"] or 0 for kill in kills) or sum(victim["bytes"] for victim in victims)
+    held = sum(_held(incident, kill) for kill in kills) or sum(victim["bytes"] for victim in victims)
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
     told = f"{', '.join(names[:2]) if more else ' and '.join(names[:2])}{more}"
     return f"{told}, holding {size(held)}," if held else told
+
+
+def _held(incident: dict[str, Any], kill: dict[str, Any]) -> int:
+    """Of a cgroup what the kernel counts for it: its processes share pages, and their sum counts those often."""
+    ranking = incident["ranking"]
+    for candidate in ranking["candidates"] if ranking and kill["take"] == "cgroup" else ():
+        if candidate["rank"] == 1 and kill["what"].startswith(candidate["what"]):
+            return int(candidate["held_bytes"])
+    return int(kill["held_bytes"] or 0)
 
 
 def _why_nobody(incident: dict[str, Any]) -> str:
@@ -171,9 +164,19 @@ class _Page:
         verdict, color = _helped(self.it)
         yield from self.item("", verdict, color)
 
+    def advice(self) -> Iterator[str]:
+        found = advise(self.it, most=99 if self.whole else 2)
+        if found:
+            yield self.title("What to try")
+        for advice in found:
+            yield from self.item("", advice.saw, "")
+            for line in advice.do if self.whole else advice.do[:2]:
+                yield from self.item(" ", line, _GREEN)
+
     def further(self) -> Iterator[str]:
         yield self.title("Look further")
         short = self.it["id"].rpartition("-")[2]
+        yield from self.item("", f"oomguard incidents report {short} -o incident.html    everything, drawn", "")
         yield from self.item("", f"oomguard incidents show {short} --all    every line; --json for programs", "")
         yield from self.item("", f"journalctl -x OOMGUARD_INCIDENT={short}", "")
         if self.it["lost"]:

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.incidents import judged
+
 from .world import Daemon, World, until
 
 
@@ -51,6 +53,7 @@ def daemon() -> Iterator[Callable[..., Daemon]]:
         one.close()
     for world in {id(one.world): one.world for one in started}.values():
         print((world.root / "log").read_text(errors="replace"))
+        judged.all_again(world.root / "state" / "incidents")
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ class Recorded(World):
             if isinstance(a, Kill | Lease)
         )
         memory = seed(self.policy.guards, before, moment.actions)
-        self.turns.append(Turn(len(self.turns) + 1, moment.seen, moment.actions, outcomes, moved, memory))
+        self.turns.append(Turn(len(self.turns) + 1, moment.seen, moment.actions, outcomes, moved, seed=memory))
         return moment
 
     def incident(self, target: TargetId | None = None, **more: object) -> dict[str, Any]:

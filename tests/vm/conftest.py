@@ -6,11 +6,16 @@ OOMGUARD_NO_VM=1 says that this is meant, and the last lines of the run say so e
 
 from __future__ import annotations
 
+import io
 import os
+import tarfile
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.incidents import judged
 
 from .machine import Machine, missing
 from .storms import UNIT, journal
@@ -72,6 +77,17 @@ def installed_vm(able: None, request: pytest.FixtureRequest) -> Iterator[Machine
     with Machine(getattr(request, "param", "1G")) as vm:
         request.node.stash[MACHINE] = vm
         yield vm
+        judge_again(vm)
+
+
+def judge_again(vm: Machine) -> None:
+    """Whatever incidents the test has made: the verdicts must be the same again."""
+    if vm.run("cd /var/lib/oomguard && ls -d incidents/* && tar -czf /var/tmp/incidents.tgz incidents").rc != 0:
+        return
+    with tempfile.TemporaryDirectory() as into:
+        with tarfile.open(fileobj=io.BytesIO(vm.get("/var/tmp/incidents.tgz"))) as tar:
+            tar.extractall(into, filter="data")
+        judged.all_again(Path(into) / "incidents")
 
 
 @pytest.fixture

@@ -452,7 +452,9 @@ class Senses:
                     self._leave(target)
         late = False
         for path in found:
-            missing = [g for g in self._guards(path) if TargetId(g.name, path) not in self.targets]
+            known = self.watches.get(path)
+            guards = self._guards(path) if known is None else known.guards
+            missing = [g for g in guards if TargetId(g.name, path) not in self.targets]
             if missing:
                 late |= not self._come(path, missing)
         self._look_again(late, self.forest.overflowed)

@@ -38,6 +38,10 @@ def matches(pattern: str, text: str) -> bool:
         return False
     if len(prefix) == len(pattern):
         return len(text) == len(prefix)
+    tail = pattern[len(prefix) + 1 :]
+    if pattern[len(prefix)] == "*" and "*" not in tail and "?" not in tail:  # as most are: one star and no more
+        end = len(text) - len(tail)
+        return end >= len(prefix) and text.endswith(tail) and text.find("/", len(prefix), end) < 0
     parts = _parse(pattern)
     places = _closure({0}, parts)
     for letter in text:

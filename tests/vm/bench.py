@@ -23,13 +23,50 @@ from . import peers
 from .campaign import commit, host, utc, versions
 from .machine import PYTHON, ROOT, Machine, tree, tree_key
 from .qemu import GuestError
-from .storms import STORMS, journal, run_storm
+from .storms import CGROUPS, CGROUPS_GUARD, STORMS, UNIT, Service, add_policy, journal, run_storm
 
 RAW = ROOT / "docs" / "benchmarks"
 REPORT = ROOT / "docs" / "benchmarks.md"
-IDLE = "idle"
 IDLE_SECONDS = 60
-DEFAULT_STORMS = ("leak-flat", "limited-50", "limited-burst", "workers", "leak-zram", "leak-swapfile", IDLE)
+IDLE = {"idle": "one minute of nothing, 1 GiB", "idle-cgroups": "one minute of nothing, 1,000 guarded cgroups, 2 GiB"}
+NEIGHBOURS = "neighbours"
+NEIGHBOURS_SECONDS = 40
+HEALTHY_TITLE = "a reader, a database and a build that are always at MemoryMax=128M, of page cache"
+ALL = (*peers.NAMES,)
+SOME = ("limit", "earlyoom", "oomguard")
+OF_CGROUPS = ("systemd_oomd", "oomd", "oomguard")
+# What is measured, and over whom: not everybody claims to do everything.
+MEASURED: dict[str, tuple[str, ...]] = {
+    "leak-flat": ALL,
+    "limited-50": ALL,
+    "workers": ALL,
+    "leak-zram": ALL,
+    "leak-swapfile": ALL,
+    "processes-50": SOME,
+    "processes-5000": SOME,
+    "cgroups": ("limit", *OF_CGROUPS),
+    NEIGHBOURS: ("none", "earlyoom", *OF_CGROUPS),
+    "idle": tuple(name for name in ALL if name != "none"),
+    "idle-cgroups": OF_CGROUPS,
+}
+
+# Neighbours that are at their limits all day, of page cache.
+HEALTHY = (
+    Service("reader", "reader.py --seconds 600", ("MemoryMax=128M",)),
+    Service("database", "neighbours.py database", ("MemoryMax=128M",)),
+    Service("build", "neighbours.py build", ("MemoryMax=128M",)),
+)
+NEIGHBOURS_GUARD = """\
+[policy.healthy]
+cgroup = "/work.slice/*.service"
+tripwire = true
+[policy.healthy.soft]
+when = [{ memory_above = "80%" }]
+do = ["snapshot", "notify", "nominate"]
+[policy.healthy.hard]
+when = [{ memory_above = "90%" }]
+do = ["kill"]
+"""
 
 Run = dict[str, Any]
 
@@ -39,15 +76,63 @@ Run = dict[str, Any]
 def storm(peer: peers.Peer, name: str) -> Run:
     with Machine(STORMS[name].memory, installed=peer.installed) as vm:
         bring_up(vm, peer)
-        return dataclasses.asdict(run_storm(vm, STORMS[name], peer.unit))
+        return dataclasses.asdict(run_storm(vm, STORMS[name], peer.unit, peer.acts_at))
 
 
-def idle(peer: peers.Peer) -> Run:
-    with Machine(installed=peer.installed) as vm:
+def idle(peer: peers.Peer, name: str) -> Run:
+    crowded = name == "idle-cgroups"
+    with Machine("2G" if crowded else "1G", installed=peer.installed) as vm:
         bring_up(vm, peer)
+        if crowded:
+            if peer.unit == UNIT:
+                add_policy(vm, "thousand", CGROUPS_GUARD)
+            CGROUPS.start(vm)
+            if not vm.wait_for("test -e /run/probe/cgroups.ready", 240, every=1):
+                raise GuestError("the cgroups are not there")
+            time.sleep(15)
         time.sleep(3)
         cost: Run = json.loads(vm.check(f"{PYTHON}idle.py {peer.cgroup} {IDLE_SECONDS}", timeout=IDLE_SECONDS + 60))
         return cost | {"journal": journal(vm, peer.unit or "", 20)}
+
+
+def neighbours(peer: peers.Peer) -> Run:
+    """What a reader, a database and a build get done beside that daemon, and what it costs meanwhile."""
+    with Machine(installed=peer.installed) as vm:
+        bring_up(vm, peer)
+        if peer.unit == UNIT:
+            add_policy(vm, "limited", NEIGHBOURS_GUARD)
+        for service in HEALTHY:
+            service.start(vm)
+        time.sleep(10)  # until they are at their limits
+        before, after = (json.loads(part) for part in vm.check(counted_twice(peer), timeout=300).splitlines())
+        read = [json.loads(line)["mb_per_s"] for line in vm.get("/run/probe/reader.jsonl").decode().splitlines()]
+        cost: Run = {"reader_mb_s": statistics.median(read)}
+        for kind in ("database", "build"):
+            (done, at), (done_after, at_after) = before[kind], after[kind]
+            cost[f"{kind}_per_s"] = (done_after - done) / (at_after - at) * 1e9
+        cost["events_per_s"] = (after["events"] - before["events"]) / NEIGHBOURS_SECONDS
+        cost["cpu_percent"] = (after["cpu_us"] - before["cpu_us"]) / NEIGHBOURS_SECONDS / 1e4
+        cost["alive"] = sum(vm.run(f"systemctl is-active -q {service.name}").rc == 0 for service in HEALTHY)
+        return cost
+
+
+def counted_twice(peer: peers.Peer) -> str:
+    command = f"/usr/bin/python3 -I -S -c '{COUNTS}' {peer.cgroup or ''}"
+    return f"{command}; sleep {NEIGHBOURS_SECONDS}; {command}"
+
+
+COUNTS = """
+import json, sys
+root = "/sys/fs/cgroup"
+def cells(path):
+    return [line.split() for line in open(path)]
+def counter(path, key):
+    return next(int(line[1]) for line in cells(path) if line[0] == key)
+found = {kind: [int(word) for word in open(f"/run/probe/{kind}.count").read().split()] for kind in ("database", "build")}
+found["events"] = sum(int(line[1]) for line in cells(f"{root}/work.slice/memory.events"))
+found["cpu_us"] = counter(f"{root}/{sys.argv[1]}/cpu.stat", "usage_usec") if len(sys.argv) > 1 else 0
+print(json.dumps(found))
+"""
 
 
 def bring_up(vm: Machine, peer: peers.Peer) -> None:
@@ -61,10 +146,13 @@ def measure(name: str, peer_name: str, key: str) -> Run:
     started = time.monotonic()
     record: Run = {"storm": name, "peer": peer_name, "at": utc(), "load": round(os.getloadavg()[0], 2)}
     if peer_name == "oomguard":
-        record["tree"] = key
+        record |= {"tree": key, "commit": commit()}
     try:
         peer = peers.load(peer_name)
-        record["result"] = idle(peer) if name == IDLE else storm(peer, name)
+        if name in IDLE:
+            record["result"] = idle(peer, name)
+        else:
+            record["result"] = neighbours(peer) if name == NEIGHBOURS else storm(peer, name)
     except (GuestError, OSError, ValueError, KeyError) as error:
         record["error"] = f"{type(error).__name__}: {error}"[:1000]
     return record | {"wall_s": round(time.monotonic() - started, 1)}
@@ -91,9 +179,9 @@ def run_all(storms: list[str], names: list[str], repeats: int) -> None:
     key = tree_key(tree())
     for name in storms:
         for repeat in range(repeats):
-            for peer in names:
+            for peer in (peer for peer in names if peer in MEASURED[name]):
                 runs = load(name)
-                if (name == IDLE and peers.load(peer).unit is None) or counted(runs, peer, key) > repeat:
+                if counted(runs, peer, key) > repeat:
                     continue
                 stale = peer == "oomguard"
                 kept = [run for run in runs if not (stale and run["peer"] == peer and run.get("tree") != key)]
@@ -107,11 +195,21 @@ def brief(record: Run) -> str:
     keys = (
         "killed_by",
         "signal_after_line_ms",
+        "signal_after_own_ms",
+        "written_after_ms",
+        "faults",
         "canary_max_gap_ms",
         "kernel_oom_kills",
         "innocents",
         "cpu_ns",
+        "voluntary",
         "pss_kb",
+        "reader_mb_s",
+        "database_per_s",
+        "build_per_s",
+        "events_per_s",
+        "cpu_percent",
+        "alive",
     )
     return record.get("error") or " ".join(f"{key}={result[key]}" for key in keys if key in result)
 
@@ -171,10 +269,19 @@ IDLE_COLUMNS: tuple[Column, ...] = (
     ("processes", middle("processes")),
     ("threads", middle("threads")),
 )
+NEIGHBOUR_COLUMNS: tuple[Column, ...] = (
+    ("n", lambda results: str(len(results))),
+    ("reader, MB/s", middle("reader_mb_s")),
+    ("database, reads/s", middle("database_per_s")),
+    ("build, jobs/s", middle("build_per_s", 1, 2)),
+    ("memory.events a second", middle("events_per_s")),
+    ("CPU of the daemon, %", middle("cpu_percent", 1, 2)),
+    ("services alive", middle("alive")),
+)
 
 
 def table(name: str, runs: list[Run]) -> str:
-    columns = IDLE_COLUMNS if name == IDLE else STORM_COLUMNS
+    columns = IDLE_COLUMNS if name in IDLE else NEIGHBOUR_COLUMNS if name == NEIGHBOURS else STORM_COLUMNS
     lines = ["| | " + " | ".join(title for title, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for peer in peers.NAMES:
         results = [run["result"] for run in runs if run["peer"] == peer and "error" not in run]
@@ -187,11 +294,11 @@ def table(name: str, runs: list[Run]) -> str:
 def report() -> str:
     parts = [HEAD.format(date=utc()[:10], commit=commit(), versions=versions(), host=host())]
     parts += [f"- **{name}**: {peers.load(name).describe}" for name in peers.NAMES]
-    for name in DEFAULT_STORMS:
+    for name in MEASURED:
         runs = load(name)
         if not runs:
             continue
-        title = "one minute of nothing, 1 GiB" if name == IDLE else STORMS[name].title
+        title = IDLE.get(name) or (HEALTHY_TITLE if name == NEIGHBOURS else STORMS[name].title)
         parts.append(f"\n## {name}: {title}\n\n{table(name, runs)}")
         parts += [f"\nNot measured: {run['peer']}, {run['error']}" for run in runs if "error" in run]
     return "\n".join(parts) + "\n"
@@ -222,7 +329,7 @@ The daemons:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--storms", default=",".join(DEFAULT_STORMS), help="names, with commas")
+    parser.add_argument("--storms", default=",".join(MEASURED), help="names, with commas")
     parser.add_argument("--peers", default=",".join(peers.NAMES), help="names, with commas")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--fresh", action="store_true", help="forget what was measured before")

@@ -14,6 +14,9 @@ MIB = 1 << 20
 SI_KERNEL = 128
 SIGKILL = 9
 KEPT = 20  # kills of a storm that are told one by one
+DRAWN = 160  # points of a time line
+COURSE = ("ms", "available MiB", "free swap MiB", "PSI some ms", "PSI full ms", "culprit MiB")
+Thresholds = tuple[float, float]  # it acts when less than these shares of memory and of swap are left
 AGENT = "probe-agent"
 NO_DAEMONS = ("work.slice/", "probe.slice/")  # whoever kills from another cgroup is a daemon
 
@@ -39,6 +42,7 @@ class StormResult:
     vanished: tuple[str, ...]  # processes outside the culprit's cgroup that were there before and not after
     line_ms: float | None  # the reference line, since the culprit's start
     signal_after_line_ms: float | None
+    signal_after_own_ms: float | None  # after the killer's own thresholds; None where it has none to compare
     exit_after_line_ms: float | None
     signal_to_exit_ms: float | None
     kernel_oom_kills: int  # vmstat oom_kill
@@ -54,6 +58,9 @@ class StormResult:
     vmstat: dict[str, int]
     witness_late_ms: float  # the longest delay of the witness itself
     culprit_pids: tuple[int, ...]
+    course: tuple[tuple[float, ...], ...] = ()  # COURSE, thinned
+    written_after_ms: float | None = None  # from the first kill to the last byte of the incident on the disk
+    faults: dict[str, int] = field(default_factory=dict)  # of the core since it was armed
     incidents: tuple[dict[str, Any], ...] = ()
     journal: str = ""
     kernel_log: str = ""
@@ -63,8 +70,8 @@ class StormResult:
 class Evidence:
     """The witness's record, and the questions that are put to it."""
 
-    def __init__(self, storm: Storm, record: dict[str, Any]) -> None:
-        self.storm, self.record = storm, record
+    def __init__(self, storm: Storm, record: dict[str, Any], acts_at: Thresholds | None = None) -> None:
+        self.storm, self.record, self.acts_at = storm, record, acts_at
         self.rows: list[list[int]] = record["rows"]
         self.canary: list[list[int]] = []
         self.growth: list[list[int]] = []
@@ -79,7 +86,8 @@ class Evidence:
         self.daemons = {unit_name(cgroup) for cgroup in self.cgroup_of.values() if not cgroup.startswith(NO_DAEMONS)}
         self.culprits = {pid for pid, cgroup in self.cgroup_of.items() if cgroup == storm.culprit.cgroup}
 
-    def result(self, **more: Any) -> StormResult:
+    def result(self, written_at: int | None = None, **more: Any) -> StormResult:
+        """`written_at`: CLOCK_MONOTONIC ns of the last write to the incident."""
         kills = self.kills()
         first = next((kill for kill in kills if kill.cgroup == self.storm.culprit.cgroup), None)
         signalled = first and self.start + round(first.at_ms * 1e6)
@@ -99,6 +107,7 @@ class Evidence:
             vanished=self.vanished(),
             line_ms=between(self.start, line),
             signal_after_line_ms=between(line, signalled),
+            signal_after_own_ms=between(self.own_line(), signalled),
             exit_after_line_ms=between(line, ended),
             signal_to_exit_ms=between(signalled, ended),
             kernel_oom_kills=self.record["vmstat"]["oom_kill"],
@@ -114,6 +123,8 @@ class Evidence:
             vmstat=self.record["vmstat"],
             witness_late_ms=round(self.record["late_max_ms"], 1),
             culprit_pids=tuple(sorted(self.culprits)),
+            course=self.course(until),
+            written_after_ms=between(signalled, written_at),
             **more,
         )
 
@@ -126,6 +137,32 @@ class Evidence:
 
     def crossed(self, row: list[int]) -> bool:
         return row[0] >= self.start and self.storm.crossed(row, self.record["mem_total_kb"])
+
+    def own_line(self) -> int | None:
+        """When the thresholds of the daemon on duty were first crossed; under a limit, the line itself."""
+        if self.storm.limit_bytes or not self.acts_at:
+            return next((row[0] for row in self.rows if self.crossed(row)), None) if self.acts_at else None
+        memory, swap = self.acts_at
+        least_memory = memory * self.record["mem_total_kb"]
+        least_swap = swap * max(row[2] for row in self.rows)
+        crossed = (row[0] for row in self.rows if row[0] >= self.start and row[1] < least_memory and row[2] <= least_swap)
+        return next(crossed, None)
+
+    def course(self, until: int) -> tuple[tuple[float, ...], ...]:
+        """The time line, thinned: see COURSE."""
+        rows = [row for row in self.rows if self.start - 500_000_000 <= row[0] <= until]
+        step = max(1, len(rows) // DRAWN)
+        return tuple(
+            (
+                round((row[0] - self.start) / 1e6),
+                round(row[1] / 1024, 1),
+                round(row[2] / 1024, 1),
+                round((row[4] - rows[0][4]) / 1000, 1),
+                round((row[5] - rows[0][5]) / 1000, 1),
+                round(row[6] / MIB, 1),
+            )
+            for row in rows[::step]
+        )
 
     def kills(self) -> tuple[Kill, ...]:
         """Who was signalled by whom: the first signal each, and every SIGKILL."""

@@ -14,7 +14,7 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
-from .evidence import Evidence, StormResult
+from .evidence import Evidence, StormResult, Thresholds
 from .machine import PYTHON, Machine
 from .qemu import GuestError
 
@@ -60,6 +60,7 @@ class Storm:
     policy: str = ""  # for /etc/oomguard/conf.d: what oomguard needs to know beside the shipped policy
     limit_bytes: int | None = None  # the culprit's memory.max: then that is the line, not the machine's memory
     settle_s: float = 1.5  # for the bystanders to be up
+    settled: str = ""  # shell that succeeds when they are, should that take long
     timeout_s: float = 30
     linger_s: float = 1
     track: bool = False  # many processes that come and go: note them while it lasts
@@ -101,6 +102,34 @@ def limited(name: str, title: str, arguments: str, **more: Any) -> Storm:
     return Storm(name, title, culprit, policy=LIMITED_GUARD, limit_bytes=LIMIT, **more)
 
 
+CGROUPS = Service("cgroups", "cgroups.py 1000", ("TasksMax=infinity",))
+CGROUPS_GUARD = """\
+[policy.thousand]
+cgroup = "/work.slice/idle-*"
+tripwire = true
+[policy.thousand.soft]
+when = [{ memory_above = "80%" }, { stall_above = { some = "150ms", within = "1s" } }]
+do = ["snapshot", "notify", "nominate"]
+[policy.thousand.hard]
+when = [{ memory_above = "90%" }]
+do = ["kill"]
+"""
+
+
+def crowded(count: int) -> Storm:
+    """A leak beside so many processes of next to nothing."""
+    crowd = Service("crowd", f"many.py --n {count} --mb 0.0625 --gap 1", ("TasksMax=infinity",))
+    return leak(
+        f"processes-{count}",
+        f"leak as fast as the machine goes beside {count:,} other processes, 2 GiB, no swap",
+        "--size 6144",
+        memory="2G",
+        bystanders=(crowd,),
+        settled=f'[ "$(systemctl show -P TasksCurrent crowd.service)" -gt {count} ]',
+        settle_s=5,
+    )
+
+
 THRASH = "--rate 40 --size 3072 --compress 50 --thrash 2"
 
 STORMS: dict[str, Storm] = {
@@ -131,6 +160,18 @@ STORMS: dict[str, Storm] = {
         limited("limited-50", "leak of 50 MB/s under MemoryMax=256M", "--rate 50 --size 1024"),
         limited("limited-200", "leak of 200 MB/s under MemoryMax=256M", "--rate 200 --size 1024"),
         limited("limited-flat", "leak as fast as the machine goes under MemoryMax=256M", "--size 1024"),
+        *(crowded(count) for count in (50, 5000)),
+        Storm(
+            "cgroups",
+            "leak of 50 MB/s under MemoryMax=256M, among 1,000 other guarded cgroups, 2 GiB",
+            Service("limited", "hog.py --rate 50 --size 1024", ("MemoryMax=256M",)),
+            bystanders=(CGROUPS,),
+            memory="2G",
+            policy=LIMITED_GUARD + CGROUPS_GUARD,
+            limit_bytes=LIMIT,
+            settled="test -e /run/probe/cgroups.ready",
+            settle_s=5,
+        ),
         Storm(
             "workers",
             "250 processes of 4 MB in one service, an innocent process of 150 MB in another, 1 GiB, no swap",
@@ -143,7 +184,9 @@ STORMS: dict[str, Storm] = {
 }
 
 
-def run_storm(vm: Machine, storm: Storm, unit: str | None = UNIT) -> StormResult:
+def run_storm(
+    vm: Machine, storm: Storm, unit: str | None = UNIT, acts_at: Thresholds | None = None
+) -> StormResult:
     """Puts the machine through the storm. `unit` is the daemon on duty, already running (None: nobody)."""
     started = time.monotonic()
     prepare(vm, storm, unit)
@@ -158,12 +201,15 @@ def run_storm(vm: Machine, storm: Storm, unit: str | None = UNIT) -> StormResult
     storm.culprit.start(vm)
     if not vm.wait_for("test -e /run/probe/watch.json", storm.timeout_s + 90, every=0.5):
         raise GuestError("the witness did not come back")
-    evidence = Evidence(storm, json.loads(vm.get("/run/probe/watch.json")))
+    evidence = Evidence(storm, json.loads(vm.get("/run/probe/watch.json")), acts_at)
     storm.culprit.stop(vm)  # where nobody ended it, nothing could be asked of a machine without memory
     evidence.canary = ring(vm, "canary.ring")
     evidence.growth = ring(vm, "hog.ring")
+    told = incidents(vm) if unit == UNIT else ()
     return evidence.result(
-        incidents=incidents(vm) if unit == UNIT else (),
+        written_at=last_write(vm) if told else None,
+        faults=core_faults(vm) if unit == UNIT else {},
+        incidents=told,
         journal=journal(vm, unit) if unit else "",
         kernel_log=vm.run("dmesg | grep -E 'Killed process|oom-kill:|Out of memory' | tail -20").out,
         wall_s=round(time.monotonic() - started, 1),
@@ -177,6 +223,8 @@ def prepare(vm: Machine, storm: Storm, unit: str | None) -> None:
         add_policy(vm, storm.name, storm.policy)
     for service in (CANARY, *storm.bystanders):
         service.start(vm)
+    if storm.settled and not vm.wait_for(storm.settled, 240, every=1):
+        raise GuestError(f"the bystanders of {storm.name} are not up")
     time.sleep(storm.settle_s)
 
 
@@ -216,6 +264,24 @@ def incidents(vm: Machine, kind: str = "hard", timeout: float = 20) -> tuple[dic
         if any(incident["kind"] == kind for incident in found) or time.monotonic() > deadline:
             return tuple(found)
         time.sleep(1)
+
+
+LAST_WRITE = """\
+import os, time
+ahead = time.clock_gettime_ns(time.CLOCK_REALTIME) - time.monotonic_ns()
+walk = os.walk("/var/lib/oomguard/incidents")
+print(max(os.stat(f"{where}/{name}").st_mtime_ns for where, _, names in walk for name in names) - ahead)
+"""
+
+
+def last_write(vm: Machine) -> int:
+    """When the last byte of an incident was written: CLOCK_MONOTONIC, ns."""
+    return int(vm.check(f"/usr/bin/python3 -I -S -c '{LAST_WRITE}'"))
+
+
+def core_faults(vm: Machine) -> dict[str, int]:
+    memory = status(vm)["memory"]
+    return {kind: memory[f"{kind}_faults"] for kind in ("minor", "major")}
 
 
 def journal(vm: Machine, unit: str, lines: int = 200) -> str:

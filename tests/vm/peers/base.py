@@ -20,6 +20,7 @@ class Peer:
     settle_s: ClassVar[float] = 2.0  # from its start to the storm
     installed: ClassVar[bool] = False  # wants the machine in which oomguard is installed
     describe: ClassVar[str] = ""
+    acts_at: ClassVar[tuple[float, float] | None] = None  # less than these shares of memory and of swap left
 
     def __init__(self, name: str) -> None:
         self.name = name

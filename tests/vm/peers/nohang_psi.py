@@ -11,6 +11,7 @@ CHANGED = {
 
 
 class This(nohang.This):
+    acts_at = (0.10, 0.10)
     describe = (
         "nohang.conf with PSI on (full_avg10, soft 40, hard 90, excess duration 1 s instead of 30), zram check on, "
         "memory thresholds soft 10 %, hard 5 % (as nohang-desktop.conf)"

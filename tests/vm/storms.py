@@ -130,7 +130,7 @@ def crowded(count: int) -> Storm:
     )
 
 
-THRASH = "--rate 40 --size 3072 --compress 50 --thrash 2"
+THRASH = "--burst 600 --rate 40 --size 3072 --compress 50 --thrash 2"
 
 STORMS: dict[str, Storm] = {
     storm.name: storm
@@ -139,14 +139,14 @@ STORMS: dict[str, Storm] = {
         leak("leak-flat", "leak as fast as the machine goes, 1 GiB, no swap, no limit", "--size 3072", timeout_s=20),
         leak(
             "leak-zram",
-            "leak of 40 MB/s that reads back twice as much at random, 1 GiB, 512 MiB of zram",
+            "600 MB at once, then a leak of 40 MB/s that reads back twice as much at random, 1 GiB, 512 MiB of zram",
             THRASH,
             before=ZRAM,
             timeout_s=90,
         ),
         leak(
             "leak-swapfile",
-            "leak of 40 MB/s that reads back twice as much at random, 1 GiB, 512 MiB of swap file",
+            "600 MB at once, then a leak of 40 MB/s that reads back twice as much at random, 1 GiB, 512 MiB of swap file",
             THRASH,
             before=SWAP_FILE,
             timeout_s=90,

@@ -20,6 +20,7 @@ endif
 IN_VENV := .venv/bin
 CONFIG ?= etc/oomguard.toml
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: help venv run test lint wheels install uninstall bench storms
 
@@ -53,7 +54,8 @@ uninstall: ## all but edited configuration and incidents
 
 bench: venv ## the same storms over oomguard and other daemons, side by side; writes docs/benchmarks.md
 	@tools/prepare.sh vm
-	@$(IN_VENV)/python -m tests.vm.bench
+	@$(IN_VENV)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@$(IN_VENV)/python -m tests.vm.bench $(BENCH_ARGS)
 
 storms: venv ## the counted campaigns of storms; writes docs/reliability.md
 	@tools/prepare.sh vm

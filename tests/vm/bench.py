@@ -3,7 +3,8 @@
     python -m tests.vm.bench [--storms leak-flat,limited-50] [--peers none,earlyoom] [--repeats 3] [--report]
 
 Peers take turns within a repetition, so that the noise of the host spreads over all of them. Every run is kept in
-docs/benchmarks/<storm>.json, and an interrupted bench goes on where it was; --fresh begins anew.
+docs/benchmarks/<storm>.json, and an interrupted bench goes on where it was; --fresh begins anew. All of it, seven times,
+takes five hours; several of them may run side by side, each with storms and a TMPDIR of its own.
 """
 
 from __future__ import annotations
@@ -15,23 +16,21 @@ import os
 import statistics
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
+from . import bench_report as tell
 from . import peers
-from .campaign import commit, host, utc, versions
+from .campaign import commit, utc
 from .machine import PYTHON, ROOT, Machine, tree, tree_key
 from .qemu import GuestError
 from .storms import CGROUPS, CGROUPS_GUARD, STORMS, UNIT, Service, add_policy, journal, run_storm
 
 RAW = ROOT / "docs" / "benchmarks"
-REPORT = ROOT / "docs" / "benchmarks.md"
 IDLE_SECONDS = 60
-IDLE = {"idle": "one minute of nothing, 1 GiB", "idle-cgroups": "one minute of nothing, 1,000 guarded cgroups, 2 GiB"}
+IDLE = ("idle", "idle-cgroups")
 NEIGHBOURS = "neighbours"
 NEIGHBOURS_SECONDS = 40
-HEALTHY_TITLE = "a reader, a database and a build that are always at MemoryMax=128M, of page cache"
 ALL = (*peers.NAMES,)
 SOME = ("limit", "earlyoom", "oomguard")
 OF_CGROUPS = ("systemd_oomd", "oomd", "oomguard")
@@ -128,7 +127,9 @@ def cells(path):
     return [line.split() for line in open(path)]
 def counter(path, key):
     return next(int(line[1]) for line in cells(path) if line[0] == key)
-found = {kind: [int(word) for word in open(f"/run/probe/{kind}.count").read().split()] for kind in ("database", "build")}
+def count(kind):
+    return [int(word) for word in open(f"/run/probe/{kind}.count").read().split()]
+found = {kind: count(kind) for kind in ("database", "build")}
 found["events"] = sum(int(line[1]) for line in cells(f"{root}/work.slice/memory.events"))
 found["cpu_us"] = counter(f"{root}/{sys.argv[1]}/cpu.stat", "usage_usec") if len(sys.argv) > 1 else 0
 print(json.dumps(found))
@@ -166,7 +167,7 @@ def load(name: str) -> list[Run]:
 def save(name: str, runs: list[Run]) -> None:
     RAW.mkdir(parents=True, exist_ok=True)
     fresh = RAW / f".{name}.json"
-    fresh.write_text(json.dumps(runs, indent=1) + "\n")
+    fresh.write_text("[\n" + ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs) + "\n]\n")
     fresh.rename(RAW / f"{name}.json")
 
 
@@ -214,124 +215,11 @@ def brief(record: Run) -> str:
     return record.get("error") or " ".join(f"{key}={result[key]}" for key in keys if key in result)
 
 
-# -- telling
-
-Column = tuple[str, Callable[[list[Run]], str]]
-
-
-def middle(key: str, scale: float = 1, digits: int = 0) -> Callable[[list[Run]], str]:
-    """Median (least..most) of a figure over the runs that have it."""
-
-    def cell(results: list[Run]) -> str:
-        values = [result[key] * scale for result in results if result.get(key) is not None]
-        if not values:
-            return "-"
-        text = f"{statistics.median(values):.{digits}f}"
-        return text if len(values) == 1 else f"{text} ({min(values):.{digits}f}..{max(values):.{digits}f})"
-
-    return cell
-
-
-def tally(word: Callable[[Run], str]) -> Callable[[list[Run]], str]:
-    """How often each of the words applied; the word alone when it always did."""
-
-    def cell(results: list[Run]) -> str:
-        counts = Counter(map(word, results))
-        return ", ".join(text if count == len(results) else f"{text} {count}" for text, count in counts.most_common())
-
-    return cell
-
-
-def others(result: Run) -> str:
-    names = {cgroup.rsplit("/", 1)[-1].removesuffix(".service") for cgroup in result["innocents"]}
-    return " ".join(sorted(names)) or "none"
-
-
-STORM_COLUMNS: tuple[Column, ...] = (
-    ("n", lambda results: str(len(results))),
-    ("culprit killed by", tally(lambda result: result["killed_by"])),
-    ("others killed", tally(others)),
-    ("kernel's OOM kills", middle("kernel_oom_kills")),
-    ("signal after the line, ms", middle("signal_after_line_ms")),
-    ("end after the line, ms", middle("exit_after_line_ms")),
-    ("bystander's longest stall, ms", middle("canary_max_gap_ms")),
-    ("bystander stalled in all, ms", middle("canary_stalled_ms")),
-    ("PSI full, ms", middle("psi_full_ms")),
-    ("available at the signal, MiB", middle("available_at_signal_mib")),
-)
-IDLE_COLUMNS: tuple[Column, ...] = (
-    ("n", lambda results: str(len(results))),
-    (f"CPU, ms in {IDLE_SECONDS} s", middle("cpu_ns", 1e-6)),
-    ("wakeups", middle("voluntary")),
-    ("PSS, MiB", middle("pss_kb", 1 / 1024, 1)),
-    ("RSS, MiB", middle("rss_kb", 1 / 1024, 1)),
-    ("locked, MiB", middle("locked_kb", 1 / 1024, 1)),
-    ("processes", middle("processes")),
-    ("threads", middle("threads")),
-)
-NEIGHBOUR_COLUMNS: tuple[Column, ...] = (
-    ("n", lambda results: str(len(results))),
-    ("reader, MB/s", middle("reader_mb_s")),
-    ("database, reads/s", middle("database_per_s")),
-    ("build, jobs/s", middle("build_per_s", 1, 2)),
-    ("memory.events a second", middle("events_per_s")),
-    ("CPU of the daemon, %", middle("cpu_percent", 1, 2)),
-    ("services alive", middle("alive")),
-)
-
-
-def table(name: str, runs: list[Run]) -> str:
-    columns = IDLE_COLUMNS if name in IDLE else NEIGHBOUR_COLUMNS if name == NEIGHBOURS else STORM_COLUMNS
-    lines = ["| | " + " | ".join(title for title, _ in columns) + " |", "|---" * (len(columns) + 1) + "|"]
-    for peer in peers.NAMES:
-        results = [run["result"] for run in runs if run["peer"] == peer and "error" not in run]
-        if results:
-            bold = f"**{peer}**" if peer == "oomguard" else peer
-            lines.append(f"| {bold} | " + " | ".join(cell(results) for _, cell in columns) + " |")
-    return "\n".join(lines)
-
-
-def report() -> str:
-    parts = [HEAD.format(date=utc()[:10], commit=commit(), versions=versions(), host=host())]
-    parts += [f"- **{name}**: {peers.load(name).describe}" for name in peers.NAMES]
-    for name in MEASURED:
-        runs = load(name)
-        if not runs:
-            continue
-        title = IDLE.get(name) or (HEALTHY_TITLE if name == NEIGHBOURS else STORMS[name].title)
-        parts.append(f"\n## {name}: {title}\n\n{table(name, runs)}")
-        parts += [f"\nNot measured: {run['peer']}, {run['error']}" for run in runs if "error" in run]
-    return "\n".join(parts) + "\n"
-
-
-HEAD = """\
-# Benchmarks: the same storms, side by side
-
-Written by `make bench` on {date}, oomguard at commit {commit}. Do not edit. The raw records are in benchmarks/.
-
-Every run is a virtual machine of its own (1 GiB, 2 CPUs), restored from a saved boot: Debian with systemd, cgroup v2
-and PSI, one daemon running, the disk throttled to 150 MB/s and 5000 IOPS. The workloads are services of one slice,
-beside a bystander that touches 20 MB of file and 20 MB of anonymous memory every 80 ms. A witness (locked, real-time,
-5 ms) records memory, pressure and, through the kernel's tracepoints, who signalled whom and who exited when.
-
-*The line* is 10 % of memory available; for a limited service, 90 % of its limit used. A negative time came before it.
-Each daemon acts by its own thresholds, below, so that a later signal is not always a worse one: what counts is
-who died, whether the kernel had to kill, and what the bystander suffered (10 ms is nominal, 20 is noise).
-
-The CPU is emulated (no KVM), 5 to 13 times slower than a real one for computation, while timers run at real speed:
-compare the daemons with each other, not with another machine's numbers.
-
-Versions: {versions}; {host}.
-
-The daemons:
-"""
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--storms", default=",".join(MEASURED), help="names, with commas")
     parser.add_argument("--peers", default=",".join(peers.NAMES), help="names, with commas")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--fresh", action="store_true", help="forget what was measured before")
     parser.add_argument("--report", action="store_true", help="run nothing, only write docs/benchmarks.md")
     args = parser.parse_args()
@@ -341,8 +229,8 @@ def main() -> int:
             (RAW / f"{name}.json").unlink(missing_ok=True)
     if not args.report:
         run_all(storms, args.peers.split(","), args.repeats)
-    REPORT.write_text(report())
-    print(f"written: {REPORT.relative_to(ROOT)}")
+    written = tell.write({name: load(name) for name in MEASURED})
+    print(f"written: {', '.join(str(path.relative_to(ROOT)) for path in written)}")
     return 0
 
 

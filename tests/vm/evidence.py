@@ -145,7 +145,9 @@ class Evidence:
         memory, swap = self.acts_at
         least_memory = memory * self.record["mem_total_kb"]
         least_swap = swap * max(row[2] for row in self.rows)
-        crossed = (row[0] for row in self.rows if row[0] >= self.start and row[1] < least_memory and row[2] <= least_swap)
+        crossed = (
+            row[0] for row in self.rows if row[0] >= self.start and row[1] < least_memory and row[2] <= least_swap
+        )
         return next(crossed, None)
 
     def course(self, until: int) -> tuple[tuple[float, ...], ...]:

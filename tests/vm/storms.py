@@ -139,14 +139,14 @@ STORMS: dict[str, Storm] = {
         leak("leak-flat", "leak as fast as the machine goes, 1 GiB, no swap, no limit", "--size 3072", timeout_s=20),
         leak(
             "leak-zram",
-            "600 MB at once, then a leak of 40 MB/s that reads back twice as much at random, 1 GiB, 512 MiB of zram",
+            "600 MB at once, then a leak of 40 MB/s that reads twice as much at random, 1 GiB, 512 MiB of zram",
             THRASH,
             before=ZRAM,
             timeout_s=90,
         ),
         leak(
             "leak-swapfile",
-            "600 MB at once, then a leak of 40 MB/s that reads back twice as much at random, 1 GiB, 512 MiB of swap file",
+            "600 MB at once, then a leak of 40 MB/s that reads twice as much at random, 1 GiB, 512 MiB of swap file",
             THRASH,
             before=SWAP_FILE,
             timeout_s=90,
@@ -184,9 +184,7 @@ STORMS: dict[str, Storm] = {
 }
 
 
-def run_storm(
-    vm: Machine, storm: Storm, unit: str | None = UNIT, acts_at: Thresholds | None = None
-) -> StormResult:
+def run_storm(vm: Machine, storm: Storm, unit: str | None = UNIT, acts_at: Thresholds | None = None) -> StormResult:
     """Puts the machine through the storm. `unit` is the daemon on duty, already running (None: nobody)."""
     started = time.monotonic()
     prepare(vm, storm, unit)

@@ -26,6 +26,11 @@ class Peer:
         self.name = name
 
     @property
+    def name_in_records(self) -> str:
+        """What the witness calls it: its unit without the suffix."""
+        return (self.unit or "kernel").removesuffix(".service")
+
+    @property
     def cgroup(self) -> str | None:
         return f"system.slice/{self.unit}" if self.unit else None
 

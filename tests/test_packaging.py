@@ -15,7 +15,9 @@ from oomguard.model.messages import FIELDS, MESSAGE_IDS
 
 ROOT = Path(__file__).resolve().parent.parent
 CATALOG = ROOT / "systemd" / "oomguard.catalog"
-OF_A_GUARD = {"SOFT", "HARD", "KILLED", "VICTIM_GONE", "VICTIM_STUCK", "NO_VICTIM", "BUDGET_SPENT", "CALM"}
+OF_A_GUARD = {
+    *("SOFT", "HARD", "MEASURE", "KILLED", "VICTIM_GONE", "VICTIM_STUCK", "NO_VICTIM", "BUDGET_SPENT", "CALM"),
+}
 
 
 def catalog() -> dict[str, str]:

@@ -23,6 +23,7 @@ from ..model.verdict import (
     Notify,
     Outcome,
     Reap,
+    Reclaim,
     Release,
     Snapshot,
     Victim,
@@ -78,10 +79,8 @@ class Hands:
             case Reap():
                 if action.target.guard not in self.observing:
                     self.orders.post(("reap", action.token))
-            case Lease():
-                return self._done(action.token, "Lease", self.book.lend(action), False)
-            case Release():
-                return self._done(action.token, "Release", self.book.end(action.token), False)
+            case Lease() | Release() | Reclaim():
+                return self._change(action)
             case Look():
                 self.senses.ask(action.target, action.depth)
             case Mute():
@@ -91,6 +90,20 @@ class Hands:
             case _:
                 assert_never(action)
         return None
+
+    def _change(self, action: Lease | Release | Reclaim) -> Outcome:
+        """What changes something in the kernel, and nobody's life: the reaper does it."""
+        match action:
+            case Lease():
+                return self._done(action.token, "Lease", self.book.lend(action), False)
+            case Release():
+                return self._done(action.token, "Release", self.book.end(action.token), False)
+            case Reclaim():
+                held = action.target.guard in self.observing
+                size, until_ns = action.bytes, action.until_ns
+                if not held:
+                    self.orders.post(("reclaim", action.token, action.cgroup, action.inode, size, until_ns))
+                return self._done(action.token, "Reclaim", 0, held)
 
     def _done(self, token: int, what: str, number: int, held: bool) -> Outcome:
         at_ns = time.monotonic_ns()

@@ -62,6 +62,7 @@ class Arm:
         book = LeaseBook(self.journal, self.orders, root, daemon.proc)
         book.say = self.degraded
         senses.found_high, senses.found_score = book.found_high, book.found_score
+        senses.found_limit = book.found_limit
         hands = Hands(plan, self.root, senses, self.orders, book, self.pool.pulse)
         ours = {os.getpid(), *self.pool.pids()}
         state = judge.begin(ours, _own_cgroup(ours, self.root, daemon.proc))

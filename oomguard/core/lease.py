@@ -31,9 +31,9 @@ class _File:
         self.order = 0  # token under which the last order was given
 
     def in_force(self) -> int:
-        """Of several memory.high the lowest, and never a looser one than its owner's; else what was asked last."""
+        """Of several limits the lowest, and never a looser one than its owner's; else what was asked last."""
         entry = self.entry
-        if entry.kind != leases.HIGH or not self.wanted:
+        if entry.kind not in leases.LIMITS or not self.wanted:
             return next(reversed(self.wanted.values()), entry.found)
         lowest = min(self.wanted.values())
         return lowest if entry.found == leases.MAX else min(lowest, entry.found)
@@ -52,8 +52,7 @@ class LeaseBook:
 
     def lend(self, action: Lease) -> int:
         """Journal it, then have it written. An errno, 0 for well: the write's own comes back as a Result later."""
-        kind = leases.HIGH if action.file == "memory.high" else leases.SCORE
-        key = (kind, action.cgroup, action.inode, action.pid, action.start_ticks)
+        key = (leases.KINDS[action.file], action.cgroup, action.inode, action.pid, action.start_ticks)
         try:
             return self._lend(key, action.token, action.value)
         except OSError as error:
@@ -102,6 +101,15 @@ class LeaseBook:
             return now
         return None if file.entry.found == leases.MAX else file.entry.found
 
+    def found_limit(self, name: str, path: str, now: int | None) -> int | None:
+        """The limit of this name that its owner gave this cgroup, where ``now`` is ours. None: "max"."""
+        kind = leases.KINDS[name]
+        for file in self.files.values():
+            entry = file.entry
+            if entry.kind == kind and entry.path == path and leases.stands(entry, leases.MAX if now is None else now):
+                return None if entry.found == leases.MAX else entry.found
+        return now
+
     def found_score(self, pid: int, start_ticks: int, now: int) -> int:
         """The oom_score_adj that its owner gave this process, where ``now`` is ours."""
         for file in self.files.values():
@@ -143,8 +151,9 @@ class LeaseBook:
                 self._issue(file, token)
 
     def _refused(self, entry: leases.Entry, number: int) -> None:
-        if entry.kind == leases.HIGH:
-            self.say("memory.high", f"{entry.path}: {os.strerror(number)}: a leak in there is not slowed")
+        if entry.kind != leases.SCORE:
+            what = "is not stopped" if entry.kind == leases.FREEZE else "is not slowed"
+            self.say(leases.FILES[entry.kind], f"{entry.path}: {os.strerror(number)}: a leak in there {what}")
         else:
             why = f"oom_score_adj of process {entry.pid}: {os.strerror(number)}"
             self.say("insurance", f"{why}: if the kernel is faster than we, it chooses whom to kill by itself")
@@ -185,7 +194,7 @@ class LeaseBook:
             except OSError:
                 file.failed = True
                 continue
-            gone = now is None and file.entry.kind == leases.HIGH  # a process that is gone may have left heirs
+            gone = now is None and file.entry.kind != leases.SCORE  # a process that is gone may have left heirs
             if gone or (now is not None and now != file.entry.found and not leases.stands(file.entry, now)):
                 self._forget(key)  # or somebody else's by now
                 continue

@@ -128,6 +128,7 @@ class Senses:
         self.triggers = Stalls(self.listen, self.ignore, self._stalled, say)
         self.muted: dict[str, int] = {}  # path: until when its events are not listened to
         self.found_high: Callable[[str, int, int | None], int | None] = lambda _path, _inode, now: now
+        self.found_limit: Callable[[str, str, int | None], int | None] | None = None
         self.found_score: Callable[[int, int, int], int] = lambda _pid, _start_ticks, now: now
         self.limited: dict[str, int] = {}  # how many watched cgroups are limited by this one's memory.max
         self.asked: list[tuple[TargetId, Literal["heaviest", "whole"]]] = []
@@ -606,7 +607,7 @@ class Senses:
         """What seldom changes. None: gone, or no memory controller there."""
         watch.settled_ns = at_ns
         try:
-            settled = watch.group.settled()
+            settled = watch.group.settled(self.found_limit)
         except OSError as error:
             self._broken(error)
             return watch.settled

@@ -7,21 +7,28 @@ conditions, phase, what to do in that phase, when to look again. Nothing here kn
 from collections.abc import Iterable
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Final
+from typing import Final, assert_never
 
 from ..model.facts import CgroupFacts, Observation, Result, Survey, TargetId
 from ..model.policy import (
     AvailableBelow,
+    FreezeStep,
     Guard,
     KillStep,
+    LimitStep,
     MemoryAbove,
     NominateStep,
     NotifyStep,
     Plan,
+    ReclaimStep,
     SetHighStep,
+    SetMaxStep,
     SetOomScoreAdjStep,
+    SetSwapMaxStep,
     SnapshotStep,
     StallAbove,
+    Step,
+    WaitStep,
     Watermark,
 )
 from ..model.verdict import (
@@ -30,6 +37,7 @@ from ..model.verdict import (
     Dismiss,
     Kill,
     Lease,
+    LeaseFile,
     Look,
     Mute,
     Nominate,
@@ -37,6 +45,7 @@ from ..model.verdict import (
     ProcessRef,
     Ranking,
     Reap,
+    Reclaim,
     Release,
     Snapshot,
     Victim,
@@ -44,8 +53,8 @@ from ..model.verdict import (
 from . import escalate, pace
 from .detect import TABLE, Event, Sight, any_holds, crossed, describe, mib, since
 from .glob import is_inside
-from .rank import Bounds, is_corridor, is_outweighed, rank
-from .state import Held, State, TargetState, evolve
+from .rank import Bounds, is_corridor, is_outweighed, rank, why_not_whole
+from .state import Held, Hold, State, TargetState, evolve
 
 MS: Final = 1_000_000
 SECOND: Final = 1000 * MS
@@ -79,6 +88,11 @@ INSURED_ADJ: Final = 1000
 INSURED_MOST: Final = 4
 
 _MACHINE: Final = "/"
+_LIMIT_FILES: Final[dict[type, LeaseFile]] = {
+    SetHighStep: "memory.high",
+    SetMaxStep: "memory.max",
+    SetSwapMaxStep: "memory.swap.max",
+}
 
 
 def begin(ours: Iterable[int], own_cgroup: str) -> State:
@@ -139,6 +153,8 @@ class _Desk:
                 self._appear(new.target, None if new.target.cgroup == _MACHINE else new.facts)
         for result in seen.results:
             self._unleased(result)
+            if result.errno:
+                self._in_vain(result.token)
         self._see()
         for stall in seen.stalls:
             if stall.target in self.targets:
@@ -192,6 +208,14 @@ class _Desk:
                 leases = tuple(lease for lease in state.leases if lease.token != result.token)
                 bare = frozenset(x.pid for x in state.leases if x.token == result.token and x.purpose == "insurance")
                 self.targets[target] = evolve(state, leases=leases, uninsurable=state.uninsurable | bare)
+
+    def _in_vain(self, token: int) -> None:
+        """What a list has tried could not be done: it is not waited for."""
+        for target, state in self.targets.items():
+            if token in state.soft_climb.tried or token in state.hard_climb.tried:
+                soft, hard = escalate.failed(state.soft_climb, token), escalate.failed(state.hard_climb, token)
+                self.targets[target] = evolve(state, soft_climb=soft, hard_climb=hard)
+                self.news.add(target)
 
     def _renew(self, target: TargetId, facts: CgroupFacts) -> None:
         old = self.targets[target]
@@ -272,7 +296,7 @@ class _Desk:
             state = self._drain(guard, state, sight)
         state = self._move(guard, state, sight, soft, hard)
         if state.phase == "firing":
-            state = self._fire(guard, state, sight, survey)
+            state = self._fire(guard, state, sight, survey, hard)
         if state.phase == "armed":
             state = self._refresh(guard, state)
         state = self._mute(guard, state, sight)
@@ -310,8 +334,8 @@ class _Desk:
                     return self._enter_hard(guard, state, sight, hard)
                 if soft is not None and state.phase == "calm":
                     return self._arm(guard, state, sight, soft)
-                if soft is not None and _kills(guard.soft):
-                    return self._enter_hard(guard, state, sight, soft, guard.soft)
+                if soft is not None:
+                    return self._climb_soft(guard, state, sight, soft)
             case "firing":
                 if hard is None and (soft is None or not _kills(guard.soft)):
                     return self._to(state, "eased")
@@ -328,7 +352,7 @@ class _Desk:
         return evolve(state, phase=TABLE[state.phase, event], entered_ns=self.at)
 
     def _may_again(self, guard: Guard, state: TargetState, sight: Sight) -> bool:
-        if guard.mode == "observe":
+        if guard.mode != "enforce":
             return False  # the world did not follow our verdict: one verdict an engagement
         if self.at >= state.again_ns:
             return True
@@ -356,23 +380,76 @@ class _Desk:
 
     def _arm(self, guard: Guard, state: TargetState, sight: Sight, clause: int) -> TargetState:
         assert guard.soft is not None
-        state = self._to(state, "soft")
-        quiet = bool(state.last_soft_ns) and self.at - state.last_soft_ns < SOFT_QUIET_NS
-        why = self._why(guard.soft, clause, sight)
-        for step in guard.soft.do:
-            match step:
-                case SnapshotStep():
-                    state = state if quiet else self._snapshot(state, why, hard=False)
-                case NotifyStep():
-                    if not quiet:
-                        self._tell(state, "SOFT", why)
-                case NominateStep():
-                    state = self._look(state, "heaviest")
-                case KillStep():
-                    return self._enter_hard(guard, state, sight, clause, guard.soft)
-                case SetHighStep() | SetOomScoreAdjStep():
-                    state = self._set(guard, state, sight, step)
+        return self._climb_soft(guard, evolve(self._to(state, "soft"), soft_climb=escalate.AT_THE_FOOT), sight, clause)
+
+    def _climb_soft(self, guard: Guard, state: TargetState, sight: Sight, clause: int) -> TargetState:
+        """As far up soft's list as it goes now; on to its kill, if it has one and that is reached."""
+        mark = guard.soft
+        assert mark is not None
+        if state.soft_climb.stand != "over":
+            state = self._climb(guard, state, sight, mark, clause)
+        if state.soft_climb.stand == "aiming":
+            return self._enter_hard(guard, state, sight, clause, mark)
         return state
+
+    def _climb(self, guard: Guard, state: TargetState, sight: Sight, mark: Watermark, clause: int) -> TargetState:
+        """Do what is next in this watermark's list, up to a wait, a look that is needed first, or the list's end."""
+        climb = self._rested(guard, state.soft_climb if mark is guard.soft else state.hard_climb, sight)
+        told = mark is guard.soft and 0 < state.last_soft_ns < state.entered_ns  # in an engagement before this one
+        quiet = told and self.at - state.last_soft_ns < SOFT_QUIET_NS
+        why = self._why(mark, clause, sight)
+        while climb.stand == "climbing":
+            if climb.next >= len(mark.do):
+                climb = escalate.move(climb, escalate.ends(mark.do))
+                break
+            step = mark.do[climb.next]
+            if isinstance(step, WaitStep):
+                climb = escalate.move(escalate.done(climb), "wait", self.at + step.for_ns)
+                climb = self._rested(guard, climb, sight)
+                continue
+            if isinstance(step, FreezeStep) and state.nominee is None and state.survey_ns != self.at:
+                if not state.asked and self.at >= state.missed_ns:
+                    state = self._look(state, "heaviest")
+                break  # whom to freeze is told by the next turn
+            state, climb = self._step(guard, state, sight, step, climb, "" if quiet else why)
+        return evolve(state, soft_climb=climb) if mark is guard.soft else evolve(state, hard_climb=climb)
+
+    def _rested(self, guard: Guard, climb: escalate.Climb, sight: Sight) -> escalate.Climb:
+        """What was tried had its time, or needs none."""
+        if climb.stand != "waiting":
+            return climb
+        if self.at >= climb.until_ns:
+            return escalate.move(climb, "late")
+        if climb.hopes and not climb.tried:
+            return escalate.move(climb, "vain")
+        return escalate.move(climb, "deeper") if any_holds(guard.hard, sight, "deep") else climb
+
+    def _step(
+        self, guard: Guard, state: TargetState, sight: Sight, step: Step, climb: escalate.Climb, why: str
+    ) -> tuple[TargetState, escalate.Climb]:
+        """One action of a list. ``why`` is empty where this was told a moment ago: nothing is told or written again."""
+        soft = state.phase == "armed"
+        match step:
+            case SnapshotStep():
+                state = self._snapshot(state, why, hard=False) if soft and why else state
+            case NotifyStep():
+                if soft and why:
+                    self._tell(state, "SOFT", why)
+            case NominateStep():
+                state = self._look(state, "heaviest") if soft else state
+            case KillStep():
+                state = evolve(state, grace_ns=step.grace_ns)
+            case SetHighStep() | SetMaxStep() | SetSwapMaxStep() | SetOomScoreAdjStep():
+                state = self._set(guard, state, sight, step)
+            case ReclaimStep():
+                return self._reclaim(guard, state, sight, step, climb)
+            case FreezeStep():
+                return self._freeze(guard, state, step, climb)
+            case WaitStep():
+                raise AssertionError("a wait is no action")
+            case _:
+                assert_never(step)
+        return state, escalate.done(climb)
 
     def _enter_hard(
         self, guard: Guard, state: TargetState, sight: Sight, clause: int, watermark: Watermark | None = None
@@ -381,17 +458,22 @@ class _Desk:
         assert watermark is not None
         state = self._to(state, "hard")
         why = self._why(watermark, clause, sight)
-        kill = next((step for step in watermark.do if isinstance(step, KillStep)), None)
         if not state.hard_told:
             state = evolve(self._snapshot(state, why, hard=True), hard_told=True, told_ns=0)
-            if any(isinstance(step, NotifyStep) for step in watermark.do) or kill is not None:
+            if any(isinstance(step, NotifyStep) for step in watermark.do) or watermark.kills:
                 self._tell(state, "HARD", why)
-        for step in watermark.do:
-            if isinstance(step, SetHighStep | SetOomScoreAdjStep):
-                state = self._set(guard, state, sight, step)
-        if kill is None:
+        if watermark is guard.soft:  # its list has led here
+            return evolve(state, by_soft=True)
+        again = escalate.again(state.hard_climb, watermark.do)
+        return self._climb_hard(guard, evolve(state, hard_climb=again, by_soft=False), sight, clause)
+
+    def _climb_hard(self, guard: Guard, state: TargetState, sight: Sight, clause: int) -> TargetState:
+        """As far up hard's list as it goes now. It stays in firing for as long as there is something to try."""
+        assert guard.hard is not None
+        state = self._climb(guard, state, sight, guard.hard, clause)
+        if state.hard_climb.stand == "over":
             return evolve(self._to(state, "spent"), again_ns=self.at + guard.cooldown_ns)
-        return evolve(state, grace_ns=kill.grace_ns)
+        return state
 
     def _calm(self, state: TargetState) -> TargetState:
         state = self._dismiss(self._to(state, "clear"))
@@ -405,7 +487,8 @@ class _Desk:
                 self._tell(state, "CALM", "calm again")
         trip = tuple(lease for lease in state.leases if lease.purpose == "tripwire")
         state = evolve(state, leases=trip, incident=0, hard_told=False, ended=0, asked="", pursuit=None)
-        return evolve(state, uninsurable=frozenset())
+        foot = escalate.AT_THE_FOOT
+        return evolve(state, uninsurable=frozenset(), soft_climb=foot, hard_climb=foot)
 
     def _dismiss(self, state: TargetState) -> TargetState:
         """It is no nominee any more, nor is there another one yet."""
@@ -416,7 +499,7 @@ class _Desk:
             state = self._release_of_nominee(state)
             self.actions.append(Dismiss(state.id, victim.token))
             state = evolve(state, former=victim)
-        return evolve(state, nominee=None, ranking=None, reserve=())
+        return evolve(state, nominee=None, ranking=None, reserve=(), hold=None)
 
     # -- nominees ------------------------------------------------------------------------------------------------
 
@@ -453,8 +536,25 @@ class _Desk:
             self.actions.append(Nominate(state.id, best, ranking, _not_before(guard, state)))
             state = self._score(guard, evolve(state, nominee=best), sight)
         state = evolve(state, nominee=best, ranking=ranking, reserve=victims[1:])
+        if _takes_whole(guard):
+            state = self._take_hold(guard, state, survey)
         state = self._insure(guard, state, survey)
         return self._brake(guard, state, survey, sight)
+
+    def _take_hold(self, guard: Guard, state: TargetState, survey: Survey) -> TargetState:
+        """Whether the nominee's cgroup may be stopped as a whole, while it is known who lives in it."""
+        assert state.nominee is not None
+        path, inode = state.nominee.cgroup, state.nominee.inode
+        bounds = Bounds(self.before.ours, frozenset(), self.before.own_cgroup)
+        state = evolve(state, hold=Hold(path, inode, why_not_whole(guard.victim, survey, path, bounds)))
+        return self._thaw(state, path)
+
+    def _thaw(self, state: TargetState, but: str = "") -> TargetState:
+        """Whoever was frozen goes on, but for the nominee of now."""
+        over = [x for x in state.leases if x.file == "cgroup.freeze" and not (but and is_inside(but, x.cgroup))]
+        for lease in over:
+            self.actions.append(Release(state.id, lease.token))
+        return evolve(state, leases=tuple(x for x in state.leases if x not in over)) if over else state
 
     def _insure(self, guard: Guard, state: TargetState, survey: Survey) -> TargetState:
         """If the kernel is faster after all, it is to kill the one that we would have killed."""
@@ -465,7 +565,7 @@ class _Desk:
                 self.actions.append(Release(state.id, lease.token))
         known = {lease.pid for lease in kept}
         for process in [p for p in meant.values() if p.pid not in known][: INSURED_MOST - len(kept)]:
-            lease = Held(self.token, "insurance", process.cgroup, 0, process.pid, INSURED_ADJ)
+            lease = Held(self.token, "insurance", process.cgroup, 0, process.pid, INSURED_ADJ, file="oom_score_adj")
             self._lease(state.id, lease, process.start_ticks)
             kept.append(lease)
         return evolve(state, leases=(*(x for x in state.leases if x.purpose != "insurance"), *kept))
@@ -503,9 +603,16 @@ class _Desk:
 
     # -- the kill ------------------------------------------------------------------------------------------------
 
-    def _fire(self, guard: Guard, state: TargetState, sight: Sight, survey: Survey | None) -> TargetState:
+    def _fire(
+        self, guard: Guard, state: TargetState, sight: Sight, survey: Survey | None, hard: int | None
+    ) -> TargetState:
         if state.asked:
             return state
+        if not state.by_soft:
+            if hard is not None and state.hard_climb.stand != "aiming":
+                state = self._climb_hard(guard, state, sight, hard)
+            if state.hard_climb.stand != "aiming" or state.asked:
+                return state
         if self._other_pursuit(state):
             return state
         if not self._within_budget(guard, state):
@@ -547,10 +654,12 @@ class _Desk:
         assert victim is not None
         grace = 0 if any_holds(guard.hard, sight, "deep") else state.grace_ns
         text = f"{_who(victim)} holding {mib(victim.held_bytes)}"
+        if grace:
+            state = self._thaw(state)  # who is frozen cannot end itself
         self.actions.append(Kill(state.id, victim.token, "TERM" if grace else "KILL", text, state.ranking))
         if not grace:
             self.actions.append(Reap(state.id, victim.token))
-        if guard.mode == "observe":
+        if guard.mode != "enforce":
             self._tell(state, "KILLED", f"would have killed {text} (observe mode)")
             return evolve(self._to(state, "spent"), again_ns=pace.NEVER)
         self._tell(state, "KILLED", f"killed {text}")
@@ -648,14 +757,14 @@ class _Desk:
             state = evolve(state, ended=state.ended + 1)
         again = max(state.again_ns, self.at + SETTLE_NS)
         state = self._dismiss(evolve(self._to(state, "gone"), pursuit=None, again_ns=again))
-        return self._release(state, "brake")
+        return self._thaw(self._release(state, "brake"))
 
     def _stuck(self, state: TargetState, pursuit: escalate.Pursuit, turn: escalate.Turn) -> TargetState:
         how = "could not be signalled" if turn == "failed" else "did not end in time and is left alone"
         self._tell(state, "VICTIM_STUCK", f"{_who(pursuit.victim)} {how}; the next one is taken")
         self._ban(pursuit.victim)
         state = self._dismiss(evolve(self._to(state, "stuck"), pursuit=None))
-        return self._release(state, "brake")
+        return self._thaw(self._release(state, "brake"))
 
     # -- leases --------------------------------------------------------------------------------------------------
 
@@ -674,7 +783,7 @@ class _Desk:
         self.targets[state.id] = evolve(state, leases=(*others, lease))
 
     def _tripwire_bytes(self, guard: Guard, facts: CgroupFacts | None, held: Held | None) -> int | None:
-        if not guard.tripwire or guard.mode == "observe" or facts is None or facts.limit_bytes is None:
+        if not guard.tripwire or guard.mode != "enforce" or facts is None or facts.limit_bytes is None:
             return None
         if self.before.own_cgroup and is_inside(facts.path, self.before.own_cgroup):
             return None  # whoever throttles the killer waits for it
@@ -692,7 +801,7 @@ class _Desk:
         """memory.high of the nominee's cgroup: what it has and what is left to the hard watermark."""
         victim = state.nominee
         line = _available_line(guard, sight)
-        if victim is None or line is None or not guard.brake or guard.mode == "observe" or sight.facts is not None:
+        if victim is None or line is None or not guard.brake or guard.mode != "enforce" or sight.facts is not None:
             return state
         facts = next((f for f in survey.cgroups if f.path == victim.cgroup), None)
         held = next((lease for lease in state.leases if lease.purpose == "brake"), None)
@@ -712,34 +821,70 @@ class _Desk:
         return evolve(state, leases=(*others, lease))
 
     def _set(
-        self, guard: Guard, state: TargetState, sight: Sight, step: SetHighStep | SetOomScoreAdjStep
+        self, guard: Guard, state: TargetState, sight: Sight, step: LimitStep | SetOomScoreAdjStep
     ) -> TargetState:
-        if guard.mode == "observe":
+        if guard.mode != "enforce":
             return state
-        if isinstance(step, SetHighStep):
-            if state.facts is None or not state.facts.inode:
-                return state
-            value = step.to.of(sight.limit_bytes) // PAGE * PAGE
-            token = self._step_token(state, state.facts.path, 0)
-            if _is_lower_already(state, state.facts, token, value):
-                return state
-            lease = Held(token, "step", state.facts.path, state.facts.inode, 0, value, self.at + step.for_ns)
-            self._lease(state.id, lease, 0)
-        else:
+        if isinstance(step, SetOomScoreAdjStep):
             victim = state.nominee
             if victim is None or not victim.processes:
                 return state
             root = victim.processes[0]
-            token = self._step_token(state, root.cgroup, root.pid)
-            lease = Held(token, "step", root.cgroup, 0, root.pid, step.to, self.at + step.for_ns)
+            token = self._step_token(state, root.cgroup, root.pid, "oom_score_adj")
+            until_ns = self.at + step.for_ns
+            lease = Held(token, "step", root.cgroup, 0, root.pid, step.to, until_ns, "oom_score_adj")
             self._lease(state.id, lease, root.start_ticks)
+        else:
+            if state.facts is None or not state.facts.inode:
+                return state
+            facts, file = state.facts, _LIMIT_FILES[type(step)]
+            total = sight.swap_limit_bytes if file == "memory.swap.max" else sight.limit_bytes
+            value = step.to.of(total) // PAGE * PAGE
+            token = self._step_token(state, facts.path, 0, file)
+            if file == "memory.high" and _is_lower_already(state, facts, token, value):
+                return state
+            lease = Held(token, "step", facts.path, facts.inode, 0, value, self.at + step.for_ns, file)
+            self._lease(state.id, lease, 0)
         others = tuple(other for other in state.leases if other.token != lease.token)
         return evolve(state, leases=(*others, lease))
 
-    def _step_token(self, state: TargetState, cgroup: str, pid: int) -> int:
+    def _reclaim(
+        self, guard: Guard, state: TargetState, sight: Sight, step: ReclaimStep, climb: escalate.Climb
+    ) -> tuple[TargetState, escalate.Climb]:
+        path, inode = (_MACHINE, 0) if state.facts is None else (state.facts.path, state.facts.inode)
+        size = step.amount.of(sight.limit_bytes)
+        token, self.token = self.token, self.token + 1
+        self.actions.append(Reclaim(state.id, token, path, inode, size, self.at + step.within_ns))
+        self._try(guard, state, f"{mib(size)} of {path} is reclaimed")
+        return state, escalate.done(climb, token)
+
+    def _freeze(
+        self, guard: Guard, state: TargetState, step: FreezeStep, climb: escalate.Climb
+    ) -> tuple[TargetState, escalate.Climb]:
+        hold = state.hold
+        if state.nominee is None or hold is None:
+            self._tell(state, "MEASURE", f"nobody is frozen: {_nobody(state.ranking)}")
+            return state, escalate.done(climb, hoped=True)
+        if hold.why_not or not hold.inode:
+            self._tell(state, "MEASURE", f"{hold.path} is not frozen: {hold.why_not or 'it is no cgroup of its own'}")
+            return state, escalate.done(climb, hoped=True)
+        self._try(guard, state, f"{hold.path} is frozen for {step.for_ns / SECOND:g} s")
+        if guard.mode != "enforce":
+            return state, escalate.done(climb)
+        token = self._step_token(state, hold.path, 0, "cgroup.freeze")
+        lease = Held(token, "step", hold.path, hold.inode, 0, 1, self.at + step.for_ns, "cgroup.freeze")
+        self._lease(state.id, lease, 0)
+        others = tuple(other for other in state.leases if other.token != token)
+        return evolve(state, leases=(*others, lease)), escalate.done(climb, token)
+
+    def _try(self, guard: Guard, state: TargetState, text: str) -> None:
+        """Say what is tried before anybody is killed."""
+        self._tell(state, "MEASURE", text if guard.mode == "enforce" else f"would have been done: {text}")
+
+    def _step_token(self, state: TargetState, cgroup: str, pid: int, file: LeaseFile) -> int:
         """A lease that is out already is prolonged under its own token."""
-        same = (x.token for x in state.leases if x.purpose == "step" and (x.cgroup, x.pid) == (cgroup, pid))
-        return next(same, self.token)
+        steps = (x for x in state.leases if x.purpose == "step")
+        return next((x.token for x in steps if (x.cgroup, x.pid, x.file) == (cgroup, pid, file)), self.token)
 
     def _lease(self, target: TargetId, lease: Held, start_ticks: int) -> None:
         self.token = max(self.token, lease.token + 1)
@@ -747,7 +892,7 @@ class _Desk:
             Lease(
                 target,
                 lease.token,
-                "oom_score_adj" if lease.pid else "memory.high",
+                lease.file,
                 lease.cgroup,
                 lease.inode,
                 lease.pid,
@@ -822,6 +967,12 @@ def _not_before(guard: Guard, state: TargetState) -> int:
     return max(state.again_ns, state.kills[-budget.kills] + budget.per_ns)
 
 
+def _takes_whole(guard: Guard) -> bool:
+    """Whether something of this guard is done to all of the nominee's cgroup."""
+    marks = (mark for mark in (guard.soft, guard.hard) if mark is not None)
+    return any(isinstance(step, FreezeStep) for mark in marks for step in mark.do)
+
+
 def _kills(watermark: Watermark | None) -> bool:
     return watermark is not None and watermark.kills
 
@@ -871,7 +1022,7 @@ def _is_lower_already(state: TargetState, facts: CgroupFacts, token: int, value:
     mine = next((lease for lease in state.leases if lease.token == token), None)
     if facts.high_bytes is not None and facts.high_bytes <= value and not _is_ours(facts, mine):
         return True
-    high = (x for x in state.leases if not x.pid and x.cgroup == facts.path and x.token != token)
+    high = (x for x in state.leases if x.file == "memory.high" and x.cgroup == facts.path and x.token != token)
     return any(lease.value <= value for lease in high)
 
 

@@ -54,6 +54,9 @@ def next_look(guard: Guard, target: TargetState, sight: Sight, tripped: bool) ->
         low, high = TRIPPED_NS if tripped else CALM_NS
         return min(max(low, min(to_hard, time_to(guard.soft, target.soft_since, sight, tripped))), high)
     low, high = ARMED_NS
+    for climb in (target.soft_climb, target.hard_climb):
+        if climb.stand == "waiting":
+            high = min(high, max(low, climb.until_ns - sight.at_ns))
     falling = bool(target.falling_ns) and sight.at_ns - target.falling_ns < FALLING_NS
     return min(max(low if falling else STEADY_NS, to_hard), high)
 

@@ -148,6 +148,33 @@ def refusal(process: ProcessFacts, rule: VictimRule, bounds: Bounds) -> str:
     return ""
 
 
+# What is never stopped as a whole, whoever leaks in it: without these nobody can log in, be told, or mend anything.
+# Services may be stopped all the same by whoever writes a policy for their cgroup; a slice, and what is below these,
+# is another matter, and is looked at process by process.
+KEPT_WHOLE: Final = (
+    *("init.scope", "session-*.scope", "user@*.service", "getty@*.service", "serial-getty@*.service"),
+    *("systemd-*.service", "dbus.service", "dbus-broker.service", "ssh.service", "sshd.service", "ssh@*.service"),
+)
+
+
+def why_not_whole(rule: VictimRule, survey: Survey, path: str, bounds: Bounds) -> str:
+    """Why this cgroup may not be stopped as a whole; empty if it may. Whoever lives in it is in the survey."""
+    if is_corridor(path):
+        return "it only holds others together"
+    own = bounds.own_cgroup
+    if own and (is_inside(own, path) or is_inside(path, own)):
+        return "oomguard itself lives there"
+    last = path.rpartition("/")[2]
+    if any(matches(pattern, last) for pattern in KEPT_WHOLE):
+        return f"{last} is what others log in by, or write to"
+    if (match := _first(rule.never, None, path)) is not None:
+        return f"never: {_say(match)}"
+    for process in survey.processes:
+        if is_inside(process.cgroup, path) and (why := refusal(process, rule, bounds)):
+            return f"{process.comm}[{process.pid}] lives there: {why}"
+    return ""
+
+
 def rank(rule: VictimRule, survey: Survey, bounds: Bounds) -> tuple[tuple[Victim, ...], Ranking]:
     """The victims in order, best first (tokens 0: the judge gives them), and the reasons for everybody."""
     refused: list[Candidate] = []

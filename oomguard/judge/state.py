@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeVar
 from ..model.facts import CgroupFacts, MemInfo, Pressure, TargetId
 from ..model.incident import Seed
 from ..model.policy import Guard
-from ..model.verdict import Action, Ranking, Snapshot, Victim
+from ..model.verdict import Action, LeaseFile, Purpose, Ranking, Snapshot, Victim
 from .detect import Phase
-from .escalate import Pursuit
+from .escalate import AT_THE_FOOT, Climb, Pursuit
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,12 +19,22 @@ class Held:
     """A lease that is out: what was set, where, for what, and until when (0: until it is released)."""
 
     token: int
-    purpose: Literal["tripwire", "brake", "step", "insurance"]
+    purpose: Purpose
     cgroup: str
     inode: int
     pid: int
     value: int
     until_ns: int = 0
+    file: LeaseFile = "memory.high"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """The cgroup in which the nominee lives, for what is done to all of it; ``why_not``: it must not be, "" it may."""
+
+    path: str
+    inode: int
+    why_not: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +68,10 @@ class TargetState:
     ranking: Ranking | None = None
     reserve: tuple[Victim, ...] = ()
     pursuit: Pursuit | None = None
+    soft_climb: Climb = AT_THE_FOOT  # how far soft's list of actions has come in this engagement
+    hard_climb: Climb = AT_THE_FOOT
+    by_soft: bool = False  # whether soft's own list has led to firing
+    hold: Hold | None = None  # of the nominee, as a whole; only for policies that ask for it
     grace_ns: int = 0
     again_ns: int = 0  # nothing else is ended before that
     told_ns: int = 0  # when "nobody may be taken" or "budget spent" was last said

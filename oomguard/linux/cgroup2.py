@@ -20,12 +20,14 @@ Some facts about it (kernel/cgroup/cgroup.c, mm/memcontrol.c, fs/kernfs):
 import errno
 import os
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from oomguard.model.facts import CgroupFacts, MemoryEvents, MemoryStat, Pressure
 
 from . import files, psi
+
+Owners = Callable[[str, str, int | None], int | None]
 
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW
 
@@ -388,13 +390,13 @@ class Cgroup:
             known.oom_group,
         )
 
-    def settled(self) -> CgroupFacts | None:
+    def settled(self, owners: Owners | None = None) -> CgroupFacts | None:
         """What seldom changes: effective limits, memory.high, populated, oom_group. Opens a few files a level."""
         current = self.current()
         if current is None:
             return None
-        limit, whose = effective_limit(self.root, self.path)
-        swap_limit, _ = effective_limit(self.root, self.path, "memory.swap.max")
+        limit, whose = effective_limit(self.root, self.path, "memory.max", owners)
+        swap_limit, _ = effective_limit(self.root, self.path, "memory.swap.max", owners)
         return CgroupFacts(
             self.path,
             self.inode,
@@ -464,6 +466,18 @@ class Cgroup:
         """cgroup.freeze. False: gone. It takes effect a little later: cgroup.events says "frozen 1"."""
         return self.write("cgroup.freeze", "1" if on else "0")
 
+    def reclaim(self, size_bytes: int) -> bool:
+        """memory.reclaim (since Linux 5.19), for as long as that takes. False: there was less than that, or it is gone.
+
+        ENOENT: no such file. A signal ends it early: False.
+        """
+        try:
+            return self.write("memory.reclaim", str(size_bytes), nonblock=False)
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EINTR):
+                return False
+            raise
+
     def write(self, name: str, value: str, nonblock: bool = True) -> bool:
         """Write one of its files. False: gone. ENOENT: the cgroup lives, but has no such file.
 
@@ -502,8 +516,12 @@ class Cgroup:
 # ----------------------------------------------------------------------------------------------------------- the tree
 
 
-def effective_limit(root: str, path: str, name: str = "memory.max") -> tuple[int | None, str | None]:
+def effective_limit(
+    root: str, path: str, name: str = "memory.max", owners: Owners | None = None
+) -> tuple[int | None, str | None]:
     """(bytes, path of the cgroup whose limit that is): the smallest ``name`` on the way up, the innermost of equals.
+
+    ``owners`` tells (name, path, what was read) what the owner of a cgroup has set, where we have set something else.
 
     (None, None): no limit at all. A level that is gone or has no such file limits nothing.
     """
@@ -521,6 +539,8 @@ def effective_limit(root: str, path: str, name: str = "memory.max") -> tuple[int
                 value = files.number(files.read_kept(fd, f"{directory}/{name}"))
             finally:
                 os.close(fd)
+            if owners is not None:
+                value = owners(name, path, value)
             if value is not None and (smallest is None or value < smallest):
                 smallest, whose = value, path
         path = path.rpartition("/")[0]

@@ -1,11 +1,11 @@
-"""The journal of what was changed and must be put back: memory.high and oom_score_adj. Nothing changed outlives us.
+"""The journal of what was changed and must be put back: limits, freezes and oom_score_adj. Nothing changed outlives us.
 
 A file of fixed slots in the runtime directory (tmpfs), mapped: an entry is made by storing to memory, without a system
 call, and is there for whoever comes after, however we end. Journalled before it is done, cleared after it is undone.
 
 Undoing puts back what was found only where our own value still stands: what somebody else wrote since is his. A
-memory.high whose cgroup was made anew (other inode) and an oom_score_adj whose process is another (other start time)
-are left alone.
+cgroup that was made anew (other inode) and a process that is another (other start time) are
+left alone.
 
 A process hands its oom_score_adj down to whatever it starts. So with the value of a process that of its heirs is put
 back: whoever started since the lease was made, has our very value, and lives in the same cgroup or below, or descends
@@ -26,7 +26,7 @@ from .leasefile import FILE_BYTES, FIRST_SLOT_AT, FREE, MAGIC, OUT, SLOT_BYTES
 NAME: Final = leasefile.NAME
 SLOTS: Final = leasefile.SLOTS
 HELD: Final = 256  # slots whose pages are touched and locked from the start; a page of the rest is at its first lease
-MAX: Final = -1  # as a value of memory.high: "max"
+MAX: Final = -1  # as a value of a limit: "max"
 
 # state, kind, token, inode, start_ticks, pid, length of the path, value that we set, the one we set before, the one
 # found, since_ticks; then the path. ``state`` is stored last when an entry is made and first when it is cleared.
@@ -35,8 +35,21 @@ PATH_BYTES: Final = SLOT_BYTES - _SLOT.size
 _VALUE_AT: Final = 40
 _BEFORE_AT: Final = 48
 
+# What kind of file an entry is about. A number never changes its meaning: the next version reads what this one wrote.
 HIGH: Final = 1
 SCORE: Final = 2
+LIMIT: Final = 3
+SWAP: Final = 4
+FREEZE: Final = 5
+FILES: Final = {
+    HIGH: "memory.high",
+    SCORE: "oom_score_adj",
+    LIMIT: "memory.max",
+    SWAP: "memory.swap.max",
+    FREEZE: "cgroup.freeze",
+}
+KINDS: Final = {name: kind for kind, name in FILES.items()}
+LIMITS: Final = frozenset({HIGH, LIMIT, SWAP})  # bytes, or "max"
 
 PASSES: Final = 5  # over all processes, for heirs: those that an heir has started meanwhile are found by the next
 GENERATIONS: Final = 64  # upwards, from an heir to the process whose value it has
@@ -145,14 +158,14 @@ class Journal:
 
 def read_value(entry: Entry, cgroup: str, proc: str) -> int | None:
     """What the file says now (``MAX`` for "max"); None: its cgroup or process is gone, or another one."""
-    if entry.kind == HIGH:
+    if entry.kind != SCORE:
         group = cgroup2.Cgroup.open(cgroup, entry.path)
         if group is None:
             return None
         try:
             if group.inode != entry.inode or not group.alive():
                 return None
-            value = group.high()
+            value = group.limit(FILES[entry.kind])
             return MAX if value is None else value
         finally:
             group.close()
@@ -166,13 +179,13 @@ def read_value(entry: Entry, cgroup: str, proc: str) -> int | None:
 
 
 def write_value(entry: Entry, value: int, cgroup: str, proc: str) -> bool:
-    """Write it, to the same cgroup or process only. False: gone. memory.high may block as long as reclaim does."""
-    if entry.kind == HIGH:
+    """Write it, to the same cgroup or process only. False: gone. A lower limit may block as long as reclaim does."""
+    if entry.kind != SCORE:
         group = cgroup2.Cgroup.open(cgroup, entry.path)
         if group is None:
             return False
         try:
-            return group.inode == entry.inode and group.write("memory.high", "max" if value == MAX else str(value))
+            return group.inode == entry.inode and group.write(FILES[entry.kind], shown(entry.kind, value))
         finally:
             group.close()
     proc_fd = procfs.open_proc(proc)
@@ -220,18 +233,28 @@ def _store_score(fd: int, value: bytes) -> None:
         os.write(fd, value)
 
 
+def shown(kind: int, value: int) -> str:
+    """As the kernel's file has it."""
+    return "max" if kind in LIMITS and value == MAX else str(value)
+
+
 def stands(entry: Entry, now: int) -> bool:
-    """Whether what the file says is ours. The kernel keeps memory.high in whole pages, not of 4 KiB everywhere."""
-    if entry.kind == HIGH:
+    """Whether what the file says is ours. The kernel keeps limits in whole pages, not of 4 KiB everywhere."""
+    if entry.kind in LIMITS:
         page = mmap.PAGESIZE
         return now in (entry.value, entry.before, entry.value // page * page, entry.before // page * page)
     return now in (entry.value, entry.before)
 
 
 def undo(entry: Entry, cgroup: str, proc: str) -> str:
-    """Put back what was found, where ours still stands. A sentence for the journal, "" where nothing was to do."""
-    where = f"memory.high of {entry.path}" if entry.kind == HIGH else f"oom_score_adj of process {entry.pid}"
-    found = "max" if entry.kind == HIGH and entry.found == MAX else str(entry.found)
+    """Put back what was found, where ours still stands. A sentence for the journal, "" where nothing was to do.
+
+    ValueError: an entry of another version, about a file that this one does not know.
+    """
+    if entry.kind not in FILES:
+        raise ValueError(f"the journal has an entry of kind {entry.kind}, which this version does not know")
+    where = f"{FILES[entry.kind]} of {f'process {entry.pid}' if entry.kind == SCORE else entry.path}"
+    found = shown(entry.kind, entry.found)
     now = read_value(entry, cgroup, proc)
     stood = now is not None and stands(entry, now) and now != entry.found
     done = stood and write_value(entry, entry.found, cgroup, proc)

@@ -22,6 +22,7 @@ MESSAGE_IDS: Final[Mapping[str, str]] = MappingProxyType(
         # an engagement, in the order in which it goes
         "SOFT": "2225d11cc89041d7a64d4fb28d433dc2",
         "HARD": "9f6e001583484a0c8aab1dea73339f3c",
+        "MEASURE": "1e3f9fb3082d470baf95a61513d6834e",
         "KILLED": "c0e654a522584be6a3b01677051314fd",
         "VICTIM_GONE": "80c2717536b846069ee7cff05ec0243c",
         "VICTIM_STUCK": "ccbdd0fe0e734ebea0cf00b846756948",

@@ -112,6 +112,22 @@ class SetHighStep:
 
 
 @dataclass(frozen=True, slots=True)
+class SetMaxStep:
+    """Lease memory.max of the target's cgroup for a time. Shares are of the effective limit."""
+
+    to: Amount
+    for_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class SetSwapMaxStep:
+    """Lease memory.swap.max of the target's cgroup for a time. Shares are of the effective one."""
+
+    to: Amount
+    for_ns: int
+
+
+@dataclass(frozen=True, slots=True)
 class SetOomScoreAdjStep:
     """Lease oom_score_adj of the nominee for a time."""
 
@@ -119,7 +135,45 @@ class SetOomScoreAdjStep:
     for_ns: int
 
 
-Step = SnapshotStep | NotifyStep | NominateStep | KillStep | SetHighStep | SetOomScoreAdjStep
+@dataclass(frozen=True, slots=True)
+class WaitStep:
+    """What was done so far has so long to help. The list goes on only while the watermark holds."""
+
+    for_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReclaimStep:
+    """Have the kernel take back so much of the target's cgroup, in bites, for ``within_ns`` at most.
+
+    Shares are of the effective limit.
+    """
+
+    amount: Amount
+    within_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class FreezeStep:
+    """Stop the nominee's cgroup for a time (cgroup.freeze)."""
+
+    for_ns: int
+
+
+LimitStep = SetHighStep | SetMaxStep | SetSwapMaxStep
+Step = (
+    SnapshotStep
+    | NotifyStep
+    | NominateStep
+    | KillStep
+    | SetHighStep
+    | SetMaxStep
+    | SetSwapMaxStep
+    | SetOomScoreAdjStep
+    | WaitStep
+    | ReclaimStep
+    | FreezeStep
+)
 
 
 @dataclass(frozen=True, slots=True)

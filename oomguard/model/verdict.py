@@ -9,6 +9,9 @@ from typing import Literal
 from .facts import TargetId
 from .policy import Watermark
 
+LeaseFile = Literal["memory.high", "memory.max", "memory.swap.max", "cgroup.freeze", "oom_score_adj"]
+Purpose = Literal["tripwire", "brake", "step", "insurance"]
+
 
 @dataclass(frozen=True, slots=True)
 class ProcessRef:
@@ -147,18 +150,18 @@ class Reap:
 class Lease:
     """Set a kernel file for a time. Journalled before it is done, undone by ``Release``, by stop, and after a crash.
 
-    ``file`` is memory.high (``pid`` 0) or oom_score_adj (of ``pid``).
+    ``file`` is one of the cgroup's (``pid`` 0) or oom_score_adj (of ``pid``).
     """
 
     target: TargetId
     token: int
-    file: Literal["memory.high", "oom_score_adj"]
+    file: LeaseFile
     cgroup: str
     inode: int
     pid: int
     start_ticks: int
     value: int
-    purpose: Literal["tripwire", "brake", "step", "insurance"]
+    purpose: Purpose
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,18 @@ class Release:
 
     target: TargetId
     token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reclaim:
+    """memory.reclaim, by the reaper, in bites; until so much is taken back or the time is over."""
+
+    target: TargetId
+    token: int
+    cgroup: str
+    inode: int
+    bytes: int
+    until_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,7 +201,7 @@ class Close:
     outcome: str
 
 
-Action = Look | Snapshot | Notify | Nominate | Dismiss | Kill | Reap | Lease | Release | Mute | Close
+Action = Look | Snapshot | Notify | Nominate | Dismiss | Kill | Reap | Lease | Release | Reclaim | Mute | Close
 
 
 @dataclass(frozen=True, slots=True)

@@ -190,7 +190,12 @@ def _table_hint(way: Key) -> str:
         "stall_above": '{ some = "150ms", within = "1s" }',
         "pressure_above": '{ full = "20%", over = "10s" }',
         "kill": '"kill" alone, or { kill = { grace = "2s" } }',
+        "wait": '{ wait = "2s" }',
+        "reclaim": '{ reclaim = "64MiB" }, or { reclaim = { size = "64MiB", within = "2s" } }',
+        "freeze": '{ freeze = { for = "5s" } }',
         "set_high": '{ set_high = { to = "90%", for = "30s" } }',
+        "set_max": '{ set_max = { to = "90%", for = "30s" } }',
+        "set_swap_max": '{ set_swap_max = { to = "0", for = "30s" } }',
         "set_oom_score_adj": '{ set_oom_score_adj = { to = 1000, for = "30s" } }',
         "do": '"kill", or { kill = { grace = "2s" } }',
         "budget": '{ kills = 3, per = "5m" }',
@@ -264,12 +269,34 @@ def _limits_memory(watermark: model.Watermark | None) -> bool:
 
 def _wrong_steps(name: str, watermark: model.Watermark | None, guard: model.Guard) -> Iterator[tuple[Key, str, str]]:
     seen: set[type] = set()
-    for index, step in enumerate(watermark.do if watermark else ()):
+    steps = watermark.do if watermark else ()
+    for index, step in enumerate(steps):
+        way: Key = (name, "do", index)
+        if isinstance(step, model.WaitStep):
+            yield from _wrong_wait(way, steps[:index], steps[index + 1 :])
+            seen.clear()  # after a wait the same may be tried again
+            continue
         if type(step) in seen:
-            yield (name, "do", index), "this action stands twice in the list", ""
-        if isinstance(step, model.SetHighStep) and guard.cgroup == "/":
-            yield (name, "do", index), "the root cgroup has no memory.high to set", "name a cgroup below it"
+            yield way, "this action stands twice in the list", "with a wait between them it may"
+        if isinstance(step, model.LimitStep) and guard.cgroup == "/":
+            yield way, f"the root cgroup has no {_LIMIT_FILES[type(step)]} to set", "name a cgroup below it"
         seen.add(type(step))
+
+
+_LIMIT_FILES: dict[type, str] = {
+    model.SetHighStep: "memory.high",
+    model.SetMaxStep: "memory.max",
+    model.SetSwapMaxStep: "memory.swap.max",
+}
+
+
+def _wrong_wait(way: Key, before: Sequence[model.Step], after: Sequence[model.Step]) -> Iterator[tuple[Key, str, str]]:
+    if any(isinstance(step, model.KillStep) for step in before):
+        yield way, "comes after the kill, which is always last", "what is milder goes before it"
+    elif not before or isinstance(before[-1], model.WaitStep):
+        yield way, "there is nothing before it to wait for", "first an action, then the wait"
+    elif not after:
+        yield way, "there is nothing after it to go on with", "the list ends with an action"
 
 
 def _watermark(table: schema.WatermarkTable | None, numbers: Iterator[int]) -> model.Watermark | None:
@@ -295,8 +322,18 @@ def _conditions(table: schema.ClauseTable, numbers: Iterator[int]) -> Iterator[m
 def _step(table: schema.StepTable) -> model.Step:
     if table.kill:
         return model.KillStep(table.kill.grace)
+    if table.wait is not None:
+        return model.WaitStep(table.wait)
+    if table.reclaim:
+        return model.ReclaimStep(table.reclaim.size, table.reclaim.within)
+    if table.freeze:
+        return model.FreezeStep(table.freeze.for_)
     if table.set_high:
         return model.SetHighStep(table.set_high.to, table.set_high.for_)
+    if table.set_max:
+        return model.SetMaxStep(table.set_max.to, table.set_max.for_)
+    if table.set_swap_max:
+        return model.SetSwapMaxStep(table.set_swap_max.to, table.set_swap_max.for_)
     if table.set_oom_score_adj:
         return model.SetOomScoreAdjStep(table.set_oom_score_adj.to, table.set_oom_score_adj.for_)
     if table.nominate:

@@ -20,7 +20,7 @@ DAY_NS = 86400 * SECOND_NS
 LATER_CONDITIONS = frozenset(
     {"growth_above", "exhausts_within", "events_above", "refaults_above", "zram_above", "pressure_rising"}
 )
-LATER_STEPS = frozenset({"tell", "reclaim", "set_max", "set_swap_max", "freeze", "thaw", "run", "restart_unit"})
+LATER_STEPS = frozenset({"tell", "run", "restart_unit", "stop_unit"})
 LATER_WORDS = (
     LATER_CONDITIONS
     | LATER_STEPS
@@ -68,6 +68,11 @@ def _amounts(value: object) -> tuple[Amount, ...]:
     if not 1 <= len(value) <= 4:
         raise Wrong("a list of amounts has one to four items", units.AMOUNT_HINT)
     return tuple(units.amount(item) for item in value)
+
+
+def _amount_or_none(value: object) -> Amount:
+    """An amount, or nothing at all: "0" is no size, but it is a limit."""
+    return Amount(bytes=0) if value == "0" or (type(value) is int and value == 0) else units.amount(value)
 
 
 def _glob(value: object) -> str:
@@ -131,6 +136,9 @@ AmountsField = Annotated[tuple[Amount, ...], PlainValidator(_amounts)]
 ShareField = Annotated[float | None, PlainValidator(units.share)]
 DurationField = Annotated[int, PlainValidator(_between(0, DAY_NS))]
 LeaseField = Annotated[int, PlainValidator(_between(SECOND_NS // 10, DAY_NS))]
+WaitField = Annotated[int | None, PlainValidator(_between(SECOND_NS // 100, 3600 * SECOND_NS))]
+WithinField = Annotated[int, PlainValidator(_between(SECOND_NS // 100, 60 * SECOND_NS))]
+FreezeField = Annotated[int, PlainValidator(_between(SECOND_NS // 10, 600 * SECOND_NS))]
 StallField = Annotated[int | None, PlainValidator(_between(10**6, 10 * SECOND_NS))]
 # Linux, kernel/sched/psi.c: WINDOW_MIN_US 500000, WINDOW_MAX_US 10000000; outside of them EINVAL.
 WindowField = Annotated[int, PlainValidator(_between(SECOND_NS // 2, 10 * SECOND_NS))]
@@ -224,9 +232,31 @@ class SetHighTable(Table):
     for_: LeaseField = Field(alias="for")
 
 
+class SetMaxTable(SetHighTable):
+    pass
+
+
+class SetSwapMaxTable(SetHighTable):
+    to: Annotated[Amount, PlainValidator(_amount_or_none)]
+
+
+class ReclaimTable(Table):
+    size: AmountField
+    within: WithinField = 2 * SECOND_NS
+
+
+class FreezeTable(Table):
+    for_: FreezeField = Field(alias="for")
+
+
 class SetOomScoreAdjTable(Table):
     to: int = Field(ge=0, le=1000)
     for_: LeaseField = Field(alias="for")
+
+
+def _reclaim(value: object) -> object:
+    """reclaim = "64MiB" is short for the table with that size."""
+    return {"size": value} if isinstance(value, str | int) and not isinstance(value, bool) else value
 
 
 class StepTable(Table):
@@ -235,8 +265,13 @@ class StepTable(Table):
     snapshot: Nothing | None = None
     notify: Nothing | None = None
     nominate: Nothing | None = None
+    wait: WaitField = None
+    reclaim: Annotated[ReclaimTable | None, BeforeValidator(_reclaim)] = None
+    freeze: FreezeTable | None = None
     kill: KillTable | None = None
     set_high: SetHighTable | None = None
+    set_max: SetMaxTable | None = None
+    set_swap_max: SetSwapMaxTable | None = None
     set_oom_score_adj: SetOomScoreAdjTable | None = None
 
     @model_validator(mode="after")
@@ -252,6 +287,8 @@ def _step(value: object) -> object:
         return value
     if value not in StepTable.model_fields:
         raise unknown("action", value, StepTable.model_fields)
+    if value == "wait":
+        raise Wrong("how long is to be waited?", '{ wait = "2s" }')
     return {value: {}}
 
 

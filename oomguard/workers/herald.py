@@ -48,6 +48,7 @@ _PRIORITY: Final = {
     "LEASE_UNDONE": 5,
     "SOFT": 5,
     "HARD": 4,
+    "MEASURE": 5,
     "KILLED": 4,
     "VICTIM_GONE": 5,
     "VICTIM_STUCK": 3,

@@ -11,9 +11,12 @@ import time
 from typing import Any, Final
 
 from ..linux import leases, libc, pidfd, procfs
+from ..linux.cgroup2 import Cgroup
 from .pool import Mailbox
 
 # process_mrelease answers EAGAIN while the victim holds its own mmap lock: a few tries, a few ms apart.
+BITE: Final = 8 << 20  # bytes reclaimed at a time: between two of them it can do something else
+SLOW: Final = frozenset({"write", "reclaim"})
 TRIES: Final = 5
 RETRY_S: Final = 0.004
 
@@ -87,15 +90,48 @@ class Reaper:
         self._close(0)
 
     def _work(self, waiting: list[tuple[Any, ...]]) -> None:
-        """Up to the first write: it may take long. All else goes first, and what has come since goes before the next.
+        """Up to the first that may take long. All else goes first, and what has come since goes before the next.
 
-        No order depends on another one's write: there is one a file at a time.
+        No order depends on another one's write: there is one a file at a time. Reclaim goes last of all, bite by bite.
         """
-        for message in [message for message in waiting if message[0] != "write"]:
+        for message in [message for message in waiting if message[0] not in SLOW]:
             waiting.remove(message)
             self.obey(message)
-        if waiting:
-            self.obey(waiting.pop(0))
+        slow = next((message for message in waiting if message[0] == "write"), waiting[0] if waiting else None)
+        if slow is None:
+            return
+        waiting.remove(slow)
+        if slow[0] == "write":
+            self.obey(slow)
+        elif (rest := self._bite(*slow[1:])) is not None:
+            waiting.append(rest)
+
+    def _bite(
+        self, token: int, path: str, inode: int, size: int, until_ns: int, had: int = 0, began: int = 0
+    ) -> tuple[Any, ...] | None:
+        """Reclaim a little of what is asked for. What is left to do; None: enough, or no more to be had, and told."""
+        now = time.monotonic_ns()
+        began, number, took = began or now, 0, 0
+        if now < until_ns:
+            try:
+                took = self._reclaim(path, inode, min(BITE, size - had))
+            except OSError as error:
+                number = error.errno or errno.EIO
+        had += took
+        if took and had < size and time.monotonic_ns() < until_ns:
+            return ("reclaim", token, path, inode, size, until_ns, had, began)
+        self.answers.post((token, "Reclaim", 0 if had else number or errno.EAGAIN, time.monotonic_ns() - began, had))
+        return None
+
+    def _reclaim(self, path: str, inode: int, size: int) -> int:
+        """How many bytes the cgroup had less after it; 0: nothing more is to be had. OSError: it cannot be asked."""
+        group = Cgroup.open(self.cgroup, path)
+        if group is None or (inode and group.inode != inode):
+            raise OSError(errno.ESRCH, "the cgroup is gone")
+        try:
+            return size if group.reclaim(size) else 0
+        finally:
+            group.close()
 
     def obey(self, message: tuple[Any, ...]) -> None:
         """One order. Whatever goes wrong is an answer."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from ..model.codec import to_plain
-from ..model.facts import CgroupFacts, KernelKill, MemInfo, Observation, TargetId
+from ..model.facts import CgroupFacts, KernelKill, MemInfo, Observation, Result, TargetId
 from ..model.incident import SCHEMA_VERSION, Turn
 from ..model.policy import Guard
 from ..model.verdict import (
@@ -24,6 +24,7 @@ from ..model.verdict import (
     Outcome,
     ProcessRef,
     Ranking,
+    Reclaim,
     Release,
     Snapshot,
     Victim,
@@ -152,6 +153,7 @@ class Story:
         self._after: _Level | None = None
         self._leases: dict[int, str] = {}
         self._leased: set[str] = set()
+        self._measures: dict[int, str] = {}  # by token, what was begun and has not come back
         self._nameless: list[dict[str, object]] = []  # timeline entries of kernel kills whose victim has no name yet
         if self.nominee is not None:
             held = f"it held {size(self.nominee.held_bytes)} then"
@@ -179,10 +181,8 @@ class Story:
                     self._nominate(action, seen)
                 case Kill(target=self.target):
                     self._kill(action, _take(outcomes, "Kill", action.token), seen, reached)
-                case Lease(target=self.target):
-                    self._lease(action, seen.at_ns, _take(outcomes, "Lease", action.token))
-                case Release(target=self.target) if action.token in self._leases:
-                    self._tell(seen.at_ns, "release", f"{self._leases.pop(action.token)} put back")
+                case Lease(target=self.target) | Release(target=self.target) | Reclaim(target=self.target):
+                    self._change(action, outcomes, seen.at_ns)
                 case Notify(target=self.target) if action.message not in _TOLD_OTHERWISE:
                     self._tell(seen.at_ns, "notify", action.text)
                 case Close(target=self.target):
@@ -203,6 +203,14 @@ class Story:
                 death.reaped_bytes += result.value
                 if result.value:
                     self._tell(seen.at_ns, "reap", f"the reaper took back {size(result.value)} of {self._named(death)}")
+            elif result.token in self._measures:
+                self._came_of(result, self._measures.pop(result.token), seen.at_ns)
+
+    def _came_of(self, result: Result, what: str, at_ns: int) -> None:
+        text = f"{what}: {size(result.value)} in {_ms(result.took_ns):.0f} ms"
+        if result.errno:
+            text = f"{what}: nothing came of it, errno {result.errno}"
+        self._tell(at_ns, "measure", text)
 
     def _gone(self, seen: Observation, reached: set[Milestone]) -> None:
         for gone in seen.gone:
@@ -310,13 +318,24 @@ class Story:
         reached.add("killed")
         self._gone(seen, reached)  # the death that the dead man has caused may have been told together with it
 
+    def _change(self, action: Lease | Release | Reclaim, outcomes: list[Outcome], at_ns: int) -> None:
+        match action:
+            case Lease():
+                self._lease(action, at_ns, _take(outcomes, "Lease", action.token))
+            case Release() if action.token in self._leases:
+                self._tell(at_ns, "release", f"{self._leases.pop(action.token)} put back")
+            case Reclaim() if len(self._measures) < _KILLS_MAX:
+                self._measures[action.token] = f"reclaimed from {action.cgroup}"
+            case _:
+                pass
+
     def _lease(self, action: Lease, at_ns: int, outcome: Outcome | None) -> None:
-        what = f"{action.file} of {action.cgroup if action.file == 'memory.high' else f'pid {action.pid}'}"
+        what = f"{action.file} of {f'pid {action.pid}' if action.pid else action.cgroup}"
         self._leases[action.token] = what
         if what in self._leased or len(self._leased) > _KILLS_MAX:
             return  # a brake moves many times; its first time is the news
         self._leased.add(what)
-        value = size(action.value) if action.file == "memory.high" else str(action.value)
+        value = size(action.value) if action.file.startswith("memory.") else str(action.value)
         held = " (observe mode: not done)" if outcome and outcome.held else ""
         failed = f" (failed: errno {outcome.errno})" if outcome and outcome.errno else ""
         self._tell(at_ns, "lease", f"{what} set to {value} for a time ({action.purpose}){held}{failed}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from oomguard.judge import escalate
 from oomguard.judge.decide import TELL_AGAIN_NS, begin, decide
 from oomguard.judge.detect import TABLE
 from oomguard.judge.glob import is_inside
@@ -26,15 +27,21 @@ from oomguard.model.facts import (
     Wake,
 )
 from oomguard.model.policy import (
+    Amount,
     Budget,
+    FreezeStep,
     Guard,
     KillStep,
     Match,
+    NotifyStep,
     Plan,
+    ReclaimStep,
     SetHighStep,
     SetOomScoreAdjStep,
     StallAbove,
+    Step,
     VictimRule,
+    WaitStep,
 )
 from oomguard.model.verdict import (
     Action,
@@ -236,6 +243,17 @@ TARGETS = (HOST, LIMITED, OTHER)
 SOFT = (*SOFT_STEPS, SetOomScoreAdjStep(1000, 2 * SECOND), SetHighStep(share(90), 2 * SECOND))
 
 
+RECLAIM, FREEZE = ReclaimStep(Amount(bytes=64 * MIB), SECOND), FreezeStep(2 * SECOND)
+MORE = (*SOFT, RECLAIM, WaitStep(400 * MS), FREEZE)
+
+
+def lists(kill: Step) -> st.SearchStrategy[tuple[Step, ...]]:
+    """What hard does: mostly the kill alone, or after something milder; now and then nobody is killed."""
+    wait = WaitStep(400 * MS)
+    short, long = (RECLAIM, wait), (RECLAIM, FREEZE, wait, NotifyStep(), wait)
+    return st.sampled_from([(kill,), (kill,), (*short, kill), (*long, kill), (*long, FREEZE, kill), (*short, FREEZE)])
+
+
 @st.composite
 def guards(draw: st.DrawFn, guard: Guard) -> Guard:
     soft, hard = guard.soft, guard.hard
@@ -246,8 +264,8 @@ def guards(draw: st.DrawFn, guard: Guard) -> Guard:
     kill = KillStep(draw(st.sampled_from([0, 1500])) * MS)
     return replace(
         guard,
-        soft=draw(st.sampled_from([None, replace(soft, do=SOFT), watermark(*soft.when, when(stall), do=SOFT)])),
-        hard=replace(hard, when=(replace(hard.when[0], lasting_ns=lasting * MS),), do=(kill,)),
+        soft=draw(st.sampled_from([None, replace(soft, do=SOFT), watermark(*soft.when, when(stall), do=MORE)])),
+        hard=replace(hard, when=(replace(hard.when[0], lasting_ns=lasting * MS),), do=draw(lists(kill))),
         mode=draw(st.sampled_from(["enforce", "enforce", "enforce", "observe"])),
         tripwire=draw(st.booleans()),
         brake=draw(st.booleans()),
@@ -291,7 +309,7 @@ def happenings(draw: st.DrawFn) -> dict[str, object]:
         "found": [*draw(st.lists(processes, max_size=5, unique_by=lambda one: one.pid)), *draw(st.sampled_from(HOGS))],
         "gone": draw(st.sampled_from(["", "pursued", "", "nominee", "nonsense"])),
         "errno": draw(st.sampled_from([0, 0, 0, ESRCH, EPERM])),
-        "what": draw(st.sampled_from(["Kill", "Nominate", "Lease", "Release"])),
+        "what": draw(st.sampled_from(["Kill", "Nominate", "Lease", "Release", "Reclaim"])),
         "kernel": draw(st.sampled_from([*[None] * 18, "/", WEB])),
         "events": draw(st.booleans()),
     }
@@ -315,7 +333,7 @@ def observation(state: State, at: int, what: dict[str, object]) -> Observation:
         "nominee": [s.nominee.token for s in state.targets.values() if s.nominee],
         "nonsense": [4711],
     }
-    out = [token for t in known for token in _tokens(state, t)]
+    out = [token for t in known for token in _out(state, t)]
     facts: tuple[CgroupFacts, ...] = what["cgroups"]  # type: ignore[assignment]
     by_path = {one.path: one for one in facts}
     vanish, appear = what["vanish"], what["appear"]
@@ -342,6 +360,12 @@ def observation(state: State, at: int, what: dict[str, object]) -> Observation:
 def _tokens(state: State, target: TargetId) -> list[int]:
     one = state.targets[target]
     return [lease.token for lease in one.leases] + ([one.nominee.token] if one.nominee else [])
+
+
+def _out(state: State, target: TargetId) -> list[int]:
+    """What may still be answered."""
+    one = state.targets[target]
+    return [*one.soft_climb.tried, *one.hard_climb.tried, *_tokens(state, target)]
 
 
 def play(policy: Plan, story: list[dict[str, object]]) -> list[Turn]:
@@ -412,6 +436,26 @@ def test_tokens_are_given_once_and_kills_follow_nominations(policy: Plan, story:
                     pass
         held = {token for state in turn.after.targets.values() for token in _tokens(turn.after, state.id)}
         assert held == leased | set(open_tokens), "what is open is what is remembered"
+
+
+@given(plans, stories)
+@thorough
+def test_a_list_is_climbed_and_never_back_before_calm(policy: Plan, story: list[dict[str, object]]) -> None:
+    """But for its last part, which is done again while its watermark holds."""
+    lists = {guard.name: (guard.soft, guard.hard) for guard in policy.guards}
+    for turn in play(policy, story):
+        for target, state in turn.after.targets.items():
+            old = turn.before.targets.get(target)
+            if old is None or any(new.target == target for new in turn.seen.appeared) or state.phase == "calm":
+                continue
+            climbs = ((old.soft_climb, state.soft_climb), (old.hard_climb, state.hard_climb))
+            for mark, (before, after) in zip(lists[target.guard], climbs, strict=True):
+                steps = mark.do if mark is not None else ()
+                again = escalate.again(before, steps).next
+                assert after.next >= min(before.next, again) or old.phase == "calm"
+                assert after.next <= len(steps)
+                if after.stand == "waiting":
+                    assert isinstance(steps[after.next - 1], WaitStep)
 
 
 @given(plans, stories)
@@ -577,6 +621,9 @@ def test_whatever_happened_a_machine_that_starves_is_acted_upon(policy: Plan, st
         said += actions
         if any(isinstance(a, Kill) and a.target == HOST for a in said):
             return
+    if host.hard is not None and not host.hard.kills:  # as its policy says: what is mild, over and over
+        assert any(isinstance(a, Notify) and a.message == "MEASURE" for a in said), said[-5:]
+        return
     assert any(isinstance(a, Notify) and a.message == "BUDGET_SPENT" for a in said) or HOST.guard == "", said[-5:]
 
 

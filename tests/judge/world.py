@@ -60,6 +60,7 @@ from oomguard.model.verdict import (
     Nominate,
     Notify,
     Reap,
+    Reclaim,
     Release,
     Snapshot,
 )
@@ -239,7 +240,7 @@ def pressure(some: float = 0, full: float = 0) -> Pressure:
 # -- a transcript: observations in, lines out ----------------------------------------------------------------------
 
 
-def brief(action: Action) -> str:  # noqa: PLR0911 - one line a kind
+def brief(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one line a kind
     """One action as a line, for tables of what is expected."""
     match action:
         case Look():
@@ -262,6 +263,8 @@ def brief(action: Action) -> str:  # noqa: PLR0911 - one line a kind
             return f"lease {action.token}: {action.purpose} {action.file} {action.cgroup or action.pid}"
         case Release():
             return f"release {action.token}"
+        case Reclaim():
+            return f"reclaim {action.token}: {action.bytes // MIB} MiB of {action.cgroup}"
         case Mute():
             return f"mute {(action.until_ns - START) // MS}"
         case Close():

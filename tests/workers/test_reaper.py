@@ -426,3 +426,122 @@ def test_orders_that_were_lost_are_told(tmp_path: Path) -> None:
     assert pool.end(PATIENCE_S)
     for fd in (orders.bell, answers.bell, pool.alive):
         os.close(fd)
+
+
+# -- reclaim -----------------------------------------------------------------------------------------------------
+
+
+class Kernel:
+    """A memory.reclaim that has so much to give."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, bites: int, error: int = 0) -> None:
+        self.bites, self.error = bites, error
+        monkeypatch.setattr(Cgroup, "reclaim", self.reclaim)
+
+    def reclaim(self, size_bytes: int) -> bool:
+        assert 0 < size_bytes <= reaper_module.BITE, "bite by bite"
+        if self.error:
+            raise OSError(self.error, os.strerror(self.error))
+        self.bites -= 1
+        return self.bites >= 0
+
+
+def by_hand(tmp_path: Path) -> tuple[Reaper, list[tuple[Any, ...]]]:
+    """A reaper in this very process, and what it has to do."""
+    (tmp_path / "cgroup.procs").write_text("")
+    return Reaper(Mailbox(), Mailbox(), -1, str(tmp_path), str(tmp_path), "/proc"), []
+
+
+def reclaimed(reaper: Reaper, waiting: list[tuple[Any, ...]], size: int, for_s: float = 60.0) -> tuple[int, int, int]:
+    """(turns of the reaper, errno, bytes)."""
+    waiting.append(("reclaim", 7, "/", 0, size, time.monotonic_ns() + int(for_s * 1e9)))
+    turns = 0
+    while waiting:
+        reaper._work(waiting)
+        turns += 1
+    ((token, what, number, took_ns, value),) = reaper.answers.take()[0]
+    assert (token, what) == (7, "Reclaim")
+    assert took_ns >= 0
+    return turns, number, value
+
+
+def test_reclaim_goes_bite_by_bite_and_stops_when_it_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reaper, waiting = by_hand(tmp_path)
+    kernel = Kernel(monkeypatch, 100)
+    assert reclaimed(reaper, waiting, 20 * MIB) == (3, 0, 20 * MIB)
+    assert kernel.bites == 97
+
+
+def test_reclaim_stops_when_there_is_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reaper, waiting = by_hand(tmp_path)
+    Kernel(monkeypatch, 2)
+    assert reclaimed(reaper, waiting, 1 << 40) == (3, 0, 16 * MIB)
+
+
+def test_reclaim_of_nothing_is_told_as_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reaper, waiting = by_hand(tmp_path)
+    Kernel(monkeypatch, 0)
+    assert reclaimed(reaper, waiting, MIB) == (1, errno.EAGAIN, 0)
+
+
+def test_a_kernel_without_memory_reclaim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before Linux 5.19."""
+    reaper, waiting = by_hand(tmp_path)
+    Kernel(monkeypatch, 5, errno.ENOENT)
+    assert reclaimed(reaper, waiting, MIB) == (1, errno.ENOENT, 0)
+
+
+def test_reclaim_that_comes_too_late_is_not_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reaper, waiting = by_hand(tmp_path)
+    kernel = Kernel(monkeypatch, 5)
+    assert reclaimed(reaper, waiting, MIB, for_s=-1) == (1, errno.EAGAIN, 0)
+    assert kernel.bites == 5
+
+
+def test_a_kill_and_a_write_go_before_the_next_bite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reaper, waiting = by_hand(tmp_path)
+    Kernel(monkeypatch, 100)
+    done: list[str] = []
+    monkeypatch.setattr(reaper, "obey", lambda message: done.append(message[0]))
+    order = ("reclaim", 7, "/", 0, 24 * MIB, time.monotonic_ns() + 10**12)
+    waiting.append(order)
+    reaper._work(waiting)
+    waiting += [("write", 8, ()), ("reap", 9)]
+    reaper._work(waiting)
+    assert done == ["reap", "write"]
+    assert [message[0] for message in waiting] == ["reclaim"], "and it goes on where it was"
+    assert waiting[0][6] == 8 * MIB
+
+
+def test_only_the_very_cgroup_is_reclaimed(rig: Rig) -> None:
+    rig.make("/web")
+    (rig.cgroup / "web" / "memory.reclaim").write_text("")
+    until = time.monotonic_ns() + 10**11
+    assert rig.ask("reclaim", 1, "/web", 4711, MIB, until) == (1, "Reclaim", errno.ESRCH, 0)
+    inode = os.stat(rig.cgroup / "web").st_ino
+    assert rig.ask("reclaim", 2, "/web", inode, MIB, until) == (2, "Reclaim", 0, MIB)
+    assert (rig.cgroup / "web" / "memory.reclaim").read_text() == str(MIB)
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "found", "value"),
+    [
+        (leases.LIMIT, "memory.max", MAX, 300 * MIB),
+        (leases.SWAP, "memory.swap.max", 500 * MIB, 0),
+        (leases.FREEZE, "cgroup.freeze", 0, 1),
+    ],
+)
+def test_every_file_that_is_lent_is_written_and_put_back_when_the_core_is_gone(
+    rig: Rig, kind: int, name: str, found: int, value: int
+) -> None:
+    rig.make("/web")
+    file = rig.cgroup / "web" / name
+    file.write_text(leases.shown(kind, found))
+    entry = rig.entry("/web", value=value)._replace(kind=kind, before=found, found=found)
+    book = leases.Journal(f"{rig.runtime}/{leases.NAME}")
+    assert book.out(entry)
+    assert rig.ask("write", 1, tuple(entry)) == (1, "Lease", 0, 0)
+    assert file.read_text() == str(value)
+    said = leases.undo_all(rig.runtime, str(rig.cgroup), "/proc")
+    assert said == [f"{name} of /web is put back to {leases.shown(kind, found)}, as it was found"]
+    assert file.read_text() == leases.shown(kind, found)

@@ -37,6 +37,7 @@ _PATH: Schema = {"type": "string", "pattern": "^/"}
 # What a validator of ``schema`` and ``units`` accepts, by its name. Ranges are left to ``check``.
 FORMS: dict[str, Schema] = {
     "amount": _AMOUNT,
+    "_amount_or_none": {"anyOf": [_SHARE, {"type": "integer", "minimum": 0}, _SIZE["anyOf"][1]]},
     "_amounts": {"anyOf": [*_AMOUNT["anyOf"], {"type": "array", "items": _AMOUNT, "minItems": 1, "maxItems": 4}]},
     "share": _SHARE,
     "_between.<locals>.check": _DURATION,
@@ -100,13 +101,22 @@ WORDS: dict[str, dict[str, str]] = {
         "snapshot": "Take the evidence: open an incident.",
         "notify": "Tell the journal.",
         "nominate": "Rank the candidates, and hold the first one open.",
+        "wait": "So long has what stands before it to help; the list goes on while the watermark holds.",
+        "reclaim": "Have the kernel take back so much of the guard's cgroup.",
+        "freeze": "Stop the nominee's cgroup as a whole for a time.",
         "kill": "End the victim.",
         "set_high": "Set memory.high of the guard's cgroup for a time.",
+        "set_max": "Set memory.max of the guard's cgroup for a time.",
+        "set_swap_max": "Set memory.swap.max of the guard's cgroup for a time.",
         "set_oom_score_adj": "Set oom_score_adj of the nominee for a time.",
     },
     "Nothing": {},
     "KillTable": {"grace": "SIGTERM first, and SIGKILL after this, or as soon as what is left has halved."},
     "SetHighTable": {"to": "Shares are of the limit.", "for": "It is put back after that."},
+    "SetMaxTable": {"to": "Shares are of the limit.", "for": "It is put back after that."},
+    "SetSwapMaxTable": {"to": "Shares are of memory.swap.max; 0: no more.", "for": "It is put back after that."},
+    "ReclaimTable": {"size": "So much; shares are of the limit.", "within": "For so long at most."},
+    "FreezeTable": {"for": "It goes on after that."},
     "SetOomScoreAdjTable": {"to": "0 to 1000.", "for": "It is put back after that."},
     "VictimTable": {
         "by": "What counts: memory held (units as a whole), or the kernel's oom_score, process by process.",
@@ -195,8 +205,9 @@ class _Generator(GenerateJsonSchema):
         return dict(FORMS[schema["function"]["function"].__qualname__])
 
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
-        """A step without options may be its name alone."""
-        return {"anyOf": [{"enum": _bare_steps()}, super().function_before_schema(schema)]}
+        """What a table may be in short: a step without options its name, a reclaim its size."""
+        short = _SHORT[schema["function"]["function"].__qualname__]()
+        return {"anyOf": [short, super().function_before_schema(schema)]}
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])
@@ -207,7 +218,12 @@ class _Generator(GenerateJsonSchema):
 
 def _bare_steps() -> list[str]:
     def takes_options(name: str) -> bool:
+        if name == "wait":
+            return True
         table = schema.table_in(schema.StepTable.model_fields[name].annotation)
         return table is not None and any(field.is_required() for field in table.model_fields.values())
 
     return [name for name in schema.StepTable.model_fields if not takes_options(name)]
+
+
+_SHORT: dict[str, Callable[[], Schema]] = {"_step": lambda: {"enum": _bare_steps()}, "_reclaim": lambda: _AMOUNT}

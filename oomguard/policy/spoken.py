@@ -90,6 +90,13 @@ def _condition(condition: model.Condition) -> tuple[str, Value]:
             assert_never(condition)
 
 
+_LIMITS: dict[type, str] = {
+    model.SetHighStep: "set_high",
+    model.SetMaxStep: "set_max",
+    model.SetSwapMaxStep: "set_swap_max",
+}
+
+
 def step(step: model.Step) -> Value:
     """One step of ``do``."""
     match step:
@@ -101,8 +108,16 @@ def step(step: model.Step) -> Value:
             return "nominate"
         case model.KillStep():
             return {"kill": {"grace": units.shown_duration(step.grace_ns)}} if step.grace_ns else "kill"
-        case model.SetHighStep():
-            return {"set_high": {"to": units.shown_amount(step.to), "for": units.shown_duration(step.for_ns)}}
+        case model.WaitStep():
+            return {"wait": units.shown_duration(step.for_ns)}
+        case model.ReclaimStep():
+            within = units.shown_duration(step.within_ns)
+            return {"reclaim": {"size": units.shown_amount(step.amount), "within": within}}
+        case model.FreezeStep():
+            return {"freeze": {"for": units.shown_duration(step.for_ns)}}
+        case model.SetHighStep() | model.SetMaxStep() | model.SetSwapMaxStep():
+            to = "0" if step.to.bytes == 0 else units.shown_amount(step.to)
+            return {_LIMITS[type(step)]: {"to": to, "for": units.shown_duration(step.for_ns)}}
         case model.SetOomScoreAdjStep():
             return {"set_oom_score_adj": {"to": step.to, "for": units.shown_duration(step.for_ns)}}
         case _:

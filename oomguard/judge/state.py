@@ -151,7 +151,7 @@ def seed(guards: tuple[Guard, ...], before: State, actions: tuple[Action, ...], 
 
 def _told(value: Any) -> Any:
     """In values of the model alone, which is what the recorder's code knows."""
-    if isinstance(value, Held | Pursuit):
+    if isinstance(value, Held | Pursuit | Climb | Hold):
         return tuple(getattr(value, part.name) for part in fields(value))
     if isinstance(value, tuple):
         return tuple(_told(item) for item in value)

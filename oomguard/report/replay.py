@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from ..judge.decide import begin, decide
 from ..judge.detect import mib
-from ..judge.escalate import Pursuit
+from ..judge.escalate import Climb, Pursuit
 from ..judge.glob import is_inside, matches
-from ..judge.state import Held, State, TargetState
+from ..judge.state import Held, Hold, State, TargetState
 from ..model.codec import from_plain
 from ..model.facts import CgroupFacts, Observation, Result, Stalled, Survey, TargetId, TargetSeen, VictimGone
 from ..model.incident import Seed, Turn
@@ -190,6 +190,9 @@ def _grown(seed: Seed) -> State:
         told: dict[str, Any] = {name: value for name, value in zip(seed.names, values, strict=True) if name in names}
         told["leases"] = tuple(Held(*lease) for lease in told.get("leases", ()))
         told["pursuit"] = None if told.get("pursuit") is None else Pursuit(*told["pursuit"])
+        told["hold"] = None if told.get("hold") is None else Hold(*told["hold"])
+        for climb in ("soft_climb", "hard_climb"):
+            told[climb] = Climb(*told.get(climb, ()))
         told["uninsurable"] = frozenset(told.get("uninsurable", ()))
         targets[told["id"]] = TargetState(**told)
     return State(

@@ -14,6 +14,7 @@ COMMANDS: Final = {
     "check": ("check", "check"),
     "show": ("show", "show"),
     "schema": ("schema", "schema"),
+    "explain": ("explain", "explain"),
     "import": ("import_", "import_"),
     "status": ("status", "status"),
     "incidents": ("incidents", "app"),

@@ -39,6 +39,8 @@ def import_(kind: Annotated[Kind, typer.Argument(metavar="DAEMON")], paths: File
 
     try:
         draft = importers.read(kind.value, paths)
+        if draft.guards:
+            importers.compiled(draft)  # what is printed is a right policy, or is not printed
     except PolicyError as error:
         say.faults(error, "the configuration")
     text = toml.document(draft.tables()) if draft.guards else ""

@@ -210,8 +210,9 @@ def is_outweighed(rule: VictimRule, survey: Survey, ranking: Ranking) -> bool:
     """
     best = next((candidate.score for candidate in ranking.candidates if candidate.rank == 1), 0)
     homes = {_home(process.cgroup, survey.target.cgroup) for process in survey.processes}
+    most = WEIGHT if any(match.comm is not None for match in rule.prefer) else 1  # names that were not read
     return any(
-        _weighed(facts.unreclaimable_bytes + facts.swap_bytes, rule, None, facts.path)[0] > best
+        _weighed(facts.unreclaimable_bytes + facts.swap_bytes, rule, None, facts.path)[0] * most > best
         for facts in survey.cgroups
         if facts.stat is not None and facts.path.endswith(_UNITS) and facts.path not in homes
         if _first(rule.never, None, facts.path) is None
@@ -272,7 +273,7 @@ def _units(rule: VictimRule, scene: _Scene) -> Iterable[_Unit]:
             continue
         held = _freed(scene, path, members)
         never = _first(rule.never, None, path)
-        weight, why = _weighed(held, rule, None, path)
+        weight, why = _weighed_by_members(held, rule, path, members)
         if never is not None:
             weight, why = -1, f"never: {_say(never)}"
         yield _Unit(path, weight, held, tuple(members), why, True)
@@ -313,6 +314,20 @@ def _weighed(base: int, rule: VictimRule, comm: str | None, cgroup: str) -> tupl
     if match := _first(rule.prefer, comm, cgroup):
         return base * WEIGHT, f", weighed {WEIGHT} times: prefer {_say(match)}"
     return base, ""
+
+
+def _weighed_by_members(held: int, rule: VictimRule, path: str, members: list[ProcessFacts]) -> tuple[int, str]:
+    """A unit that no rule describes as a whole weighs what its processes do, each with the rules for its name.
+
+    A rule that names processes would otherwise say nothing of those that have a unit: most do.
+    """
+    weight, why = _weighed(held, rule, None, path)
+    total = sum(p.held_bytes for p in members)
+    if why or not total:
+        return weight, why
+    parts = [(p.held_bytes, *_weighed(p.held_bytes, rule, p.comm, p.cgroup)) for p in members]
+    told = max(parts, key=lambda part: (bool(part[2]), part[0]), default=(0, 0, ""))
+    return held * sum(part[1] for part in parts) // total, told[2]
 
 
 def _descend(rule: VictimRule, scene: _Scene, unit: _Unit) -> tuple[Victim, list[str]]:

@@ -29,7 +29,11 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # it becomes part of an i
 
 def plan(paths: Sequence[Path], *, observe: bool = False) -> model.Plan:
     """Raises ``PolicyError`` with every fault of every file."""
-    read = [files.read(path) for path in paths]
+    return plan_of([files.read(path) for path in paths], paths, observe=observe)
+
+
+def plan_of(read: Sequence[Source | Fault], paths: Sequence[Path], *, observe: bool = False) -> model.Plan:
+    """Of files that were read, or of texts as if they stood in these files."""
     faults = [fault for fault in read if isinstance(fault, Fault)]
     merged = _merge([source for source in read if isinstance(source, Source)], faults)
     daemon = _daemon(merged, faults)

@@ -98,10 +98,11 @@ def read(path: Path) -> Source | Fault:
         line = raw.count(b"\n", 0, error.start) + 1
         return Fault(file, line, "", f"byte 0x{raw[error.start]:02x} is not UTF-8", "save the file as UTF-8")
     # tomli counts and keeps "\n" alone, so do we.
-    return _parsed(file, text.replace("\r\n", "\n"))
+    return parsed(file, text.replace("\r\n", "\n"))
 
 
-def _parsed(file: str, text: str) -> Source | Fault:
+def parsed(file: str, text: str) -> Source | Fault:
+    """The table of a text, as if it stood in this file."""
     try:
         table = tomli.loads(text)
     except RecursionError:

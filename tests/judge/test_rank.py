@@ -179,6 +179,20 @@ POD_GROUP = [*OOM_GROUP, cgroup(GROUP, 950, oom_group=True)]
         pytest.param(
             SMALL_DB, AVOIDED, [], "process hog[801]", id="an avoided database that holds a like amount lives"
         ),
+        pytest.param(
+            SMALL_DB,
+            VictimRule(avoid=(Match(comm="postgres"),)),
+            [],
+            "process hog[801]",
+            id="a database that is avoided by its name lives, though it has a unit",
+        ),
+        pytest.param(
+            SMALL_DB,
+            VictimRule(prefer=(Match(comm="hog"),)),
+            [],
+            "process hog[801]",
+            id="who is preferred by name is taken, though it has a unit",
+        ),
         pytest.param(USER_AND_SYSTEM, PREFERRED, [], "process firefox[30]", id="preferred at a like amount"),
         pytest.param(
             BYSTANDER, PREFERRED, [], "process java[70]", id="EO 261: preferred, but 5 MB against a leak of 5.4 GB"

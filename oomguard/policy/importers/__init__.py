@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
+from ...model.policy import Plan
 from .. import files
 from ..faults import Fault, PolicyError
 from ..spoken import Value
@@ -61,6 +62,15 @@ def read(kind: str, paths: Sequence[Path]) -> Draft:
     """These files of that daemon. PolicyError: they cannot be read, or are none of its files."""
     reader: Reader = import_module(f".{kind.replace('-', '_')}", __package__).read
     return reader([_page(path) for path in paths])
+
+
+def compiled(draft: Draft) -> Plan:
+    """What it means. PolicyError: their numbers are none of ours; lines are those of the policy that was made."""
+    from .. import compile as compiler
+    from .. import toml
+
+    name = "the policy that this means"
+    return compiler.plan_of([files.parsed(name, toml.document(draft.tables()))], [Path(name)])
 
 
 def _page(path: Path) -> Page:

@@ -1,0 +1,94 @@
+"""This machine (or a copied tree of one) as the judge sees it: the facts that the daemon's senses bring, in one look.
+
+Nothing here is remembered, and nothing wakes the daemon.
+"""
+
+import errno
+import os
+from dataclasses import replace
+
+from ..judge.glob import is_inside
+from ..judge.rank import is_corridor, unit_path
+from ..linux import cgroup2, procfs, psi
+from ..linux.cgroup2 import Cgroup
+from ..model.facts import CgroupFacts, MemInfo, Pressure, ProcessFacts, Survey, TargetId
+from ..model.policy import Daemon
+
+
+class Machine:
+    """``root``: the mount of cgroup v2 with memory, None where there is none; ``flavour``: what there is instead."""
+
+    def __init__(self, proc: str, cgroup: str) -> None:
+        """OSError, with the path: no /proc."""
+        self.proc = proc
+        self.proc_fd = procfs.open_proc(proc)
+        named = cgroup != Daemon().cgroup
+        self.root, self.flavour = (cgroup, "v2") if named else cgroup2.find_mount(proc)
+        self.host: MemInfo = procfs.MemInfoFile(proc).read()
+
+    def pressure(self) -> Pressure | None:
+        """The machine's; None: no PSI in this kernel."""
+        try:
+            return psi.PressureFile(f"{self.proc}/pressure/memory").read()
+        except OSError:
+            return None
+
+    def facts(self, path: str) -> CgroupFacts | None:
+        """Everything of one cgroup; None: gone, or without memory files."""
+        group = Cgroup.open(self.root, path) if self.root is not None else None
+        if group is None:
+            return None
+        try:
+            return group.facts(stat=True, events=True, pressure=True, known=group.settled())
+        finally:
+            group.close()
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a cgroup."""
+        group = Cgroup.open(self.root, path) if self.root is not None else None
+        if group is not None:
+            group.close()
+        return group is not None or path == "/"
+
+    def below(self, path: str) -> list[str]:
+        """Every cgroup below."""
+        return [] if self.root is None else [name for name, _, _ in cgroup2.walk(self.root, path)]
+
+    def process(self, pid: int) -> ProcessFacts | None:
+        """One process, its score too; None: gone, or not for us to see."""
+        try:
+            return procfs.read_process(self.proc_fd, pid, None, scores=True)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EPERM):
+                return None
+            raise
+
+    def processes(self) -> list[ProcessFacts]:
+        """All that are no kernel threads."""
+        found = [self.process(pid) for pid in procfs.pids(self.proc_fd)]
+        return [process for process in found if process is not None and not process.kernel_thread]
+
+    def survey(self, target: TargetId, processes: list[ProcessFacts]) -> Survey:
+        """A whole look below the target: the units of these processes, and what is above them for memory.oom.group."""
+        inside = tuple(process for process in processes if is_inside(process.cgroup, target.cgroup))
+        units = {unit_path(process.cgroup) for process in inside} - {target.cgroup}
+        groups: dict[str, CgroupFacts] = {}
+        for unit in sorted(units):
+            if not is_corridor(unit):
+                self._weigh(unit, groups, stat=True)
+            above = os.path.dirname(unit)
+            while above not in ("", "/") and is_inside(above, target.cgroup) and above not in groups:
+                self._weigh(above, groups, stat=False)
+                above = os.path.dirname(above)
+        return Survey(target, "whole", tuple(groups.values()), inside, 0)
+
+    def _weigh(self, path: str, groups: dict[str, CgroupFacts], stat: bool) -> None:
+        group = Cgroup.open(self.root, path) if self.root is not None else None
+        if group is None:
+            return
+        try:
+            facts = group.facts(stat=stat)
+            if facts is not None:
+                groups[path] = replace(facts, oom_group=group.oom_group())
+        finally:
+            group.close()

@@ -3,8 +3,8 @@
     python -m tests.vm.bench [--storms leak-flat,limited-50] [--peers none,earlyoom] [--repeats 3] [--report]
 
 Peers take turns within a repetition, so that the noise of the host spreads over all of them. Every run is kept in
-docs/benchmarks/<storm>.json, and an interrupted bench goes on where it was; --fresh begins anew. All of it, seven times,
-takes five hours; several of them may run side by side, each with storms and a TMPDIR of its own.
+docs/benchmarks/<storm>.json, and an interrupted bench goes on where it was; --fresh begins anew. All of it takes
+five hours; several may run side by side, each with storms and a TMPDIR of its own.
 """
 
 from __future__ import annotations

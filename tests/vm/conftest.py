@@ -23,7 +23,7 @@ from .storms import UNIT, journal
 HERE = Path(__file__).resolve().parent
 UNWANTED = os.environ.get("OOMGUARD_NO_VM") == "1"
 MACHINE = pytest.StashKey[Machine]()
-not_run: list[str] = []
+NOT_RUN = "VM tests not run"
 
 
 def why_not() -> str | None:
@@ -38,12 +38,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if HERE in item.path.parents and {"installed_vm", "bare_vm"} & set(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.vm)
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not_run:
-        terminalreporter.section("no virtual machine", sep="!", red=True, bold=True)
-        terminalreporter.line(f"VM tests not run ({len(not_run)}): {why_not()}", red=True, bold=True)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -61,14 +55,11 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 @pytest.fixture
-def able(request: pytest.FixtureRequest) -> None:
+def able() -> None:
     """Fails, or skips where that is meant, on a computer that cannot run the machines."""
     why = why_not()
     if why:
-        not_run.append(request.node.nodeid)
-        (pytest.skip if UNWANTED else pytest.fail)(
-            f"VM tests not run: {why}", **({} if UNWANTED else {"pytrace": False})
-        )
+        (pytest.skip if UNWANTED else pytest.fail)(f"{NOT_RUN}: {why}", **({} if UNWANTED else {"pytrace": False}))
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from ..model.facts import KernelKill, Observation, TargetId
 from ..model.incident import Turn
 from ..model.policy import Daemon, Plan
 from ..model.verdict import Dismiss, Nominate, ProcessRef, Snapshot
-from . import follow, shelf
+from . import blackbox, follow, shelf
 from .evidence import Evidence
 from .pool import hush
 from .ring import Ring
@@ -48,6 +48,7 @@ _FRESH_US: Final = 60_000_000
 _DRIFT: Final = 0.0005
 _TOGETHER_US: Final = 30_000_000
 _QUIET_NS: Final = 5_000_000_000  # a storm of kernel kills that no guard covers is one incident, until it pauses
+_BEFORE_BOX: Final = 64  # turns that wait for a black box that is just being made
 _AFTERS_MAX: Final = 10  # times that "after" is gathered in a storm of kills
 
 Task = Iterator[None]
@@ -111,6 +112,7 @@ class Incident:
         self.ring_bytes = 0
         self.first: dict[tuple[int, int], int] = {}
         self.last: dict[tuple[int, int], int] = {}
+        self.fresh: list[bytes] = []  # turns that the black box has not yet
         self.raw: list[tuple[str, bytes]] = []  # read, not written yet; bounded by the limit of all evidence
         self.log: list[str] = []
         self.afters = 0
@@ -192,6 +194,8 @@ class Scribe:
         self._guards = {guard.name: guard for guard in plan.guards}
         daemon = plan.daemon
         self._shelf = shelf.Shelf(state_dir, daemon.incidents_max_count, daemon.incidents_max_bytes)
+        self._box = blackbox.BlackBox(f"{state_dir}/{blackbox.NAME}")
+        self._boxless = False  # there will be none
         self._boot_id = _boot_id(daemon.proc)
         self._cgroup = _cgroup_root(daemon)
         self._position = ring.oldest()
@@ -210,7 +214,7 @@ class Scribe:
         self._replaying = ring.head() > 0  # a predecessor of ours may have begun what the ring still tells
         if self._replaying:
             self._done = {name.rpartition("-")[2] for name in self._shelf_names() if not self._unfinished(name)}
-        self._tasks.append(self._tidy())
+        self._tasks.append(self._start())
 
     def rehearse(self) -> None:
         """Do once, for nobody, what an incident needs: pages that were touched are locked, those that were not are on a
@@ -427,6 +431,8 @@ class Scribe:
 
     def _write(self, incident: Incident, final: bool = False) -> None:
         doc = incident.doc(complete=final and incident.story.closed and not incident.ended)
+        if not final:
+            self._box_head(incident, doc)
         if final and not incident.attempt("incident.json", lambda: incident.folder.write(doc, ring=True)):
             doc["lost"] = incident.lost  # perhaps it has room for the small part
             incident.attempt("incident.json", lambda: incident.folder.write(doc))
@@ -434,12 +440,48 @@ class Scribe:
             incident.attempt("incident.json", lambda: incident.folder.write(doc))
         if final:
             incident.folder.close()
+            if incident.folder.unfinished():  # perhaps there is more room at the next start
+                doc |= {"complete": False, "ended": incident.ended or "it could not be written before the next start"}
+                self._box_head(incident, doc)
+            else:
+                incident.attempt("blackbox", lambda: self._box.add(blackbox.END, incident.id))
 
     def _prune(self) -> Generator[None]:
         try:
             yield from self._shelf.prune(self._ours())
         except OSError as error:
             _say(4, f"old incidents not removed: {error}")
+
+    def _start(self) -> Generator[None]:
+        try:
+            yield from self._box.prepare()
+            for incident in self._open.values():
+                self._box_head(incident)
+            yield from self._give_back()
+        except OSError as error:
+            self._boxless = not self._box.ready
+            _say(4, f"black box: {error}")
+        yield from self._tidy()
+
+    def _give_back(self) -> Generator[None]:
+        """To the incidents, what only the black box has of them: the power went, or the disk would not take them.
+
+        What is unfinished then is finished like any other.
+        """
+        for name, frames in self._box.unended().items():
+            yield
+            if name in self._ours() or not shelf.is_name(name):
+                continue
+            heads = [frame for frame in frames if frame.kind == blackbox.HEAD]
+            folder = self._shelf.folder(name)
+            if heads and not folder.is_whole():
+                turns = (self._box.payload(frame) for frame in frames if frame.kind == blackbox.TURNS)
+                try:
+                    folder.restore(self._box.payload(heads[-1]), turns)
+                except (OSError, ValueError) as error:
+                    _say(4, f"{name}: what the black box has of it could not be given back: {error}")
+                    continue
+            self._box.add(blackbox.END, name)
 
     def _tidy(self) -> Generator[None]:
         """Finish what an earlier daemon, or a machine that lost power, has left open."""
@@ -460,6 +502,9 @@ class Scribe:
             self._shelf.discard(name)
             return
         doc = folder.read()
+        if doc.get("complete") is True:
+            folder.forget_ring()
+            return
         folder.resume()
         doc.pop("ring", None)
         doc["ended"] = doc.get("ended") or "the daemon or the machine stopped before it was finished"
@@ -487,10 +532,25 @@ class Scribe:
                 plain = follow.decode(payload)
                 if plain["kind"] == "Turn":
                     self._copy_one(incident, plain)
+            self._to_box(incident)
             if not payloads:
                 break
             yield
         incident.copying = False
+
+    def _box_head(self, incident: Incident, doc: dict[str, object] | None = None) -> None:
+        if self._box.ready:
+            head = shelf.encode(doc or incident.doc(complete=False)).encode("ascii")
+            incident.attempt("blackbox", lambda: self._box.add(blackbox.HEAD, incident.id, head))
+
+    def _to_box(self, incident: Incident) -> None:
+        """The turns since the last time, in one write. Only while it is open: what is finished at once needs none."""
+        lines, incident.fresh = incident.fresh, []
+        if not self._box.ready:
+            incident.fresh = [] if self._boxless else lines[-_BEFORE_BOX:]
+        elif lines:
+            payload = b"\n".join(lines)
+            incident.attempt("blackbox", lambda: self._box.add(blackbox.TURNS, incident.id, payload))
 
     def _copy_minutes(self, minutes: Ring, incident: Incident) -> Generator[None]:
         """Thin observations of the time before the other ring begins: a storm of turns may have filled that."""
@@ -503,6 +563,7 @@ class Scribe:
                 if first is not None and plain["number"] >= first:
                     return
                 self._copy_one(incident, plain)
+            self._to_box(incident)
             if not payloads:
                 return
             yield
@@ -520,6 +581,7 @@ class Scribe:
             incident.lose("ring_cut")
             return
         line = shelf.encode(plain).encode("ascii")
+        incident.fresh.append(line)
         if incident.attempt("ring", lambda: incident.folder.append(line)):
             incident.ring_bytes += len(line)
 

@@ -30,6 +30,11 @@ def name(time: str, guard: str, short: str) -> str:
     return f"{time}-{re.sub('[^A-Za-z0-9_.-]', '_', guard)[:_GUARD_MAX] or 'kernel'}-{short}"
 
 
+def is_name(text: str) -> bool:
+    """Whether an incident may be called so."""
+    return bool(_NAME.fullmatch(text))
+
+
 def encode(value: object) -> str:
     """JSON that every parser takes: half a surrogate (a byte of a hostile name) becomes ``\\\\xNN`` in the text."""
     encoded = _ENCODER.encode(value)
@@ -137,10 +142,14 @@ class Folder:
                 os.unlink(temporary)
             raise
         if ring:
-            self.close()
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(f"{self.path}/ring.jsonl")
+            self.forget_ring()
         self._sync()
+
+    def forget_ring(self) -> None:
+        """Its turns are in incident.json."""
+        self.close()
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(f"{self.path}/ring.jsonl")
 
     def begin(self) -> None:
         """Mark the incident as open, before anything else is put in."""
@@ -189,6 +198,32 @@ class Folder:
         if not isinstance(doc, dict):
             raise ValueError(f"{self.path}/incident.json: not an object")
         return doc
+
+    def restore(self, head: bytes, turns: Iterator[bytes]) -> None:
+        """Put in what lies elsewhere: incident.json (the latest that there is), and the turns that ring.jsonl lacks.
+
+        It is unfinished after that. ValueError: that is no incident.
+        """
+        doc = json.loads(head)
+        if not isinstance(doc, dict):
+            raise ValueError(f"{self.path}: not an object")
+        last = self.resume()
+        self.begin()
+        for lines in turns:
+            for line in lines.split(b"\n"):
+                number = int(json.loads(line)["number"])
+                if number > last:
+                    self.append(line)
+                    last = number
+        self.write(doc)
+        self.close()
+
+    def is_whole(self) -> bool:
+        """Whether it was finished, or all but the last step of that."""
+        try:
+            return not self.unfinished() or self.read().get("complete") is True
+        except (OSError, ValueError):
+            return False
 
     def unfinished(self) -> bool:
         """Whether somebody began it and did not finish."""

@@ -23,8 +23,14 @@ from typing import Any
 from .machine import CACHE, HERE, ROOT, Machine, git, tree, tree_key
 from .qemu import GuestError
 from .storms import STORMS, observe, run_storm
-from .trials import CrashPlan, crash, read_with_and_without
-from .verdicts import faults_of_guarding, faults_of_observing, faults_of_reading, faults_of_the_crash
+from .trials import CrashPlan, CutPlan, crash, cut_power, read_with_and_without
+from .verdicts import (
+    faults_of_guarding,
+    faults_of_observing,
+    faults_of_reading,
+    faults_of_the_crash,
+    faults_of_the_cut,
+)
 
 RESULTS = HERE / "results"
 REPORT = ROOT / "docs" / "reliability.md"
@@ -74,12 +80,20 @@ def crashing(vm: Machine, number: int) -> tuple[dict[str, Any], tuple[str, ...]]
     return dataclasses.asdict(result), faults_of_the_crash(result)
 
 
+def cutting(vm: Machine, number: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+    after_s = round(random.choice((1, 6)) * random.random(), 2)  # half of them in the first second
+    plan = CutPlan(limited=number % 2 == 1, hovering=number // 2 % 2 == 1, after_s=after_s)
+    result = cut_power(vm, plan)
+    return dataclasses.asdict(result), faults_of_the_cut(result)
+
+
 TIMES = (
     ("signal_after_line_ms", "signal after the line, ms"),
     ("exit_after_line_ms", "end after the line, ms"),
     ("canary_max_gap_ms", "longest stall of the bystander, ms"),
 )
 READING = (("ratio", "throughput with / without us"), ("daemon_cpu_percent", "CPU of the daemon, % of one"))
+CUTTING = (("back_after_s", "guarding again after the boot, s"), ("turns", "turns that could be read"))
 CRASHING = (("restarted_after_s", "up again after, s"), ("clean_after_s", "clean after the leak's end, s"))
 
 CAMPAIGNS = (
@@ -97,6 +111,7 @@ CAMPAIGNS = (
         READING,
     ),
     Campaign("crash", "SIGKILL of the daemon at a random moment of an engagement", 20, crashing, CRASHING),
+    Campaign("cut", "no power at a random moment of an engagement, then the next boot", 50, cutting, CUTTING),
     *(
         Campaign(f"observe-{name}", f"observe mode: {STORMS[name].title}", 2, observing(name), ())
         for name in ("leak-100", "limited-200", "workers")
@@ -163,7 +178,8 @@ def report(key: str) -> str:
 def figures(campaign: Campaign, records: list[dict[str, Any]]) -> str:
     told = []
     for field, name in campaign.figures:
-        values = [r["result"][field] for r in records if r["result"].get(field) is not None]
+        found = [r["result"][field] for r in records if r["result"].get(field) is not None]
+        values = [value for item in found for value in (item if isinstance(item, list | tuple) else [item])]
         if values:
             told.append(f"{name}: {statistics.median(values):g} ({min(values):g}..{max(values):g})")
     latencies = [latency for record in records if (latency := told_latency(record)) is not None]
@@ -205,8 +221,11 @@ witness (locked, real-time, 5 ms) records memory, pressure and, through the kern
 every exit. *As claimed* means: oomguard killed the culprit, the kernel's oom_kill counters stayed 0, no other process
 got a signal or vanished, and the incident that `oomguard incidents list` tells names the victim that really died. For
 the crash trials: the service came back by itself, and every memory.high, cgroup.freeze and oom_score_adj of the
-machine is what it was before. *The line* is 10 % of memory available, or 90 % of the limit used; the shipped policy
-kills later than that on the whole machine, at its own hard watermark. A negative time came before the line.
+machine is what it was before. For the cuts: QEMU was killed and the machine booted from what had been flushed to its
+disk; the daemon came back, every incident can be read, is whole or says that it is not, an engagement that had gone on
+for three seconds has left one, and everything else in the state directory is as it was. *The line* is 10 % of memory
+available, or 90 % of the limit used; the shipped policy kills later than that on the whole machine, at its own hard
+watermark. A negative time came before the line.
 
 The CPU is emulated (no KVM), 5 to 13 times slower than a real one for computation, while timers run at real speed.
 

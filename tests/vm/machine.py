@@ -158,7 +158,7 @@ class Machine(Qemu):
         self._stack.enter_context(turn())
         try:
             subprocess.run([HERE / "image"], check=True)
-            state = self._installed_state() if self.installed else self._boot_state()
+            self.state = state = self._installed_state() if self.installed else self._boot_state()
             os.utime(state)
             self.launch(state / "disk.qcow2", state / "ram")
             self._renew_probes(state)
@@ -171,6 +171,20 @@ class Machine(Qemu):
     def __exit__(self, *exc: object) -> None:
         self.stop()
         self._stack.close()
+
+    # -- a disk of its own, for who wants to see what a cut leaves on it
+
+    def start_on_own_disk(self, directory: Path) -> None:
+        """The same moment again, with a disk that stays."""
+        self.stop()
+        self._own_disk = directory / "disk.qcow2"
+        below = ["-F", "qcow2", "-b", str(self.state / "disk.qcow2")]
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *below, str(self._own_disk)], check=True)
+        self.launch(self._own_disk, self.state / "ram", keep_writes=True, cache="writeback")
+
+    def boot_again(self) -> None:
+        """After a cut: from what is on that disk."""
+        self.launch(self._own_disk, None, keep_writes=True, cache="writeback")
 
     # -- saved states
 

@@ -108,14 +108,17 @@ class Qemu:
 
     # -- life
 
-    def launch(self, disk: Path, memory: Path | None, *, keep_writes: bool = False) -> None:
-        """Starts the machine: restored from the file `memory`, or booted."""
+    def launch(self, disk: Path, memory: Path | None, *, keep_writes: bool = False, cache: str = "unsafe") -> None:
+        """Starts the machine: restored from the file `memory`, or booted.
+
+        `cache`: "unsafe" for speed; with "writeback" what the guest has flushed outlives a `cut`, and the rest may not.
+        """
         self._tmp = Path(tempfile.mkdtemp(prefix="oomguard-vm-"))
         started = time.monotonic()
         self._deadline = started + self.boot_timeout_s
         with open(self._tmp / "qemu.err", "wb") as errors:
             self._process = subprocess.Popen(
-                self._command(disk, memory, keep_writes),
+                self._command(disk, memory, keep_writes, cache),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=errors,
@@ -130,7 +133,7 @@ class Qemu:
         self._wait_for_agent()
         self.up_after_s = time.monotonic() - started
 
-    def _command(self, disk: Path, memory: Path | None, keep_writes: bool) -> list[str]:
+    def _command(self, disk: Path, memory: Path | None, keep_writes: bool, cache: str) -> list[str]:
         form = "qcow2" if disk.suffix == ".qcow2" else "raw"
         snapshot = "off" if keep_writes else "on"
         return [
@@ -140,7 +143,7 @@ class Qemu:
             *("-nodefaults", "-display", "none", "-no-reboot", "-nic", "none"),
             *("-kernel", f"{self.cache}/vmlinuz", "-initrd", f"{self.cache}/initrd"),
             *("-append", f"{CMDLINE} {self.hardware.append}"),
-            *("-drive", f"file={disk},if=virtio,id=disk0,format={form},snapshot={snapshot},cache=unsafe"),
+            *("-drive", f"file={disk},if=virtio,id=disk0,format={form},snapshot={snapshot},cache={cache}"),
             *("-serial", f"file:{self._tmp}/console.log"),
             *("-device", "virtio-serial-pci", "-chardev", f"socket,id=agent,path={self._tmp}/agent,server=on,wait=off"),
             *("-device", f"virtserialport,chardev=agent,name={PORT}"),
@@ -182,6 +185,13 @@ class Qemu:
         if status != "completed":
             raise GuestError(f"saving the machine: {status}")
         Path(f"{memory}.tmp").rename(memory)
+
+    def cut(self) -> None:
+        """The power goes."""
+        assert self._process
+        self._process.kill()
+        self._process.wait()
+        self.stop()
 
     def stop(self) -> None:
         if self._process and self._process.poll() is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .evidence import StormResult
 from .storms import STORMS, Storm
-from .trials import CrashResult, ReaderResult
+from .trials import CrashResult, CutResult, ReaderResult
 
 
 def faults_of_guarding(result: StormResult) -> tuple[str, ...]:
@@ -85,6 +85,19 @@ def faults_of_the_crash(result: CrashResult) -> tuple[str, ...]:
     return told(
         (result.restarted_after_s is None, "the daemon was not restarted"),
         (bool(result.left_behind), f"left behind: {result.left_behind}"),
+    )
+
+
+def faults_of_the_cut(result: CutResult) -> tuple[str, ...]:
+    whole = [entry for entry in result.listed if entry["complete"] or entry["ended"]]
+    return told(
+        (result.engaged, "no incident had begun: this trial showed nothing"),
+        (result.back_after_s is not None, "the daemon did not come back after the boot"),
+        (not any(entry["damaged"] for entry in result.listed), f"damaged: {result.listed}"),
+        (len(whole) == len(result.listed), "an incident is neither whole nor does it say that it is not"),
+        (bool(result.listed) or result.plan.after_s < 3, "nothing is known of the engagement"),
+        (not result.faults_of_schema, f"not as the schema says: {result.faults_of_schema}"),
+        (not result.harmed, f"harmed: {', '.join(result.harmed)}"),
     )
 
 

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -45,7 +46,7 @@ from oomguard.model.verdict import (
     Snapshot,
     Victim,
 )
-from oomguard.workers import scribe
+from oomguard.workers import blackbox, scribe
 from oomguard.workers.ring import Ring
 
 SCHEMA = json.loads((Path(scribe.__file__).parents[1] / "report" / "incident.schema.json").read_text())
@@ -515,8 +516,70 @@ def test_what_a_lost_machine_left_open_is_finished_at_the_next_start(core: Core)
     eventually(lambda: not ring.exists())
 
 
+def boxed(core: Core) -> list[int]:
+    """The turns that are in the black box."""
+    box = blackbox.BlackBox(str(core.state_dir / "blackbox"))
+    payloads = [box.payload(frame) for frame in sorted(filter(None, box.frames())) if frame.kind == blackbox.TURNS]
+    return [json.loads(line)["number"] for payload in payloads for line in payload.split(b"\n")]
+
+
+@pytest.mark.parametrize("lost", ["its files", "its directory", "its last turns", "half of incident.json"])
+def test_what_only_the_black_box_has_is_given_back(core: Core, lost: str) -> None:
+    """The power goes: what was not yet on the disk is not there, but the box is written past every cache."""
+    core.start()
+    core.turn(Snapshot(HOST, "soft", 1, "low"), Nominate(HOST, victim(), ranking()), host=machine(90))
+    core.kill(HOST, victim(), host=machine(40))
+    core.one(lambda doc: "cmdlines" in doc["evidence"] and doc["kind"] == "hard")
+    (ring,) = eventually(lambda: list(core.state_dir.glob("incidents/*/ring.jsonl")))
+    eventually(lambda: ring.read_bytes().count(b"\n") == 2)
+    (core.state_dir / "incidents" / "notes.txt").write_text("not ours")
+    eventually(lambda: boxed(core) == [1, 2])
+    os.kill(core.pid, signal.SIGKILL)
+    os.waitpid(core.pid, 0)
+    if lost == "its files":
+        ring.write_bytes(b"")
+        (ring.parent / "incident.json").unlink()
+    elif lost == "its directory":
+        shutil.rmtree(ring.parent)
+    elif lost == "its last turns":
+        ring.write_bytes(ring.read_bytes()[:-20])
+    else:
+        (ring.parent / "incident.json").write_bytes((ring.parent / "incident.json").read_bytes()[:99])
+    core.ring = Ring.create(1 << 20)
+    core.start()
+    eventually(lambda: (ring.parent / "incident.json").exists() and not ring.exists())
+    doc = core.one(lambda doc: doc["ended"])
+    assert (doc["complete"], doc["kind"], doc["killed_by"]) == (False, "hard", "oomguard")
+    assert [turn["number"] for turn in doc["ring"]] == [1, 2]
+    eventually(lambda: not ring.exists())
+    assert (core.state_dir / "incidents" / "notes.txt").read_text() == "not ours"
+    core.end()
+    assert blackbox.BlackBox(str(core.state_dir / "blackbox")).unended() == {}
+
+
+def test_what_could_not_be_written_comes_with_the_next_start(core: Core) -> None:
+    incidents = core.state_dir / "incidents"
+    incidents.write_text("a file stands here")
+    core.start()
+    box = core.state_dir / "blackbox"
+    core.turn(Snapshot(HOST, "soft", 1, "low"), Nominate(HOST, victim(), ranking()), host=machine(90))
+    eventually(lambda: box.exists() and box.stat().st_size == blackbox.BYTES and boxed(core) == [1])
+    at_ns = core.kill(HOST, victim(), host=machine(40))
+    core.turn(Close(HOST, 1, "calm"), host=machine(740), gone=(VictimGone(7, at_ns + 9 * MS),), at_ns=at_ns + 9 * MS)
+    eventually(lambda: boxed(core) == [1, 2, 3])
+    assert "not written" in core.end()
+    incidents.unlink()
+    core.ring = Ring.create(1 << 20)
+    core.start()
+    doc = core.one(lambda doc: doc["ended"] and doc["ring"])
+    assert (doc["kind"], doc["killed_by"], doc["freed_bytes"]) == ("hard", "oomguard", 700 * MIB)
+    assert [turn["number"] for turn in doc["ring"]] == [1, 2, 3]
+    assert doc["lost"]["incident.json"] >= 1
+
+
 def test_killed_at_any_moment_it_leaves_what_can_be_read(core: Core) -> None:
     """Twelve times, at moments spread over an engagement; then the next daemon comes."""
+    (core.state_dir / "incidents").mkdir()
     for moment in range(12):
         core.ring = Ring.create(1 << 20)
         core.start()

@@ -19,7 +19,7 @@ from ..linux import procfs, psi
 from ..linux.cgroup2 import Cgroup
 from ..model.codec import from_plain, pack, unpack
 from ..model.facts import CgroupFacts, Pressure, TargetId
-from ..model.policy import Amount, AvailableBelow, Clause, Daemon, PressureAbove, Watermark
+from ..model.policy import Amount, AvailableBelow, Clause, Daemon, PressureAbove, PressureRising, Watermark
 from ..model.verdict import ProcessRef, Victim, Ward
 from ..workers.pool import Mailbox, Pulse
 from ..workers.reaper import Deputy
@@ -147,9 +147,10 @@ class DeadMan(Deputy):
         return believed and crossed(watched.ward.hard, watched.began, now) is not None
 
     def _sight(self, watched: _Watched, now: int) -> Sight | None:
-        """What the core would see. Stalls are told to it by triggers of its own: a stall_above does not hold here."""
+        """What the core would see. What only that is told (stall_above) or has seen before (growth) does not hold."""
         host = self.meminfo.read()
-        wants = any(isinstance(c, PressureAbove) for clause in watched.ward.hard.when for c in clause.all_of)
+        conditions = (condition for clause in watched.ward.hard.when for condition in clause.all_of)
+        wants = any(isinstance(condition, PressureAbove | PressureRising) for condition in conditions)
         if watched.ward.target.cgroup == "/":
             return Sight(now, host, None, self._pressure() if wants else None)
         facts = None if watched.group is None else _facts(watched.group, wants)

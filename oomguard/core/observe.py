@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from ..judge import pace
 from ..judge.glob import is_inside, matches
@@ -21,11 +21,13 @@ from ..linux import events, libc, procfs, psi
 from ..linux.cgroup2 import Cgroup, walk
 from ..model.facts import (
     CgroupFacts,
+    Compressed,
     KernelKill,
     MemInfo,
     Observation,
     Pressure,
     ProcessFacts,
+    Refaults,
     Result,
     Share,
     Stalled,
@@ -35,10 +37,27 @@ from ..model.facts import (
     VictimGone,
     Wake,
 )
-from ..model.policy import AvailableBelow, Guard, MemoryAbove, Plan, PressureAbove, StallAbove, SwapFreeBelow
+from ..model.policy import (
+    AvailableBelow,
+    EventsAbove,
+    ExhaustsWithin,
+    GrowthAbove,
+    Guard,
+    MemoryAbove,
+    Plan,
+    PressureAbove,
+    PressureRising,
+    RefaultsAbove,
+    StallAbove,
+    SwapFreeBelow,
+    ZramAbove,
+)
 from .shares import Shares
 from .stalls import Stalls, Target, pressure_above
 from .trees import Forest
+
+if TYPE_CHECKING:
+    from ..linux.zram import Zram
 
 MS: Final = 1_000_000
 SECOND: Final = 1000 * MS
@@ -89,8 +108,11 @@ class Watch:
     def aim(self, guards: tuple[Guard, ...]) -> None:
         """It is these guards' business now."""
         self.guards = guards
-        self.wants_pressure = any(_has(guard, PressureAbove) for guard in guards)
-        self.wants_host = any(_has(guard, AvailableBelow) or _has(guard, SwapFreeBelow) for guard in guards)
+        self.wants_pressure = _wanted(guards, *_PRESSURE)
+        self.wants_host = _wanted(guards, AvailableBelow, SwapFreeBelow, ExhaustsWithin, ZramAbove)
+        self.wants_use = _wanted(guards, GrowthAbove, ExhaustsWithin)  # at every look, or cache would seem to be growth
+        self.wants_refaults = _wanted(guards, RefaultsAbove)
+        self.wants_events = _wanted(guards, EventsAbove)
 
     def line_bytes(self, total_bytes: int) -> int:
         """Below this memory.current alone settles every condition."""
@@ -113,6 +135,8 @@ class Senses:
         self.meminfo = procfs.MemInfoFile(self.proc)
         self.vmstat = procfs.VmStatFile(self.proc)
         self.pressure_file = self._pressure_file()
+        self.wants_pressure = self.wants_refaults = False
+        self.zram: Zram | None = None
         self.epoll = select.epoll()
         self.handlers: dict[int, Callable[[int], None]] = {}
         self.watches: dict[str, Watch] = {}
@@ -228,6 +252,8 @@ class Senses:
             tuple(self.results),
             tuple(self.kernel_kills),
             self._shares(at_ns),
+            self._refaults() if machine and self.wants_refaults else None,
+            self._compressed() if machine and self.zram is not None else None,
         )
         self._forget()
         return seen
@@ -402,6 +428,7 @@ class Senses:
             if target.guard not in keep:
                 self._leave(target)
         self.plan = plan
+        self._ask_of_the_machine()
         for path, watch in self.watches.items():
             watch.aim(self._guards(path))
         patterns = tuple(sorted({guard.cgroup for guard in plan.guards if guard.cgroup != "/"}))
@@ -421,6 +448,17 @@ class Senses:
             if guard.cgroup == "/":
                 self._come_machine(guard)
         self._look_through()
+
+    def _ask_of_the_machine(self) -> None:
+        """What few policies ask for is not read, or even loaded, for the others."""
+        guards = [guard for guard in self.plan.guards if guard.cgroup == "/"]
+        self.wants_pressure = _wanted(guards, *_PRESSURE)
+        self.wants_refaults = _wanted(guards, RefaultsAbove)
+        self.zram = None
+        if _wanted(self.plan.guards, ZramAbove):
+            from ..linux.zram import Zram
+
+            self.zram = Zram(self.proc, self.plan.daemon.sys)
 
     def _on_tree(self, _mask: int) -> None:
         if self.forest is not None and self.forest.changed():
@@ -652,9 +690,10 @@ class Senses:
             self._rescan_by(at_ns)  # gone: the forest will tell who came instead
             return None
         facts = watch.group.facts(
-            stat=current >= watch.line_bytes(self.host.total_bytes),
-            events=watch.group.path in self.spoke or watch.kills < 0,
+            stat=watch.wants_use or current >= watch.line_bytes(self.host.total_bytes),
+            events=watch.wants_events or watch.group.path in self.spoke or watch.kills < 0,
             pressure=watch.wants_pressure,
+            refaults=watch.wants_refaults,
             known=watch.settled,
         )
         if facts is not None and facts.events is not None:
@@ -694,10 +733,24 @@ class Senses:
             return None
 
     def _pressure(self) -> Pressure | None:
-        if self.pressure_file is None or not any(_has(g, PressureAbove) for g in self.plan.guards if g.cgroup == "/"):
+        if self.pressure_file is None or not self.wants_pressure:
             return None
         try:
             return self.pressure_file.read()
+        except OSError as error:
+            self._broken(error)
+            return None
+
+    def _refaults(self) -> Refaults | None:
+        try:
+            return self.vmstat.refaults()
+        except OSError as error:
+            self._broken(error)
+            return None
+
+    def _compressed(self) -> Compressed | None:
+        try:
+            return None if self.zram is None else self.zram.read()
         except OSError as error:
             self._broken(error)
             return None
@@ -880,5 +933,9 @@ def _conditions(guard: Guard) -> Iterable[object]:
             yield from clause.all_of
 
 
-def _has(guard: Guard, kind: type) -> bool:
-    return any(isinstance(condition, kind) for condition in _conditions(guard))
+_PRESSURE: Final = (PressureAbove, PressureRising)
+
+
+def _wanted(guards: Iterable[Guard], *kinds: type) -> bool:
+    """Whether any of them has a condition of one of these kinds."""
+    return any(isinstance(condition, kinds) for guard in guards for condition in _conditions(guard))

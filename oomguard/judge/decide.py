@@ -55,6 +55,7 @@ from .detect import TABLE, Event, Sight, any_holds, crossed, describe, mib, sinc
 from .glob import is_inside
 from .rank import Bounds, is_corridor, is_outweighed, rank, why_not_whole
 from .state import Held, Hold, State, TargetState, evolve
+from .trend import follow, span, tracked
 
 MS: Final = 1_000_000
 SECOND: Final = 1000 * MS
@@ -119,6 +120,8 @@ class _Desk:
         self.targets = dict(state.targets)
         self.host = seen.host or state.host
         self.pressure = seen.pressure or state.pressure
+        self.refaults = seen.refaults or state.refaults
+        self.compressed = seen.compressed or state.compressed
         self.stuck = state.stuck
         self.token = state.next_token
         self.incident = state.next_incident
@@ -135,6 +138,8 @@ class _Desk:
             stuck=self.stuck,
             host=self.host,
             pressure=self.pressure,
+            refaults=self.refaults,
+            compressed=self.compressed,
             next_token=self.token,
             next_incident=self.incident,
             counters=self.counters,
@@ -278,10 +283,25 @@ class _Desk:
     def _sight(self, state: TargetState) -> Sight:
         assert self.host is not None
         pressure = self.pressure if state.facts is None else state.facts.pressure
-        return Sight(self.at, self.host, state.facts, pressure, state.stalls)
+        return Sight(
+            self.at, self.host, state.facts, pressure, state.stalls, state.tracks, self.refaults, self.compressed
+        )
+
+    def _follow(self, guard: Guard, state: TargetState, sight: Sight) -> tuple[TargetState, Sight]:
+        """What some conditions have to know of what was before, and to what it has come."""
+        tracks = []
+        for condition in tracked(guard):
+            track, value = sight.track(condition.number), sight.value(condition)
+            if value is not None and (not track or track[-1][0] < self.at):
+                track = follow(track, self.at, value, span(condition))
+            tracks.append((condition.number, track))
+        state = evolve(state, tracks=tuple(tracks))
+        return state, self._sight(state)
 
     def _judge(self, guard: Guard, state: TargetState) -> None:
         sight = self._sight(state)
+        if state.id in self.fresh and tracked(guard):
+            state, sight = self._follow(guard, state, sight)
         state = self._measure(guard, state, sight)
         soft = crossed(guard.soft, state.soft_since, self.at)
         hard = crossed(guard.hard, state.hard_since, self.at)

@@ -10,19 +10,27 @@ COOLING   it is gone (or there was none to take): memory settles before anything
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ..model.facts import CgroupFacts, MemInfo, Pressure
+from ..model.facts import CgroupFacts, Compressed, MemInfo, Pressure, Refaults, Stall
 from ..model.policy import (
     Amount,
     AvailableBelow,
     Clause,
     Condition,
+    EventsAbove,
+    ExhaustsWithin,
+    GrowthAbove,
     MemoryAbove,
     PressureAbove,
+    PressureRising,
+    RefaultsAbove,
     StallAbove,
     SwapAbove,
     SwapFreeBelow,
+    Tracked,
     Watermark,
+    ZramAbove,
 )
+from .trend import Track, gained, rate, span
 
 Phase = Literal["calm", "armed", "firing", "draining", "cooling"]
 Event = Literal["soft", "hard", "clear", "eased", "fired", "gone", "stuck", "spent", "cooled", "struck", "yielded"]
@@ -51,7 +59,10 @@ TABLE: Final[dict[tuple[Phase, Event], Phase]] = {
 
 # How much better than the watermark things must be before a phase is left, and how much worse before a grace is cut.
 CLEAR_SHARE: Final = 0.02  # of the total (machine or limit): 2 %, about the noise of a busy machine in one second
-CLEAR_PRESSURE: Final = 0.8  # of the threshold
+CLEAR_PRESSURE: Final = 0.8  # of the threshold; of rates and counts as well
+CLEAR_TIME: Final = 2  # times the forecast
+RISING: Final = 1.1  # times the longer average: as much as they differ on a machine that is just busy
+SECOND: Final = 1_000_000_000
 
 Margin = Literal["at", "clear", "deep"]
 
@@ -65,6 +76,9 @@ class Sight:
     facts: CgroupFacts | None
     pressure: Pressure | None
     stalls: tuple[tuple[int, int], ...] = ()  # (number of the condition, holds until, ns)
+    tracks: tuple[tuple[int, Track], ...] = ()  # (number of the condition, what was before)
+    refaults: Refaults | None = None
+    compressed: Compressed | None = None
 
     @property
     def limit_bytes(self) -> int:
@@ -92,6 +106,34 @@ class Sight:
             return self.host.swap_total_bytes - self.host.swap_free_bytes
         return self.facts.swap_bytes
 
+    @property
+    def room_bytes(self) -> int:
+        """What is left to it until nothing is: of its limits, and of the machine; swap counts too."""
+        memory, swap = self.host.available_bytes, self.host.swap_free_bytes
+        if self.facts is not None:
+            memory = min(memory, self.limit_bytes - self.used_bytes)
+            swap = min(swap, self.swap_limit_bytes - self.swap_bytes)
+        return max(0, memory) + max(0, swap)
+
+    def track(self, number: int) -> Track:
+        """What was seen for that condition."""
+        return next((track for mine, track in self.tracks if mine == number), ())
+
+    def value(self, condition: Tracked) -> int | None:
+        """What that condition follows, as it is now; None: not known, or only with cache in it."""
+        match condition:
+            case GrowthAbove() | ExhaustsWithin():
+                known = self.facts is None or self.facts.stat is not None
+                return self.used_bytes + self.swap_bytes if known else None
+            case RefaultsAbove():
+                found = self.refaults if self.facts is None else self.facts.refaults
+                if found is None:
+                    return None
+                return found.anon_bytes * (condition.of != "file") + found.file_bytes * (condition.of != "anon")
+            case EventsAbove():
+                events = None if self.facts is None else self.facts.events
+                return None if events is None else int(getattr(events, condition.event))
+
 
 def holds(condition: Condition, sight: Sight, margin: Margin = "at") -> bool:
     """Whether the condition holds. With margin "clear": is not clearly over yet; with "deep": is twice as bad."""
@@ -111,6 +153,28 @@ def holds(condition: Condition, sight: Sight, margin: Margin = "at") -> bool:
             return any(number == condition.number and until > sight.at_ns for number, until in sight.stalls)
         case PressureAbove():
             return _pressure(condition, sight.pressure) > condition.share * (CLEAR_PRESSURE if margin == "clear" else 1)
+        case PressureRising():
+            return _rises(condition, sight.pressure, margin)
+        case ZramAbove():
+            now, total = compressed(condition, sight)
+            return total > 0 and now > _above(condition.amount, total, margin)
+        case _:
+            return _trend(condition, sight, margin)
+
+
+def _trend(condition: Tracked, sight: Sight, margin: Margin) -> bool:
+    track, back = sight.track(condition.number), span(condition)
+    part = CLEAR_PRESSURE if margin == "clear" else 1
+    match condition:
+        case GrowthAbove() | RefaultsAbove():
+            return rate(track, back) > condition.amount.of(sight.limit_bytes) * part
+        case EventsAbove():
+            return gained(track, back) > condition.count * part
+        case ExhaustsWithin(within_ns):
+            if margin != "at":
+                within_ns = within_ns * CLEAR_TIME if margin == "clear" else within_ns // 2
+            grown = rate(track, back)
+            return grown > 0 and sight.room_bytes * SECOND < grown * within_ns
 
 
 def _below(amount: Amount, total: int, margin: Margin) -> int:
@@ -131,14 +195,38 @@ def _pressure(condition: PressureAbove, pressure: Pressure | None) -> float:
     if pressure is None:
         return 0.0
     line = pressure.some if condition.line == "some" else pressure.full
-    percent = line.avg10 if condition.over == "10s" else line.avg60 if condition.over == "60s" else line.avg300
-    return percent / 100
+    return _average(line, condition.over) / 100
+
+
+def _average(line: Stall, over: str) -> float:
+    return line.avg10 if over == "10s" else line.avg60 if over == "60s" else line.avg300
+
+
+def _rises(condition: PressureRising, pressure: Pressure | None, margin: Margin) -> bool:
+    """One that has risen and stays there is not clearly over: only how high it is counts for that."""
+    if pressure is None:
+        return False
+    line = pressure.some if condition.line == "some" else pressure.full
+    now, before = _average(line, condition.over), _average(line, "60s" if condition.over == "10s" else "300s")
+    if margin == "clear":
+        return now > condition.share * 100 * CLEAR_PRESSURE
+    return now > condition.share * 100 and now > before * RISING
+
+
+def compressed(condition: ZramAbove, sight: Sight) -> tuple[int, int]:
+    """(bytes now, of how many)."""
+    seen = sight.compressed
+    if seen is None:
+        return 0, 0
+    if condition.of == "disk":
+        return seen.stored_bytes, seen.disk_bytes
+    return seen.memory_bytes, sight.host.total_bytes
 
 
 def clause_holds(clause: Clause, sight: Sight, margin: Margin = "at") -> bool:
     """All conditions of one table, regardless of how long.
 
-    Only a level can be "deep": pressure averages lag by their window, and a trigger does not say how bad it is.
+    Only a level (or a forecast) can be "deep": averages lag by their window, a trigger does not say how bad it is.
     """
     if is_moot(clause, sight) or (margin == "deep" and not any(_is_level(c, sight) for c in clause.all_of)):
         return False
@@ -150,10 +238,13 @@ def is_moot(clause: Clause, sight: Sight) -> bool:
     return not sight.host.swap_total_bytes and all(isinstance(c, SwapFreeBelow) for c in clause.all_of)
 
 
+_NO_LEVEL: Final = StallAbove | PressureAbove | PressureRising | GrowthAbove | RefaultsAbove | EventsAbove
+
+
 def _is_level(condition: Condition, sight: Sight) -> bool:
     if isinstance(condition, SwapFreeBelow):
         return sight.host.swap_total_bytes > 0
-    return not isinstance(condition, StallAbove | PressureAbove)
+    return not isinstance(condition, _NO_LEVEL)
 
 
 def since(watermark: Watermark | None, sight: Sight, before: tuple[int, ...]) -> tuple[int, ...]:
@@ -199,6 +290,47 @@ def describe(condition: Condition, sight: Sight) -> str:
         case PressureAbove():
             now = _pressure(condition, sight.pressure) * 100
             return f"{condition.line} pressure {now:.1f} % above {condition.share * 100:g} % over {condition.over}"
+        case PressureRising():
+            return _describe_rise(condition, sight.pressure)
+        case ZramAbove():
+            now_bytes, total = compressed(condition, sight)
+            what = "stored in zram" if condition.of == "disk" else "taken by zram and zswap"
+            return _compare(what, now_bytes, "above", condition.amount, total)
+        case _:
+            return _describe_trend(condition, sight)
+
+
+def _describe_rise(condition: PressureRising, pressure: Pressure | None) -> str:
+    if pressure is None:
+        return f"no {condition.line} pressure is told"
+    line = pressure.some if condition.line == "some" else pressure.full
+    longer = "60s" if condition.over == "10s" else "300s"
+    now, before = _average(line, condition.over), _average(line, longer)
+    over = f"over {condition.over}, {before:.1f} % over {longer}"
+    return f"{condition.line} pressure rising: {now:.1f} % {over}, above {condition.share * 100:g} %"
+
+
+def _describe_trend(condition: Tracked, sight: Sight) -> str:
+    track, back = sight.track(condition.number), span(condition)
+    match condition:
+        case GrowthAbove() | RefaultsAbove():
+            what = "growth" if isinstance(condition, GrowthAbove) else f"{condition.of} refaults"
+            text = _compare(what, rate(track, back), "above", condition.amount, sight.limit_bytes)
+            return f"{text} a second over {seconds(back)}"
+        case EventsAbove():
+            return f"{gained(track, back)} {condition.event} events above {condition.count} in {seconds(back)}"
+        case ExhaustsWithin():
+            grown = rate(track, back)
+            if not grown:
+                return f"exhaustion within {seconds(condition.within_ns)}: no growth"
+            left = sight.room_bytes * SECOND // grown
+            text = f"exhausted in {seconds(left)}, within {seconds(condition.within_ns)}"
+            return f"{text}: {mib(sight.room_bytes)} left at {mib(grown)} a second at least over {seconds(back)}"
+
+
+def seconds(ns: int) -> str:
+    """A time for people: "150 ms", "2.5 s"."""
+    return f"{ns / SECOND:.3g} s" if ns >= SECOND else f"{ns // 1_000_000} ms"
 
 
 def _compare(what: str, now: int, word: str, amount: Amount, total: int) -> str:

@@ -6,16 +6,23 @@ from ..model.policy import (
     AvailableBelow,
     Clause,
     Condition,
+    EventsAbove,
+    ExhaustsWithin,
+    GrowthAbove,
     Guard,
     MemoryAbove,
     PressureAbove,
+    PressureRising,
+    RefaultsAbove,
     StallAbove,
     SwapAbove,
     SwapFreeBelow,
     Watermark,
+    ZramAbove,
 )
-from .detect import Sight, holds, is_moot
+from .detect import Sight, compressed, holds, is_moot
 from .state import TargetState
+from .trend import LOOKS, last_rate, span
 
 MIB: Final = 1 << 20
 # Bytes per second. The first two are what rfjakob/earlyoom measured as the fastest that memory and swap can fill.
@@ -38,6 +45,7 @@ STEADY_NS: Final = 20 * MS  # shortest look while armed, but headroom does not s
 # and stands still for tens of milliseconds in the middle of a fast leak.
 FALLING_NS: Final = 500 * MS
 DRAINING_NS: Final = 20 * MS
+NEAR: Final = 4  # times a forecast: growth that would exhaust in that time is looked at more often
 # The kernel's own reserve, which MemAvailable leaves out of MemFree: the zones' high watermarks and what lower zones
 # keep from higher ones. 2 % on 1 GiB, less on larger machines; a thirty-second is 3 %.
 KEPT_SHARE: Final = 32
@@ -110,6 +118,8 @@ def _lowest(clause: Clause, sight: Sight) -> int:
     total = sight.host.total_bytes
     lines = [c.amount.of(total) for c in clause.all_of if isinstance(c, AvailableBelow)]
     lines += [max(1, total - c.amount.of(sight.limit_bytes)) for c in clause.all_of if isinstance(c, MemoryAbove)]
+    if sight.facts is None:  # what is left of the machine is not gone any sooner
+        lines += [max(1, FILL * c.within_ns // SECOND) for c in clause.all_of if isinstance(c, ExhaustsWithin)]
     return min(lines, default=0)
 
 
@@ -142,10 +152,24 @@ def _condition(condition: Condition, sight: Sight, tripped: bool) -> int:
             return _fill(amount.of(sight.limit_bytes) - sight.used_bytes, fill)
         case SwapAbove(amount):
             return _fill(amount.of(sight.swap_limit_bytes) - sight.swap_bytes, SWAP_FILL)
+        case ZramAbove(amount=amount):
+            now, total = compressed(condition, sight)
+            return _fill(amount.of(total) - now, SWAP_FILL) if total else NEVER
+        case PressureAbove() | PressureRising():
+            return AVERAGES_NS if sight.pressure is not None else NEVER
         case StallAbove():
             return NEVER
-        case PressureAbove():
-            return AVERAGES_NS if sight.pressure is not None else NEVER
+        case ExhaustsWithin():
+            return _forecast(condition, sight)
+        case GrowthAbove() | RefaultsAbove() | EventsAbove():
+            return span(condition) // LOOKS
+
+
+def _forecast(condition: ExhaustsWithin, sight: Sight) -> int:
+    """Every third of its window twice, once there is growth that could come to something; else now and then."""
+    grown, back = last_rate(sight.track(condition.number)), span(condition)
+    near = sight.room_bytes * SECOND < grown * condition.within_ns * NEAR
+    return back // LOOKS if near else back // 2
 
 
 def _fill(room_bytes: int, rate: int) -> int:

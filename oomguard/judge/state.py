@@ -6,12 +6,13 @@ from operator import attrgetter
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
-from ..model.facts import CgroupFacts, MemInfo, Pressure, TargetId
+from ..model.facts import CgroupFacts, Compressed, MemInfo, Pressure, Refaults, TargetId
 from ..model.incident import Seed
 from ..model.policy import Guard
 from ..model.verdict import Action, LeaseFile, Purpose, Ranking, Snapshot, Victim
 from .detect import Phase
 from .escalate import AT_THE_FOOT, Climb, Pursuit
+from .trend import Track
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class TargetState:
     hard_since: tuple[int, ...] = ()
     clear_since_ns: int = 0  # clearly over both watermarks since then, 0: is not
     stalls: tuple[tuple[int, int], ...] = ()  # (number of a stall_above condition, holds until)
+    tracks: tuple[tuple[int, Track], ...] = ()  # (number of a condition, what was before), of those that ask for it
     falling_ns: int = 0  # when headroom was last seen to shrink, 0: never
     used_bytes: int = 0
     look_ns: int = 0  # the next deadline
@@ -104,6 +106,8 @@ class State:
     stuck: frozenset[tuple[int, int]] = frozenset()
     host: MemInfo | None = None
     pressure: Pressure | None = None
+    refaults: Refaults | None = None
+    compressed: Compressed | None = None
     past: Mapping[TargetId, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))  # kills before
     next_token: int = 1
     next_incident: int = 1
@@ -146,6 +150,8 @@ def seed(guards: tuple[Guard, ...], before: State, actions: tuple[Action, ...], 
         before.pressure,
         before.next_token,
         before.next_incident,
+        before.refaults,
+        before.compressed,
     )
 
 

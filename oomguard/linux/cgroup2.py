@@ -23,9 +23,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from oomguard.model.facts import CgroupFacts, MemoryEvents, MemoryStat, Pressure
+from oomguard.model.facts import CgroupFacts, MemoryEvents, MemoryStat, Pressure, Refaults
 
 from . import files, psi
+from .refaults import parse_refaults
 
 Owners = Callable[[str, str, int | None], int | None]
 
@@ -280,6 +281,11 @@ class Cgroup:
             raise OSError(errno.EBADMSG, "not a memory.stat that can be used", self.where("memory.stat"))
         return stat
 
+    def refaults(self) -> Refaults | None:
+        """Counted in memory.stat, by a read of its own: few policies ask. None: gone, or not counted there."""
+        data = self._read("memory.stat")
+        return None if data is None else parse_refaults(data)
+
     def events(self) -> MemoryEvents | None:
         """memory.events (hierarchical). Takes back the EPOLLPRI of ``events_fd``."""
         data = self._read("memory.events")
@@ -354,6 +360,7 @@ class Cgroup:
         swap: bool = True,
         events: bool = False,
         pressure: bool = False,
+        refaults: bool = False,
         known: CgroupFacts | None = None,
     ) -> CgroupFacts | None:
         """What was asked for, and nothing else; None: gone, or without memory files (the root).
@@ -370,9 +377,17 @@ class Cgroup:
         seen_swap = (self.swap_current() or 0) if swap else 0
         seen_events = self.events() if events else None
         seen_pressure = self.pressure() if pressure else None
+        seen_refaults = self.refaults() if refaults else None
         if known is None:
             return CgroupFacts(
-                self.path, self.inode, current, seen_stat, seen_swap, events=seen_events, pressure=seen_pressure
+                self.path,
+                self.inode,
+                current,
+                seen_stat,
+                seen_swap,
+                events=seen_events,
+                pressure=seen_pressure,
+                refaults=seen_refaults,
             )
         return CgroupFacts(
             self.path,
@@ -388,6 +403,7 @@ class Cgroup:
             seen_pressure,
             known.populated,
             known.oom_group,
+            seen_refaults,
         )
 
     def settled(self, owners: Owners | None = None) -> CgroupFacts | None:

@@ -17,9 +17,10 @@ import os
 import time
 from typing import Final, NamedTuple
 
-from oomguard.model.facts import MemInfo, ProcessFacts
+from oomguard.model.facts import MemInfo, ProcessFacts, Refaults
 
 from . import files
+from .refaults import parse_refaults
 
 PF_KTHREAD: Final = 0x0020_0000  # <linux/sched.h>
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_RDONLY
@@ -111,7 +112,7 @@ def parse_pgalloc(data: bytes) -> int:
 
 
 class VmStatFile:
-    """/proc/vmstat, kept open, for two of its counters."""
+    """/proc/vmstat, kept open, for a few counters."""
 
     __slots__ = ("fd", "path")
 
@@ -136,6 +137,11 @@ class VmStatFile:
         """
         data = files.read_records(self.fd, self.path)
         return 0 if data is None else parse_pgalloc(data) * mmap.PAGESIZE
+
+    def refaults(self) -> Refaults | None:
+        """What was read again since boot, as dear; None: this kernel does not count it."""
+        data = files.read_records(self.fd, self.path)
+        return None if data is None else parse_refaults(data)
 
     def close(self) -> None:
         """Once."""

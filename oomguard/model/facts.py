@@ -69,6 +69,23 @@ class MemoryStat:
 
 
 @dataclass(frozen=True, slots=True)
+class Refaults:
+    """What had been taken away and was read again, since the boot or since the cgroup was made."""
+
+    anon_bytes: int
+    file_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """Swap that is kept compressed in memory."""
+
+    memory_bytes: int  # what zram and zswap take of it
+    stored_bytes: int = 0  # in zram, before compression
+    disk_bytes: int = 0  # disksize of all zram devices
+
+
+@dataclass(frozen=True, slots=True)
 class CgroupFacts:
     """One cgroup, as far as this turn had to look. ``path`` is relative to the cgroup root and starts with "/"."""
 
@@ -85,6 +102,7 @@ class CgroupFacts:
     pressure: Pressure | None = None
     populated: bool = True
     oom_group: bool = False
+    refaults: Refaults | None = None  # read only where a policy asks
 
     @property
     def unreclaimable_bytes(self) -> int:
@@ -233,3 +251,5 @@ class Observation:
     results: tuple[Result, ...] = ()
     kernel_kills: tuple[KernelKill, ...] = ()
     shares: tuple[Share, ...] = ()
+    refaults: Refaults | None = None  # of the machine; these two are read only where a policy asks
+    compressed: Compressed | None = None

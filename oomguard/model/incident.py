@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .facts import MemInfo, Observation, Pressure
+from .facts import Compressed, MemInfo, Observation, Pressure, Refaults
 from .policy import Guard
 from .verdict import Action, Outcome
 
@@ -27,6 +27,8 @@ class Seed:
     pressure: Pressure | None
     next_token: int
     next_incident: int
+    refaults: Refaults | None = None
+    compressed: Compressed | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,7 +70,78 @@ class PressureAbove:
     over: Literal["10s", "60s", "300s"]
 
 
-Condition = AvailableBelow | SwapFreeBelow | MemoryAbove | SwapAbove | StallAbove | PressureAbove
+@dataclass(frozen=True, slots=True)
+class PressureRising:
+    """The kernel's average over 10 s (60 s) is above this share, and a tenth over that of 60 s (300 s)."""
+
+    line: Literal["some", "full"]
+    share: float
+    over: Literal["10s", "60s"]
+
+
+@dataclass(frozen=True, slots=True)
+class ZramAbove:
+    """Swap that is kept compressed in memory. Of "memory": what zram and zswap take; shares are of MemTotal.
+
+    Of "disk": what is stored in zram, before compression; shares are of its disksize.
+    """
+
+    of: Literal["memory", "disk"]
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class GrowthAbove:
+    """Unreclaimable memory and swap grow by more than this a second, in each third of ``over_ns``.
+
+    Shares are of the effective limit. ``number`` is unique in the plan, here and below: what was seen is kept by it.
+    """
+
+    amount: Amount
+    over_ns: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExhaustsWithin:
+    """Memory and swap will be gone in this time, if they go on as in the slowest third of the time before."""
+
+    within_ns: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefaultsAbove:
+    """Memory that was taken away is read again: more than this a second, in each third of ``over_ns``."""
+
+    of: Literal["anon", "file", "any"]
+    amount: Amount
+    over_ns: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class EventsAbove:
+    """memory.events of the cgroup and all below it: this line has counted more than so many in ``per_ns``."""
+
+    event: Literal["low", "high", "max", "oom", "oom_kill"]
+    count: int
+    per_ns: int
+    number: int
+
+
+Tracked = GrowthAbove | ExhaustsWithin | RefaultsAbove | EventsAbove  # those that need to know what was before
+Condition = (
+    AvailableBelow
+    | SwapFreeBelow
+    | MemoryAbove
+    | SwapAbove
+    | StallAbove
+    | PressureAbove
+    | PressureRising
+    | ZramAbove
+    | Tracked
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +317,7 @@ class Daemon:
     runtime_dir: str = "/run/oomguard"
     proc: str = "/proc"
     cgroup: str = "/sys/fs/cgroup"
+    sys: str = "/sys"
     heap_bytes: int = 2 << 20  # reserved and touched at start (core)
     worker_heap_bytes: int = 1 << 20  # the same in the scribe
     ring_bytes: int = 1 << 20  # the flight recorder

@@ -7,11 +7,17 @@ from ..model.policy import (
     AvailableBelow,
     Clause,
     Condition,
+    EventsAbove,
+    ExhaustsWithin,
+    GrowthAbove,
     MemoryAbove,
     PressureAbove,
+    PressureRising,
+    RefaultsAbove,
     StallAbove,
     SwapAbove,
     SwapFreeBelow,
+    ZramAbove,
 )
 
 
@@ -44,6 +50,26 @@ def _condition_implies(mine: Condition, theirs: Condition) -> bool:
             )
         case PressureAbove(), PressureAbove():
             return _sees(mine.line, theirs.line) and mine.over == theirs.over and mine.share >= theirs.share
+        case PressureRising(), PressureAbove() | PressureRising():
+            same = mine.line == theirs.line and mine.over == theirs.over
+            return same and mine.share >= theirs.share
+        case _:
+            return _trend_implies(mine, theirs)
+
+
+def _trend_implies(mine: Condition, theirs: Condition) -> bool:
+    match mine, theirs:
+        case GrowthAbove(), GrowthAbove():
+            return mine.over_ns == theirs.over_ns and _no_more(theirs.amount, mine.amount)
+        case ExhaustsWithin(), ExhaustsWithin():
+            return mine.within_ns <= theirs.within_ns
+        case RefaultsAbove(), RefaultsAbove():
+            sees = theirs.of in (mine.of, "any")
+            return sees and mine.over_ns == theirs.over_ns and _no_more(theirs.amount, mine.amount)
+        case EventsAbove(), EventsAbove():
+            return mine.event == theirs.event and mine.per_ns <= theirs.per_ns and mine.count >= theirs.count
+        case ZramAbove(), ZramAbove():
+            return mine.of == theirs.of and _no_more(theirs.amount, mine.amount)
         case _:
             return False
 

@@ -193,6 +193,11 @@ def _table_hint(way: Key) -> str:
         "when": '{ available_below = "5%" }',
         "stall_above": '{ some = "150ms", within = "1s" }',
         "pressure_above": '{ full = "20%", over = "10s" }',
+        "pressure_rising": '{ full = "10%", over = "10s" }',
+        "growth_above": '"50MiB/s", or { rate = "50MiB/s", over = "3s" }',
+        "refaults_above": '"50MiB/s", or { file = "50MiB/s", over = "3s" }',
+        "events_above": '{ high = 100, per = "10s" }',
+        "zram_above": '"50%", or { disk = "80%" }',
         "kill": '"kill" alone, or { kill = { grace = "2s" } }',
         "wait": '{ wait = "2s" }',
         "reclaim": '{ reclaim = "64MiB" }, or { reclaim = { size = "64MiB", within = "2s" } }',
@@ -255,6 +260,7 @@ def _contradictions(guard: model.Guard, left_out: set[str]) -> Iterator[tuple[Ke
         yield ("tripwire",), "there is no memory_above in hard to lay a tripwire under", ""
     for name, watermark in (("soft", guard.soft), ("hard", guard.hard)):
         yield from _wrong_steps(name, watermark, guard)
+        yield from _wrong_conditions(name, watermark, guard)
     if guard.soft and guard.hard:
         for index, clause in enumerate(guard.hard.when):
             if (sooner := compare.reached_before(clause, guard.soft.when)) is not None:
@@ -263,6 +269,15 @@ def _contradictions(guard: model.Guard, left_out: set[str]) -> Iterator[tuple[Ke
                     f"is reached before soft.when[{sooner}], which should come first",
                     "the numbers of soft and hard seem to be swapped",
                 )
+
+
+def _wrong_conditions(
+    name: str, watermark: model.Watermark | None, guard: model.Guard
+) -> Iterator[tuple[Key, str, str]]:
+    for index, clause in enumerate(watermark.when if watermark and guard.cgroup == "/" else ()):
+        if any(isinstance(condition, model.EventsAbove) for condition in clause.all_of):
+            way: Key = (name, "when", index, "events_above")
+            yield way, "the root cgroup has no memory.events", "name a cgroup below it"
 
 
 def _limits_memory(watermark: model.Watermark | None) -> bool:
@@ -321,6 +336,22 @@ def _conditions(table: schema.ClauseTable, numbers: Iterator[int]) -> Iterator[m
         yield model.StallAbove(stall.line, stall.stall_ns // 1000, stall.within // 1000, next(numbers))
     if pressure := table.pressure_above:
         yield model.PressureAbove(pressure.line, pressure.share, pressure.over)
+    if rising := table.pressure_rising:
+        yield model.PressureRising(rising.line, rising.share, rising.over)
+    if zram := table.zram_above:
+        yield model.ZramAbove(*zram.share)
+    yield from _tracked(table, numbers)
+
+
+def _tracked(table: schema.ClauseTable, numbers: Iterator[int]) -> Iterator[model.Tracked]:
+    if growth := table.growth_above:
+        yield model.GrowthAbove(growth.rate, growth.over, next(numbers))
+    if table.exhausts_within:
+        yield model.ExhaustsWithin(table.exhausts_within, next(numbers))
+    if refaults := table.refaults_above:
+        yield model.RefaultsAbove(*refaults.rate, refaults.over, next(numbers))
+    if events := table.events_above:
+        yield model.EventsAbove(*events.count, events.per, next(numbers))
 
 
 def _step(table: schema.StepTable) -> model.Step:

@@ -12,6 +12,7 @@ from pydantic_core import core_schema
 
 from ..model.policy import Daemon, Guard, Plan
 from . import schema, spoken
+from .schema import Short
 
 Schema = dict[str, Any]
 
@@ -25,6 +26,13 @@ _SIZE: Schema = {
     "examples": ["512MiB", "1.5G"],
 }
 _AMOUNT: Schema = {"anyOf": [_SHARE, *_SIZE["anyOf"]], "examples": ["5%", "512MiB"]}
+_RATE: Schema = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1},
+        {"type": "string", "pattern": rf"^\s*{_NUMBER}\s*(%|([KMGTPE](iB)?|B)?)\s*(/s)?\s*$"},
+    ],
+    "examples": ["50MiB/s", "2%/s"],
+}
 _DURATION: Schema = {
     "type": "string",
     "pattern": rf"^\s*(0|({_NUMBER}\s*(us|ms|s|min|m|h|d)\s*)+)\s*$",
@@ -40,6 +48,7 @@ FORMS: dict[str, Schema] = {
     "_amount_or_none": {"anyOf": [_SHARE, {"type": "integer", "minimum": 0}, _SIZE["anyOf"][1]]},
     "_amounts": {"anyOf": [*_AMOUNT["anyOf"], {"type": "array", "items": _AMOUNT, "minItems": 1, "maxItems": 4}]},
     "share": _SHARE,
+    "rate": _RATE,
     "_between.<locals>.check": _DURATION,
     "_deadman": _DURATION,
     "_size_between.<locals>.check": _SIZE,
@@ -51,13 +60,21 @@ FORMS: dict[str, Schema] = {
 }
 
 # What holds for a table as a whole.
-_ONE_LINE: Schema = {"oneOf": [{"required": ["some"]}, {"required": ["full"]}]}
+def _one_of(*keys: str) -> Schema:
+    return {"oneOf": [{"required": [key]} for key in keys]}
+
+
+_ONE_LINE: Schema = _one_of("some", "full")
 WHOLE: dict[str, Callable[[Schema], Schema]] = {
     "ClauseTable": lambda properties: {"anyOf": [{"required": [key]} for key in properties if key != "lasting"]},
     "StepTable": lambda _: {"minProperties": 1, "maxProperties": 1},
     "MatchTable": lambda _: {"minProperties": 1},
     "StallTable": lambda _: _ONE_LINE,
     "PressureTable": lambda _: _ONE_LINE,
+    "PressureRisingTable": lambda _: _ONE_LINE,
+    "RefaultsTable": lambda _: _one_of("any", "anon", "file"),
+    "EventsTable": lambda _: _one_of("low", "high", "max", "oom", "oom_kill"),
+    "ZramTable": lambda _: _one_of("memory", "disk"),
 }
 
 WORDS: dict[str, dict[str, str]] = {
@@ -85,6 +102,12 @@ WORDS: dict[str, dict[str, str]] = {
         "swap_above": "The cgroup has more than this in swap; shares are of memory.swap.max.",
         "stall_above": "Tasks waited so long for memory within a window: a trigger of the kernel.",
         "pressure_above": "The kernel's running average of that waiting is above this share of time.",
+        "pressure_rising": "The same, and above the average over the longer time: it is getting worse.",
+        "growth_above": "It grows by more than this a second, cache left out; shares are of its limit.",
+        "exhausts_within": "Memory and swap will be gone in this time if they go on growing as they do.",
+        "refaults_above": "So much a second is read again that had been taken away: it thrashes.",
+        "events_above": "A line of memory.events has counted more than so many in a time.",
+        "zram_above": "zram and zswap take more than this of memory, or a zram disk is so full.",
         "lasting": "All of the table held for so long without a break.",
     },
     "StallTable": {
@@ -96,6 +119,30 @@ WORDS: dict[str, dict[str, str]] = {
         "some": "Share of time in which at least one task waited.",
         "full": "Share of time in which all tasks waited.",
         "over": "Which of the kernel's averages.",
+    },
+    "PressureRisingTable": {
+        "some": "Share of time in which at least one task waited.",
+        "full": "Share of time in which all tasks waited.",
+        "over": "The shorter average: 10s is compared with 60s, 60s with 300s.",
+    },
+    "GrowthTable": {"rate": "Bytes a second, or a share of the limit.", "over": "In each third of this time."},
+    "RefaultsTable": {
+        "any": "Of both kinds.",
+        "anon": "From swap.",
+        "file": "From files.",
+        "over": "In each third of this time.",
+    },
+    "EventsTable": {
+        "low": "It was reclaimed from although below memory.low.",
+        "high": "It was throttled at memory.high.",
+        "max": "It was about to go over memory.max.",
+        "oom": "It could not be kept below memory.max.",
+        "oom_kill": "The kernel has killed in it.",
+        "per": "In which time.",
+    },
+    "ZramTable": {
+        "memory": "What zram and zswap take of memory; shares are of MemTotal.",
+        "disk": "What is stored in zram; shares are of its disksize.",
     },
     "StepTable": {
         "snapshot": "Take the evidence: open an incident.",
@@ -205,9 +252,10 @@ class _Generator(GenerateJsonSchema):
         return dict(FORMS[schema["function"]["function"].__qualname__])
 
     def function_before_schema(self, schema: core_schema.BeforeValidatorFunctionSchema) -> JsonSchemaValue:
-        """What a table may be in short: a step without options its name, a reclaim its size."""
-        short = _SHORT[schema["function"]["function"].__qualname__]()
-        return {"anyOf": [short, super().function_before_schema(schema)]}
+        """What a table may be in short: a step its name, a reclaim its size, a condition its number."""
+        function: Any = schema["function"]["function"]
+        short = FORMS[function.reads.__qualname__] if isinstance(function, Short) else _SHORT[function.__qualname__]()
+        return {"anyOf": [dict(short), super().function_before_schema(schema)]}
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
         return self.generate_inner(schema["schema"])

@@ -18,7 +18,7 @@ Matches = Callable[[str, str], bool]
 
 def of(plan: model.Plan, matches: Matches) -> list[Fault]:
     """All doubts, guard by guard. Reads /proc and the cgroup tree where the plan says they are."""
-    machine = Machine(Path(plan.daemon.proc), Path(plan.daemon.cgroup))
+    machine = Machine(Path(plan.daemon.proc), Path(plan.daemon.cgroup), Path(plan.daemon.sys))
     sources = [source for path in plan.files if isinstance(source := files.read(Path(path)), Source)]
     return [
         _warning(guard, sources, way, message, hint)
@@ -27,14 +27,19 @@ def of(plan: model.Plan, matches: Matches) -> list[Fault]:
         for way, message, hint in doubts
     ]
 
+_ZSWAP_ENABLED = "module/zswap/parameters/enabled"
+
 
 class Machine:
     """The few facts of this machine that decide whether a condition can ever hold."""
 
-    def __init__(self, proc: Path, cgroup: Path) -> None:
+    def __init__(self, proc: Path, cgroup: Path, sys: Path = Path("/sys")) -> None:
         self.cgroup = cgroup
         self.has_swap = _swap_total_kib(proc / "meminfo") != 0
         self.has_pressure = _opens(proc / "pressure/memory")  # psi=0 on the kernel command line: there, but EOPNOTSUPP
+        self.has_refaults = b"\nworkingset_refault" in _said(proc / "vmstat")
+        self.has_zram = any(Path(sys, "block").glob("zram*"))
+        self.has_zswap = b"\nZswap:" in _said(proc / "meminfo") and _said(sys / _ZSWAP_ENABLED) != b"N\n"
         self.has_cgroup2 = _opens(cgroup / "cgroup.controllers")
 
     def cgroups(self) -> Iterator[str]:
@@ -58,6 +63,13 @@ def _swap_total_kib(meminfo: Path) -> int | None:
     # SwapTotal:       2097148 kB
     fields = [line.split() for line in lines if line.startswith("SwapTotal:")]
     return int(fields[0][1]) if fields and len(fields[0]) > 1 and fields[0][1].isdigit() else None
+
+
+def _said(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def _opens(path: Path) -> bool:
@@ -161,7 +173,13 @@ def _impossible(condition: model.Condition, machine: Machine) -> str:
     match condition:
         case model.SwapAbove() if not machine.has_swap:
             return "it has no swap"
-        case model.StallAbove() | model.PressureAbove() if not machine.has_pressure:
+        case model.ZramAbove(of="disk") if not machine.has_zram:
+            return "it has no zram"
+        case model.ZramAbove() if not (machine.has_zram or machine.has_zswap):
+            return "it has neither zram nor zswap"
+        case model.RefaultsAbove() if not machine.has_refaults:
+            return "its kernel does not count refaults"
+        case model.StallAbove() | model.PressureAbove() | model.PressureRising() if not machine.has_pressure:
             return "its kernel reports no pressure (CONFIG_PSI, or psi=1 on the kernel command line)"
         case _:
             return ""

@@ -17,13 +17,9 @@ from .faults import Wrong, shown
 SECOND_NS = 10**9
 DAY_NS = 86400 * SECOND_NS
 
-LATER_CONDITIONS = frozenset(
-    {"growth_above", "exhausts_within", "events_above", "refaults_above", "zram_above", "pressure_rising"}
-)
 LATER_STEPS = frozenset({"tell", "run", "restart_unit", "stop_unit"})
 LATER_WORDS = (
-    LATER_CONDITIONS
-    | LATER_STEPS
+    LATER_STEPS
     | {"growth", "swap", "pressure", "oldest", "newest"}  # victim.by
     | {"process_group", "session", "unit"}  # victim.take
 )
@@ -142,16 +138,34 @@ FreezeField = Annotated[int, PlainValidator(_between(SECOND_NS // 10, 600 * SECO
 StallField = Annotated[int | None, PlainValidator(_between(10**6, 10 * SECOND_NS))]
 # Linux, kernel/sched/psi.c: WINDOW_MIN_US 500000, WINDOW_MAX_US 10000000; outside of them EINVAL.
 WindowField = Annotated[int, PlainValidator(_between(SECOND_NS // 2, 10 * SECOND_NS))]
+RateField = Annotated[Amount, PlainValidator(units.rate)]
+OptionalRateField = Annotated[Amount | None, PlainValidator(units.rate)]
+OptionalAmountField = Annotated[Amount | None, PlainValidator(units.amount)]
+# Shorter ones would be told from the steps in which the kernel folds its counters.
+OverField = Annotated[int, PlainValidator(_between(SECOND_NS // 2, 3600 * SECOND_NS))]
+ForecastField = Annotated[int, PlainValidator(_between(SECOND_NS // 2, 600 * SECOND_NS))]
+CountField = Annotated[int | None, Field(ge=0, le=10**9)]
 CommField = Annotated[str | None, PlainValidator(_comm_glob)]
 UnitField = Annotated[str | None, PlainValidator(_unit_glob)]
 CgroupField = Annotated[str | None, PlainValidator(_cgroup_glob)]
 PathField = Annotated[str, PlainValidator(_path)]
 
 
+class Short:
+    """What is written without a table means this key of it, which ``reads`` its value."""
+
+    def __init__(self, key: str, reads: Callable[[object], object]) -> None:
+        self.key, self.reads = key, reads
+
+    def __call__(self, value: object) -> object:
+        return value if isinstance(value, dict) else {self.key: value}
+
+
 def _only_one(table: str, **given: object) -> str:
     names = [name for name, value in given.items() if value is not None]
     if len(names) != 1:
-        raise Wrong(f"{table} needs exactly one of {' and '.join(given)}", "to have both, write two tables")
+        among = " and ".join(given) if len(given) == 2 else ", ".join(given)
+        raise Wrong(f"{table} needs exactly one of {among}", "to have both, write two tables")
     return names[0]
 
 
@@ -200,6 +214,92 @@ class PressureTable(Table):
         return self
 
 
+class PressureRisingTable(Table):
+    """``pressure_rising``: the same, and more than the longer average."""
+
+    some: ShareField = None
+    full: ShareField = None
+    over: Literal["10s", "60s"] = "10s"
+
+    @property
+    def line(self) -> Literal["some", "full"]:
+        return "some" if self.some is not None else "full"
+
+    @property
+    def share(self) -> float:
+        return self.some if self.some is not None else self.full or 0.0
+
+    @model_validator(mode="after")
+    def _check(self) -> "PressureRisingTable":
+        _only_one("pressure_rising", some=self.some, full=self.full)
+        return self
+
+
+class GrowthTable(Table):
+    """``growth_above``: so much a second, in each third of ``over``."""
+
+    rate: RateField
+    over: OverField = 3 * SECOND_NS
+
+
+class RefaultsTable(Table):
+    """``refaults_above``: so much a second is read again, in each third of ``over``."""
+
+    any: OptionalRateField = None
+    anon: OptionalRateField = None
+    file: OptionalRateField = None
+    over: OverField = 3 * SECOND_NS
+
+    @property
+    def rate(self) -> tuple[Literal["anon", "file", "any"], Amount]:
+        if self.anon is not None:
+            return "anon", self.anon
+        return ("file", self.file) if self.file is not None else ("any", self.any or Amount())
+
+    @model_validator(mode="after")
+    def _check(self) -> "RefaultsTable":
+        _only_one("refaults_above", any=self.any, anon=self.anon, file=self.file)
+        return self
+
+
+class EventsTable(Table):
+    """``events_above``: a line of memory.events counts more than so many in ``per``."""
+
+    low: CountField = None
+    high: CountField = None
+    max: CountField = None
+    oom: CountField = None
+    oom_kill: CountField = None
+    per: OverField
+
+    @property
+    def count(self) -> tuple[Literal["low", "high", "max", "oom", "oom_kill"], int]:
+        lines: tuple[Literal["low", "high", "max", "oom", "oom_kill"], ...] = ("low", "high", "max", "oom", "oom_kill")
+        return next((line, getattr(self, line)) for line in lines if getattr(self, line) is not None)
+
+    @model_validator(mode="after")
+    def _check(self) -> "EventsTable":
+        counts = {"low": self.low, "high": self.high, "max": self.max, "oom": self.oom, "oom_kill": self.oom_kill}
+        _only_one("events_above", **counts)
+        return self
+
+
+class ZramTable(Table):
+    """``zram_above``: of memory what zram and zswap take; of zram's disks what is stored in them."""
+
+    memory: OptionalAmountField = None
+    disk: OptionalAmountField = None
+
+    @property
+    def share(self) -> tuple[Literal["memory", "disk"], Amount]:
+        return ("disk", self.disk) if self.disk is not None else ("memory", self.memory or Amount())
+
+    @model_validator(mode="after")
+    def _check(self) -> "ZramTable":
+        _only_one("zram_above", memory=self.memory, disk=self.disk)
+        return self
+
+
 class ClauseTable(Table):
     """One table of ``when``: all of its conditions hold."""
 
@@ -209,6 +309,12 @@ class ClauseTable(Table):
     swap_above: AmountsField = ()
     stall_above: StallTable | None = None
     pressure_above: PressureTable | None = None
+    pressure_rising: PressureRisingTable | None = None
+    growth_above: Annotated[GrowthTable | None, BeforeValidator(Short("rate", units.rate))] = None
+    exhausts_within: ForecastField = 0
+    refaults_above: Annotated[RefaultsTable | None, BeforeValidator(Short("any", units.rate))] = None
+    events_above: EventsTable | None = None
+    zram_above: Annotated[ZramTable | None, BeforeValidator(Short("memory", units.amount))] = None
     lasting: DurationField = 0
 
     @model_validator(mode="after")

@@ -86,6 +86,26 @@ def _condition(condition: model.Condition) -> tuple[str, Value]:
             return "stall_above", {condition.line: stall, "within": window}
         case model.PressureAbove():
             return "pressure_above", {condition.line: units.shown_share(condition.share), "over": condition.over}
+        case model.PressureRising():
+            return "pressure_rising", {condition.line: units.shown_share(condition.share), "over": condition.over}
+        case model.ZramAbove():
+            return "zram_above", {condition.of: units.shown_amount(condition.amount)}
+        case _:
+            return _tracked(condition)
+
+
+def _tracked(condition: model.Tracked) -> tuple[str, Value]:
+    match condition:
+        case model.GrowthAbove():
+            over = units.shown_duration(condition.over_ns)
+            return "growth_above", {"rate": units.shown_rate(condition.amount), "over": over}
+        case model.ExhaustsWithin():
+            return "exhausts_within", units.shown_duration(condition.within_ns)
+        case model.RefaultsAbove():
+            over = units.shown_duration(condition.over_ns)
+            return "refaults_above", {condition.of: units.shown_rate(condition.amount), "over": over}
+        case model.EventsAbove():
+            return "events_above", {condition.event: condition.count, "per": units.shown_duration(condition.per_ns)}
         case _:
             assert_never(condition)
 

@@ -33,6 +33,7 @@ _MOST_BYTES = 2**63 - 1
 SIZE_HINT = 'write bytes as a number, or "512MiB", "1.5G" (1G is 1024M)'
 SHARE_HINT = 'write a share as "20%"'
 AMOUNT_HINT = 'write a share as "85%", or a size as "512MiB" or "1G"'
+RATE_HINT = 'write a rate as "50MiB/s", or as a share of the limit: "2%/s"'
 DURATION_HINT = 'write a time as "150ms", "2.5s", "5m" or "1h"'
 
 
@@ -88,6 +89,15 @@ def _meant_percent(value: float) -> str:
     return f'did you mean "{value:.10g}%" or "{value * 100:.10g}%"?' if 0 < value <= 1 else AMOUNT_HINT
 
 
+def rate(value: object) -> Amount:
+    """An amount a second: "50MiB/s", "2%/s"; without "/s" it is the same."""
+    text = value.strip() if isinstance(value, str) else value
+    try:
+        return amount(text.removesuffix("/s") if isinstance(text, str) else text)
+    except Wrong as wrong:
+        raise Wrong(f"{shown(value)} is not a rate" if isinstance(value, str) else wrong.message, RATE_HINT) from None
+
+
 def duration(value: object) -> int:
     """Nanoseconds, 0 allowed: "150ms", "2.5s", "1m 30s", "1h"."""
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -125,3 +135,8 @@ def shown_size(number: int) -> str:
         if number >= _POWER[letter] and number % _POWER[letter] == 0:
             return f"{number // _POWER[letter]}{letter}iB"
     return f"{number}B"
+
+
+def shown_rate(amount: Amount) -> str:
+    """The same a second."""
+    return f"{shown_amount(amount)}/s"

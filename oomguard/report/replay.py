@@ -202,6 +202,8 @@ def _grown(seed: Seed) -> State:
         stuck=frozenset(seed.stuck),
         host=seed.host,
         pressure=seed.pressure,
+        refaults=seed.refaults,
+        compressed=seed.compressed,
         next_token=seed.next_token,
         next_incident=seed.next_incident,
     )

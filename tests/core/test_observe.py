@@ -25,21 +25,37 @@ from oomguard.core.stalls import Target
 from oomguard.judge.state import State, TargetState
 from oomguard.linux import procfs, psi
 from oomguard.linux.cgroup2 import Cgroup
-from oomguard.model.facts import KernelKill, Observation, ProcessFacts, Result, Stalled, Survey, TargetId
+from oomguard.model.facts import (
+    Compressed,
+    KernelKill,
+    Observation,
+    ProcessFacts,
+    Refaults,
+    Result,
+    Stalled,
+    Survey,
+    TargetId,
+)
 from oomguard.model.policy import (
     Amount,
     AvailableBelow,
     Clause,
     Condition,
     Daemon,
+    EventsAbove,
+    ExhaustsWithin,
+    GrowthAbove,
     Guard,
     KillStep,
     MemoryAbove,
     Plan,
     PressureAbove,
+    PressureRising,
+    RefaultsAbove,
     StallAbove,
     VictimRule,
     Watermark,
+    ZramAbove,
 )
 
 from .world import MIB, PATIENCE_S, World, cgroup2_mount, until
@@ -48,6 +64,7 @@ SECOND = 1_000_000_000
 NEVER = 1 << 62
 
 STAT = "anon {anon}\nfile {file}\nkernel 0\nshmem 0\nslab_reclaimable 0\nslab_unreclaimable 0\n"
+REFAULTS = "workingset_refault_file 2\n"
 EVENTS = "low 0\nhigh {high}\nmax 0\noom 0\noom_kill {kills}\noom_group_kill 0\n"
 PRESSURE = "some avg10={0:.2f} avg60=0.00 avg300=0.00 total=0\nfull avg10={0:.2f} avg60=0.00 avg300=0.00 total=0\n"
 
@@ -274,6 +291,50 @@ def test_pressure_is_read_for_those_who_mind_it(start: Start, groups: Groups) ->
     rig.senses.aim(rig.plan, frozenset({"plain"}))
     (facts,) = rig.turn("plain").cgroups
     assert facts.pressure is None
+
+
+def test_what_few_policies_ask_for_is_read_for_them_alone(
+    start: Start, groups: Groups, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups.make("/a", 5 * MIB, 100 * MIB)
+    groups.set("/a", "memory.stat", STAT.format(anon=5 * MIB, file=0) + "workingset_refault_anon 1\n" + REFAULTS)
+    wants: list[tuple[Condition, str]] = [
+        (MemoryAbove(Amount(share=0.9)), ""),
+        (ExhaustsWithin(3 * SECOND, 1), "memory.stat"),
+        (GrowthAbove(Amount(bytes=1), 3 * SECOND, 2), "memory.stat"),
+        (RefaultsAbove("any", Amount(bytes=1), 3 * SECOND, 3), "memory.stat"),
+        (EventsAbove("max", 1, 3 * SECOND, 4), "memory.events"),
+        (PressureRising("some", 0.2, "10s"), "memory.pressure"),
+    ]
+    reads = Reads(monkeypatch)
+    for condition, name in wants:
+        rig = start(groups.root, guard("a", "/a", condition))
+        rig.turn("a")
+        reads.take()
+        (facts,) = rig.turn("a").cgroups
+        dear = {f"/a memory.{name}" for name in ("stat", "events", "pressure")} & set(reads.take())
+        assert dear == ({f"/a {name}"} if name else set()), condition
+        assert (facts.refaults == Refaults(4096, 2 * 4096)) is isinstance(condition, RefaultsAbove)
+        assert (facts.stat is not None) is isinstance(condition, ExhaustsWithin | GrowthAbove)
+        assert rig.senses.zram is None
+
+
+def test_the_machines_refaults_and_compressed_swap(start: Start, world: World, tmp_path: Path) -> None:
+    (world.proc / "vmstat").write_text("nr_free_pages 1\nworkingset_refault_anon 3\n" + REFAULTS + "oom_kill 0\n")
+    device = tmp_path / "sys/block/zram0"
+    device.mkdir(parents=True)
+    (device / "mm_stat").write_text("4096 100 8192 0 8192 0 0 0 0\n")
+    (device / "disksize").write_text("65536\n")
+    conditions = (RefaultsAbove("any", Amount(bytes=1), SECOND, 1), ZramAbove("disk", Amount(share=0.5)))
+    rig = start(None, guard("plain", "/", AvailableBelow(Amount(share=0.1))))
+    seen = rig.turn("plain")
+    assert seen.refaults is None
+    assert seen.compressed is None
+    plan = replace(rig.plan, guards=(guard("minds", "/", *conditions),))
+    rig.senses.aim(replace(plan, daemon=replace(plan.daemon, sys=str(tmp_path / "sys"))))
+    seen = rig.turn("minds")
+    assert seen.refaults == Refaults(3 * 4096, 2 * 4096)
+    assert seen.compressed == Compressed(8192, 4096, 65536)
 
 
 def test_a_guard_on_a_cgroup_may_mind_the_machine(start: Start, groups: Groups, world: World) -> None:

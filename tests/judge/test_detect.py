@@ -17,21 +17,27 @@ from oomguard.judge.detect import (
     mib,
     since,
 )
-from oomguard.model.facts import MemInfo
+from oomguard.model.facts import Compressed, MemInfo, Pressure, Stall
 from oomguard.model.policy import (
     Amount,
     AvailableBelow,
     Clause,
     Condition,
+    EventsAbove,
+    ExhaustsWithin,
+    GrowthAbove,
     MemoryAbove,
     PressureAbove,
+    PressureRising,
+    RefaultsAbove,
     StallAbove,
     SwapAbove,
     SwapFreeBelow,
     Watermark,
+    ZramAbove,
 )
 
-from .world import MIB, MS, START, cgroup, meminfo, pressure, share, when
+from .world import MIB, MS, SECOND, START, cgroup, meminfo, pressure, share, when
 
 BARE = Sight(START, meminfo(500), None, None)
 AVAILABLE = AvailableBelow(share(10))
@@ -40,6 +46,13 @@ MEMORY = MemoryAbove(share(80))
 SWAP = SwapAbove(share(50))
 STALL = StallAbove("some", 150_000, 1_000_000, 3)
 PRESSURE = PressureAbove("full", 0.20, "10s")
+RISING = PressureRising("full", 0.10, "10s")
+ZRAM = ZramAbove("memory", share(50))
+DISK = ZramAbove("disk", share(50))
+GROWTH = GrowthAbove(Amount(bytes=10 * MIB), 3 * SECOND, 1)
+EXHAUSTS = ExhaustsWithin(3 * SECOND, 1)
+REFAULTS = RefaultsAbove("file", share(1), 3 * SECOND, 1)
+EVENTS = EventsAbove("high", 100, 10 * SECOND, 1)
 
 
 def host(available: float, **swap: int) -> Sight:
@@ -58,6 +71,20 @@ def swapped(out: float, limit_mib: int | None = None, total: int = 1000) -> Sigh
 
 def stressed(full: float) -> Sight:
     return replace(BARE, pressure=pressure(full=full))
+
+
+def averages(now: float, before: float) -> Sight:
+    return replace(BARE, pressure=Pressure(Stall(0, 0, 0, 0), Stall(now, before, before, 0)))
+
+
+def packed(memory: int, stored: int = 0, disk: int = 0) -> Sight:
+    return replace(BARE, compressed=Compressed(memory * MIB, stored * MIB, disk * MIB))
+
+
+def grown(rate: float, sight: Sight = BARE, seconds: int = 4, unit: int = MIB) -> Sight:
+    """Four looks a second, and at each of them so much more than at the one before."""
+    points = tuple((START - i * SECOND // 4, int((1000 - i * rate / 4) * unit)) for i in range(seconds * 4, -1, -1))
+    return replace(sight, tracks=((1, points),))
 
 
 # at: the watermark holds; clear: it is not clearly over yet; deep: it is twice as bad
@@ -104,6 +131,43 @@ def stressed(full: float) -> Sight:
         pytest.param(PRESSURE, stressed(15), "", id="pressure: low"),
         pytest.param(PRESSURE, stressed(17), "clear", id="pressure: in between"),
         pytest.param(PRESSURE, stressed(21), "at clear deep", id="pressure: above; how much says nothing"),
+        pytest.param(RISING, BARE, "", id="rising: PSI is off"),
+        pytest.param(RISING, averages(30, 10), "at clear deep", id="rising"),
+        pytest.param(RISING, averages(9, 1), "clear", id="rising, but not as high"),
+        pytest.param(RISING, averages(30, 30), "clear", id="risen: it stays there"),
+        pytest.param(RISING, averages(30, 28), "clear", id="risen by less than a tenth"),
+        pytest.param(RISING, averages(12, 60), "clear", id="falling, and not clearly over"),
+        pytest.param(RISING, averages(7, 60), "", id="falling, and over"),
+        pytest.param(ZRAM, BARE, "", id="zram: not read"),
+        pytest.param(ZRAM, packed(400), "", id="zram: takes 40 % of memory"),
+        pytest.param(ZRAM, packed(490), "clear", id="zram: in between"),
+        pytest.param(ZRAM, packed(510), "at clear", id="zram: takes half of memory"),
+        pytest.param(ZRAM, packed(800), "at clear deep", id="zram: takes most of memory"),
+        pytest.param(DISK, packed(800), "", id="zram: there is no disk, it is all zswap"),
+        pytest.param(DISK, packed(10, 60, 100), "at clear", id="zram: its disk is over half full"),
+        pytest.param(DISK, packed(10, 40, 100), "", id="zram: its disk is not"),
+        pytest.param(GROWTH, BARE, "", id="growth: nothing is known yet"),
+        pytest.param(GROWTH, grown(11), "at clear deep", id="growth"),
+        pytest.param(GROWTH, grown(9), "clear", id="growth: in between"),
+        pytest.param(GROWTH, grown(7), "", id="growth: slow"),
+        pytest.param(GROWTH, grown(-50), "", id="growth: shrinks"),
+        pytest.param(GROWTH, grown(50, seconds=2), "", id="growth: not seen for long enough"),
+        pytest.param(EXHAUSTS, grown(10), "", id="exhausts: 500 MiB at 10 MiB/s"),
+        pytest.param(EXHAUSTS, grown(100), "clear", id="exhausts: in 5 s"),
+        pytest.param(EXHAUSTS, grown(200), "at clear", id="exhausts: in 2.5 s"),
+        pytest.param(EXHAUSTS, grown(400), "at clear deep", id="exhausts: in 1.25 s"),
+        pytest.param(EXHAUSTS, grown(0, host(0)), "", id="exhausts: nothing is left, and nothing grows"),
+        pytest.param(
+            EXHAUSTS, grown(200, host(500, swap_total=500, swap_free=500)), "clear", id="exhausts: swap counts"
+        ),
+        pytest.param(EXHAUSTS, grown(20, inside(60)), "at clear", id="exhausts: 40 MiB to its limit"),
+        pytest.param(EXHAUSTS, grown(200, inside(60, limit=None)), "at clear", id="exhausts: no limit, the machine"),
+        pytest.param(EXHAUSTS, grown(200, inside(60, limit=9999)), "at clear", id="exhausts: the machine first"),
+        pytest.param(REFAULTS, grown(11), "at clear deep", id="refaults: over 1 % of memory a second"),
+        pytest.param(REFAULTS, grown(7), "", id="refaults: below"),
+        pytest.param(EVENTS, grown(11, seconds=12, unit=1), "at clear deep", id="events: 110 in 10 s"),
+        pytest.param(EVENTS, grown(9, seconds=12, unit=1), "clear", id="events: 90 in 10 s"),
+        pytest.param(EVENTS, grown(7, seconds=12, unit=1), "", id="events: 70 in 10 s"),
         pytest.param(STALL, BARE, "", id="stall: the trigger is silent"),
         pytest.param(STALL, replace(BARE, stalls=((3, START + 1),)), "at clear deep", id="stall: within its window"),
         pytest.param(STALL, replace(BARE, stalls=((3, START),)), "", id="stall: the window is over"),
@@ -169,7 +233,22 @@ conditions = st.one_of(
         PressureAbove, st.sampled_from(["some", "full"]), st.floats(0, 1), st.sampled_from(["10s", "60s", "300s"])
     ),
     st.builds(StallAbove, st.just("some"), st.just(1), st.just(2), st.integers(0, 3)),
+    st.builds(PressureRising, st.sampled_from(["some", "full"]), st.floats(0, 1), st.sampled_from(["10s", "60s"])),
+    st.builds(ZramAbove, st.sampled_from(["memory", "disk"]), amounts),
+    st.builds(GrowthAbove, amounts, st.integers(1, 10 * SECOND), st.integers(0, 3)),
+    st.builds(ExhaustsWithin, st.integers(1, 10 * SECOND), st.integers(0, 3)),
+    st.builds(
+        RefaultsAbove, st.sampled_from(["anon", "file", "any"]), amounts, st.integers(1, 10 * SECOND), st.integers(0, 3)
+    ),
+    st.builds(EventsAbove, st.just("max"), st.integers(0, 99), st.integers(1, 10 * SECOND), st.integers(0, 3)),
 )
+tracks = st.lists(
+    st.tuples(st.integers(0, 3), st.lists(st.tuples(st.integers(0, 1 << 36), st.integers(0, 1 << 40))).map(
+        lambda points: tuple(sorted({at: (at, value) for at, value in points}.values()))
+    )),
+    max_size=3,
+    unique_by=lambda pair: pair[0],
+).map(tuple)
 sizes = st.integers(0, 1 << 40)
 machines = st.builds(MemInfo, sizes, sizes, sizes, sizes, sizes)
 sights = st.builds(
@@ -180,6 +259,9 @@ sights = st.builds(
     | st.builds(cgroup, st.just("/x"), st.floats(0, 1e6), st.none() | st.just(0), st.none() | st.floats(0, 1e6)),
     st.none() | st.builds(pressure, st.floats(0, 100), st.floats(0, 100)),
     st.lists(st.tuples(st.integers(0, 3), st.integers(0, 1 << 50)), max_size=3).map(tuple),
+    tracks,
+    st.none(),
+    st.none() | st.builds(Compressed, sizes, sizes, sizes),
 )
 
 
@@ -209,6 +291,17 @@ def test_every_condition_can_be_said(condition: Condition, sight: Sight) -> None
         (SWAP, swapped(600), "swap 600.0 MiB above 500.0 MiB (50 % of 1000.0 MiB)"),
         (STALL, BARE, "some stall over 150 ms in 1000 ms"),
         (PRESSURE, stressed(23.456), "full pressure 23.5 % above 20 % over 10s"),
+        (RISING, averages(30, 10), "full pressure rising: 30.0 % over 10s, 10.0 % over 60s, above 10 %"),
+        (ZRAM, packed(600), "taken by zram and zswap 600.0 MiB above 500.0 MiB (50 % of 1000.0 MiB)"),
+        (GROWTH, grown(12), "growth 12.0 MiB above 10.0 MiB a second over 3 s"),
+        (
+            EXHAUSTS,
+            grown(200),
+            "exhausted in 2.5 s, within 3 s: 500.0 MiB left at 200.0 MiB a second at least over 750 ms",
+        ),
+        (EXHAUSTS, BARE, "exhaustion within 3 s: no growth"),
+        (REFAULTS, grown(12), "file refaults 12.0 MiB above 10.0 MiB (1 % of 1000.0 MiB) a second over 3 s"),
+        (EVENTS, grown(12, seconds=12, unit=1), "120 high events above 100 in 10 s"),
     ],
 )
 def test_conditions_are_said_with_todays_numbers(condition: Condition, sight: Sight, expected: str) -> None:

@@ -12,22 +12,29 @@ from oomguard.judge.pace import (
     CALM_NS,
     DRAINING_NS,
     FALLING_NS,
+    FILL,
     NEVER,
     STEADY_NS,
+    SWAP_FILL,
     TRIPPED_NS,
     next_look,
     time_to,
 )
 from oomguard.judge.state import TargetState
-from oomguard.model.facts import MemInfo, TargetId
+from oomguard.model.facts import Compressed, MemInfo, TargetId
 from oomguard.model.policy import (
     AvailableBelow,
+    EventsAbove,
+    ExhaustsWithin,
+    GrowthAbove,
     Guard,
     MemoryAbove,
     PressureAbove,
+    PressureRising,
     StallAbove,
     SwapFreeBelow,
     Watermark,
+    ZramAbove,
 )
 
 from .test_detect import sights
@@ -110,6 +117,29 @@ def test_the_nearest_watermark_counts_and_within_a_table_the_furthest_condition(
             replace(machine(60), pressure=pressure()),
             2 * SECOND,
             id="averages are renewed every two seconds",
+        ),
+        pytest.param(when(PressureRising("full", 0.2, "10s")), machine(60), NEVER, id="nor will it rise"),
+        pytest.param(when(ZramAbove("memory", share(50))), machine(60), NEVER, id="nothing is compressed here"),
+        pytest.param(
+            when(ZramAbove("memory", share(50))),
+            replace(machine(60), compressed=Compressed(31 * GIB)),
+            GIB * SECOND // SWAP_FILL,
+            id="compressed swap fills as any other",
+        ),
+        pytest.param(when(GrowthAbove(share(1), 6 * SECOND, 1)), machine(60), SECOND, id="two looks in each third"),
+        pytest.param(when(EventsAbove("high", 9, 6 * SECOND, 1)), machine(60), SECOND, id="the same for a count"),
+        pytest.param(when(ExhaustsWithin(3 * SECOND, 1)), machine(9), 375 * MS, id="a forecast, while nothing grows"),
+        pytest.param(
+            when(ExhaustsWithin(3 * SECOND, 1)),
+            replace(machine(9), tracks=((1, ((START - SECOND, 0), (START, GIB))),)),
+            125 * MS,
+            id="a forecast that comes near",
+        ),
+        pytest.param(
+            when(ExhaustsWithin(3 * SECOND, 1), AvailableBelow(share(50))),
+            machine(60),
+            28 * GIB * SECOND // FILL,
+            id="a forecast only below a line: there is time until then",
         ),
         pytest.param(when(SwapFreeBelow(share(10))), machine(60), NEVER, id="there is no swap"),
         pytest.param(when(AvailableBelow(share(50))), machine(1), 0, id="it holds"),

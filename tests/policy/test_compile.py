@@ -121,6 +121,31 @@ def test_everything_that_can_be_written(tmp_path: Path) -> None:
     assert codec.from_plain(codec.to_plain(plan)) == plan
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ('growth_above = "50MiB/s"', model.GrowthAbove(Amount(bytes=50 << 20), 3 * S, 0)),
+        ('growth_above = "50MiB"', model.GrowthAbove(Amount(bytes=50 << 20), 3 * S, 0)),
+        ('growth_above = "2%/s"', model.GrowthAbove(Amount(share=0.02), 3 * S, 0)),
+        ('growth_above = { rate = "1G/s", over = "30s" }', model.GrowthAbove(Amount(bytes=1 << 30), 30 * S, 0)),
+        ('exhausts_within = "2.5s"', model.ExhaustsWithin(5 * S // 2, 0)),
+        ('refaults_above = "5MiB/s"', model.RefaultsAbove("any", Amount(bytes=5 << 20), 3 * S, 0)),
+        ('refaults_above = { anon = "1%/s", over = "5s" }', model.RefaultsAbove("anon", Amount(share=0.01), 5 * S, 0)),
+        ('refaults_above = { file = 4096 }', model.RefaultsAbove("file", Amount(bytes=4096), 3 * S, 0)),
+        ('events_above = { high = 100, per = "10s" }', model.EventsAbove("high", 100, 10 * S, 0)),
+        ('events_above = { oom_kill = 0, per = "1h" }', model.EventsAbove("oom_kill", 0, 3600 * S, 0)),
+        ('zram_above = "50%"', model.ZramAbove("memory", Amount(share=0.5))),
+        ('zram_above = { disk = "4G" }', model.ZramAbove("disk", Amount(bytes=4 << 30))),
+        ('pressure_rising = { some = "5%" }', model.PressureRising("some", 0.05, "10s")),
+        ('pressure_rising = { full = "5%", over = "60s" }', model.PressureRising("full", 0.05, "60s")),
+    ],
+)
+def test_conditions_that_look_back(written: str, meant: model.Condition, tmp_path: Path) -> None:
+    guard = guard_of(tmp_path, f'[policy.x]\ncgroup = "/x"\nhard = {{ when = [{{ {written} }}], do = ["kill"] }}\n')
+    assert guard.hard is not None
+    assert guard.hard.when == (Clause((meant,)),)
+
+
 def test_triggers_are_numbered_through_all_policies(tmp_path: Path) -> None:
     marks = 'soft = { when = [{ stall_above = { some = "1s", within = "2s" } }], do = ["notify"] }'
     plan = plan_of(tmp_path, f'policy.a = {{ cgroup = "/", {marks} }}\npolicy.b = {{ cgroup = "/b", {marks} }}')
@@ -223,6 +248,11 @@ def test_names_of_processes_that_the_kernel_cuts(comm: str, tmp_path: Path) -> N
         ('{ stall_above = { some = "900ms" } }', '{ stall_above = { some = "100ms", within = "500ms" } }'),
         ('{ pressure_above = { some = "50%" } }', '{ pressure_above = { some = "50%", over = "60s" } }'),
         ('{ memory_above = "80%" }', '{ memory_above = "80%", lasting = "10s" }'),
+        ('{ exhausts_within = "10s" }', '{ exhausts_within = "3s" }'),
+        ('{ growth_above = "10MiB/s" }', '{ growth_above = { rate = "5MiB/s", over = "1s" } }'),
+        ('{ refaults_above = { anon = "10MiB/s" } }', '{ refaults_above = { file = "5MiB/s" } }'),
+        ('{ zram_above = "30%" }', '{ zram_above = { disk = "20%" } }'),
+        ('{ pressure_above = { full = "10%" } }', '{ pressure_rising = { full = "20%" } }'),
     ],
 )
 def test_watermarks_in_order(soft: str, hard: str, tmp_path: Path) -> None:
@@ -241,6 +271,11 @@ def test_watermarks_in_order(soft: str, hard: str, tmp_path: Path) -> None:
         ('{ stall_above = { full = "200ms" } }', '{ stall_above = { some = "100ms" } }'),
         ('{ pressure_above = { some = "50%", over = "60s" } }', '{ pressure_above = { some = "40%", over = "60s" } }'),
         ('{ memory_above = "80%", lasting = "10s" }', '{ memory_above = "80%" }'),
+        ('{ exhausts_within = "3s" }', '{ exhausts_within = "10s" }'),
+        ('{ growth_above = "10MiB/s" }', '{ growth_above = "5MiB" }'),
+        ('{ refaults_above = { file = "10MiB/s" } }', '{ refaults_above = { any = "5MiB/s" } }'),
+        ('{ zram_above = "30%" }', '{ zram_above = { memory = "20%" } }'),
+        ('{ pressure_rising = { full = "20%" } }', '{ pressure_above = { full = "20%" } }'),
     ],
 )
 def test_watermarks_out_of_order(soft: str, hard: str, tmp_path: Path) -> None:

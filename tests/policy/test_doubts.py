@@ -21,6 +21,9 @@ class Machine:
         self.swap(1024)
         self.service("system.slice/web.service", "268435456")
         (self.cgroup / "cgroup.controllers").write_text("memory\n")
+        (self.proc / "vmstat").write_text("nr_free_pages 1\nworkingset_refault_file 0\n")
+        self.sys = root / "sys"
+        (self.sys / "block/zram0").mkdir(parents=True)
 
     def swap(self, kib: int) -> None:
         (self.proc / "meminfo").write_text(f"MemTotal: 1024 kB\nSwapTotal: {kib} kB\nSwapFree: {kib} kB\n")
@@ -34,7 +37,7 @@ class Machine:
         path = self.root / "a.toml"
         path.write_text(text)
         plan = load([path])
-        daemon = model.Daemon(proc=str(self.proc), cgroup=str(self.cgroup))
+        daemon = model.Daemon(proc=str(self.proc), cgroup=str(self.cgroup), sys=str(self.sys))
         plan = model.Plan(plan.version, daemon, plan.guards, plan.files)
         return warnings(plan, matches)
 
@@ -87,6 +90,19 @@ def test_without_pressure_files_pressure_is_never_over_anything(machine: Machine
     (one,) = machine.doubts(guard(f"{ANY}, {{ {condition} }}"))
     assert one.key == "policy.it.hard.when[1]"
     assert "psi=1" in one.message
+
+
+def test_without_compressed_swap_and_counters_of_refaults(machine: Machine) -> None:
+    conditions = '{ zram_above = "50%" }, { zram_above = { disk = "50%" } }, { refaults_above = "1MiB/s" }'
+    assert machine.said(guard(conditions)) == []
+    (machine.sys / "block/zram0").rmdir()
+    (machine.proc / "vmstat").write_text("nr_free_pages 1\n")
+    keys = [doubt.key for doubt in machine.doubts(guard(conditions))]
+    assert keys == [*(f"policy.it.hard.when[{index}]" for index in range(3)), "policy.it.hard"]
+    with open(machine.proc / "meminfo", "a") as meminfo:
+        meminfo.write("Zswap:              0 kB\n")
+    keys = [doubt.key for doubt in machine.doubts(guard(conditions))]
+    assert keys == ["policy.it.hard.when[1]", "policy.it.hard.when[2]"]
 
 
 def test_a_pattern_that_matches_nothing(machine: Machine) -> None:

@@ -35,7 +35,7 @@ BELOW_WATERLINE = ("model", "linux", "judge", "workers", "core")
 THIRD_PARTY: dict[str, frozenset[str]] = {
     "workers": frozenset({"apprise"}),
     "policy": frozenset({"pydantic", "pydantic_core", "tomli", "yaml"}),
-    "report": frozenset({"jinja2", "plotly"}),
+    "report": frozenset({"jinja2", "plotly", "backports"}),
     "cli": frozenset({"psutil", "typer", "rich", "prometheus_client"}),
 }
 

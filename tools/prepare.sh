@@ -3,7 +3,7 @@
 #
 #   tools/prepare.sh python        Python 3.11 or later that can make virtual environments with pip
 #   tools/prepare.sh bare_python   Python 3.11 or later; pip comes from a wheel
-#   tools/prepare.sh vm            QEMU, what builds the image of the tests' virtual machine, and systemd's checkers
+#   tools/prepare.sh vm            QEMU, what builds the image of the tests' virtual machine, systemd's checkers, a browser
 #
 # As root on Debian and its children it installs what is missing. Elsewhere it names what is missing: without python
 # that is an error; without the virtual machine's tools the tests that need it fail, unless OOMGUARD_NO_VM=1 says that this is meant.
@@ -38,6 +38,7 @@ look_for_vm() {
     need mke2fs e2fsprogs
     need systemd-analyze systemd  # asked about our unit; no container has it
     need journalctl systemd
+    need chromium chromium  # the report is looked at in a real browser
 }
 
 what=$1

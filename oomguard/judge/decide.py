@@ -840,9 +840,7 @@ class _Desk:
         others = tuple(other for other in state.leases if other.purpose != "brake")
         return evolve(state, leases=(*others, lease))
 
-    def _set(
-        self, guard: Guard, state: TargetState, sight: Sight, step: LimitStep | SetOomScoreAdjStep
-    ) -> TargetState:
+    def _set(self, guard: Guard, state: TargetState, sight: Sight, step: LimitStep | SetOomScoreAdjStep) -> TargetState:
         if guard.mode != "enforce":
             return state
         if isinstance(step, SetOomScoreAdjStep):

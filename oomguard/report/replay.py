@@ -97,7 +97,7 @@ def again(incident: Mapping[str, Any]) -> Replay:
     theirs = _nominees(state)
     ours, opened = dict(theirs), incident["opened_ns"]
     for turn in turns[start:]:
-        if _is_glance(turn):
+        if not _was_judged(turn):
             continue
         if turn.seed is not None:
             state, plan = _joined(state, turn.seed), _plan(turn.seed.guards)
@@ -170,9 +170,10 @@ def _lost(incident: Mapping[str, Any], turns: Iterable[Turn]) -> str:
     return ", ".join(f"{count} {what}" for what, count in lost.items())
 
 
-def _is_glance(turn: Turn) -> bool:
-    """Recorded without having been judged."""
-    return len(turn.seen.wakes) == 1 and turn.seen.wakes[0].source == "glance"
+def _was_judged(turn: Turn) -> bool:
+    """Not a glance, and not what the daemon says of itself."""
+    sources = {wake.source for wake in turn.seen.wakes}
+    return sources != {"glance"} and (bool(sources) or turn.seen.host is not None or turn.seen.cgroups != ())
 
 
 def _joined(state: State, seed: Seed) -> State:

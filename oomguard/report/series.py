@@ -111,6 +111,19 @@ def held(process: Mapping[str, Any]) -> int:
     return int(process["anon_bytes"] + process["shmem_bytes"] + process["swap_bytes"])
 
 
+def processes(incident: Incident) -> list[Mapping[str, Any]]:
+    """The process table; where the evidence has none (there was no time), what the last look before the end found."""
+    table = incident["evidence"].get("processes")
+    if table:
+        return list(table)
+    end = min((kill["at_ms"] for kill in incident["kills"]), default=float("inf"))
+    found: list[Mapping[str, Any]] = []
+    for at, turn in turns(incident):
+        for survey in turn["seen"]["surveys"] if at <= end else ():
+            found = [{**row, "held_bytes": held(row), "growth_bytes": None} for row in survey["processes"]]
+    return sorted(found, key=lambda row: -int(row["held_bytes"]))
+
+
 def counts(incident: Incident, cgroup: str) -> Points:
     """Processes in and below a cgroup, by survey."""
     return [

@@ -1,11 +1,14 @@
-"""The incidents on disk, for readers: list them, find one, load it. Never writes.
+"""The incidents on disk, for readers: list them, find one, load it, and which are too many. Never writes.
 
 What is damaged is listed as damaged, with the reason: an incident is read the morning after a bad night.
 """
 
+import calendar
 import json
 import os
 import re
+import tarfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,12 +81,63 @@ def load(state_dir: Path, wanted: str) -> dict[str, Any]:
 
 
 def load_file(path: Path) -> dict[str, Any]:
-    """An incident by path: its directory, or an incident.json that lies anywhere. Raises Damaged, OSError."""
+    """An incident by path: its directory, an incident.json that lies anywhere, or what ``export`` has written.
+
+    Raises Damaged, OSError; ModuleNotFoundError where nothing can unpack it.
+    """
+    if path.name.endswith((".tar.zst", ".zst")):
+        return _unpacked(path)
     directory = path if path.is_dir() else path.parent
     doc = _parse(directory / "incident.json" if path.is_dir() else path, whole=True)
     if not doc.get("ring"):
         doc["ring"] = list(_turns(directory / "ring.jsonl"))
     return doc
+
+
+def _unpacked(path: Path) -> dict[str, Any]:
+    from . import export, packed
+
+    try:
+        with packed.reading(path) as file:
+            return _known(export.read(file), path.name)
+    except (packed.Error, tarfile.TarError, ValueError, EOFError) as error:
+        raise Damaged(f"{path.name} is no exported incident: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An incident as it lies on disk: ``bytes`` with all that belongs to it, ``time_s`` of its opening."""
+
+    id: str
+    bytes: int
+    time_s: float
+    open: bool  # somebody writes it, or did when the machine stopped
+
+
+def kept(state_dir: Path) -> list[Kept]:
+    """All that lie there, oldest first."""
+    found = []
+    for name in sorted(_names(state_dir)):
+        path = state_dir / "incidents" / name
+        files = [file.lstat() for file in path.rglob("*") if not file.is_dir()]
+        opened = calendar.timegm(time.strptime(name[:16], "%Y%m%dT%H%M%SZ"))
+        unfinished = (path / "ring.jsonl").exists() or not (path / "incident.json").exists()
+        found.append(Kept(name, sum(stat.st_blocks * 512 for stat in files), opened, unfinished))
+    return found
+
+
+def too_many(
+    found: list[Kept], count: int | None = None, most_bytes: int | None = None, before_s: float | None = None
+) -> list[Kept]:
+    """Which of them are to go, oldest first: the fewest that leave no more than that. What is open stays."""
+    left, total, going = len(found), sum(it.bytes for it in found), []
+    for it in found:
+        old = before_s is not None and it.time_s < before_s
+        over = (count is not None and left > count) or (most_bytes is not None and total > most_bytes)
+        if (old or over) and not it.open:
+            going.append(it)
+            left, total = left - 1, total - it.bytes
+    return going
 
 
 def _names(state_dir: Path) -> Iterator[str]:
@@ -118,8 +172,12 @@ def _parse(path: Path, whole: bool) -> dict[str, Any]:
             doc = json.loads(file.read() if whole else _head(file))
     except ValueError as error:
         raise Damaged(f"{path.name} is not whole: {error}") from None
+    return _known(doc, path.name)
+
+
+def _known(doc: Any, name: str) -> dict[str, Any]:
     if not isinstance(doc, dict):
-        raise Damaged(f"{path.name} is not an incident")
+        raise Damaged(f"{name} is not an incident")
     if doc.get("schema") != 1:
         raise Damaged(f"schema {doc.get('schema')!r} is not known to this version")
     return doc

@@ -56,6 +56,11 @@ def sentence(incident: dict[str, Any]) -> str:
     return f"Memory of {where} got short and recovered; nobody was killed."
 
 
+def verdict(incident: dict[str, Any]) -> str:
+    """Did it help, in one sentence."""
+    return _helped(incident)[0]
+
+
 def _victims(incident: dict[str, Any]) -> str:
     victims = incident["victims"]
     if not victims:

@@ -11,7 +11,6 @@ where secrets live.
 
 import heapq
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +18,7 @@ from typing import Final
 
 from ..linux import procfs
 from ..model.facts import ProcessFacts
+from ..model.secrets import redact
 from ..model.verdict import ProcessRef
 from . import owners
 
@@ -409,54 +409,6 @@ def _own(facts: dict[str, object], part: str) -> dict[str, object]:
     return found
 
 
-# -- secrets
-
-_SECRET: Final = (
-    r"(?:pass(?:word|wd|phrase|code)|pass(?![a-z])|pwd|secret|tokens?(?![a-z])|credentials?|cookies?(?![a-z])|bearer"
-    r"|(?:api|access|private|signing|encryption|master|account|shared)[-_]?keys?(?![a-z])|(?<![a-z])keys?(?![a-z])"
-    r"|auth(?![a-z])|authorization)"
-)
-_WORDY: Final = rf"[\w.-]{{0,40}}{_SECRET}[\w.-]{{0,40}}"
-_ASSIGNED: Final = re.compile(rf"(?i)((?:^|[\s,;&?\"'{{])-{{0,2}}{_WORDY}[\"']?\s?[=:]\s?[\"']?)(?!//)([^\s,;&\"'}}]+)")
-_FLAG: Final = re.compile(rf"(?i)^-{{1,2}}{_WORDY}$")
-_URL: Final = re.compile(r"(?i)\b([a-z][a-z0-9+.-]{0,30}://[^\s/:@]{0,200}):[^\s/@]{1,200}@")
-_BEARER: Final = re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}")
-_SHAPES: Final = re.compile(
-    r"\beyJ[\w-]{8,}\.[\w-]{4,}\.?[\w-]*"  # a JSON web token
-    r"|\bAKIA[0-9A-Z]{16}\b"  # AWS
-    r"|\bgh[pousr]_\w{20,}|\bgithub_pat_\w{20,}|\bglpat-[\w-]{16,}|\bxox[abprs]-[\w-]{10,}|\bsk-[\w-]{16,}"
-)
-_USER_PASS: Final = re.compile(r"^[^:\s]{1,100}:\S+$")
-_HIDDEN: Final = "[redacted]"
-
-
 def arguments(data: bytes) -> list[str]:
     """/proc/PID/cmdline as a list."""
     return text(data).rstrip("\0").split("\0")
-
-
-def redact(words: list[str]) -> str:
-    """A command line for people, without what looks like a secret.
-
-    Hidden are: the value of every NAME=VALUE, NAME:VALUE, --NAME=VALUE and ``--NAME VALUE`` whose NAME speaks of a
-    password, secret, token, key, credential, cookie or authorization; the password in a URL and after ``-u USER:``;
-    what follows Bearer and Basic; tokens known by their shape. What a program takes as a bare word cannot be known.
-    """
-    found: list[str] = []
-    hide = ""
-    for given in words:
-        word = given
-        if hide == "all" and not word.startswith("-"):
-            word = _HIDDEN
-        elif hide == "user" and _USER_PASS.match(word):
-            word = f"{word.partition(':')[0]}:{_HIDDEN}"
-        hide = "all" if _FLAG.match(word) else "user" if word in ("-u", "--user", "--proxy-user") else ""
-        found.append(_clean(word))
-    return " ".join(found)
-
-
-def _clean(word: str) -> str:
-    word = _BEARER.sub(rf"\1 {_HIDDEN}", word[: 2 * _CMDLINE_MAX])
-    word = _URL.sub(rf"\1:{_HIDDEN}@", word)
-    word = _ASSIGNED.sub(rf"\1{_HIDDEN}", word)
-    return _SHAPES.sub(_HIDDEN, word)

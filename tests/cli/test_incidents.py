@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.incidents.recorded import Recorded
+from tests.judge.world import Body, host_guard, plan, process
+
+Done = subprocess.CompletedProcess[str]
 RECORDED = Path(__file__).parent.parent / "report" / "incidents" / "schema-1"
 ONE = "20260131T031204Z-host-072511"
 CALL = [sys.executable, "-c", "from oomguard.cli.incidents import app; app(prog_name='incidents')"]
@@ -20,9 +24,12 @@ def state_dir(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
-def incidents(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+def incidents(
+    *arguments: str | Path | int, as_module: bool = False, **environment: str
+) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "COLUMNS": "100", **environment}
-    return subprocess.run([*CALL, *map(str, arguments)], capture_output=True, text=True, env=env, check=False)
+    call = [sys.executable, "-m", "oomguard", "incidents"] if as_module else CALL
+    return subprocess.run([*call, *map(str, arguments)], capture_output=True, text=True, env=env, check=False)
 
 
 def test_list_for_programs(state_dir: Path) -> None:
@@ -116,3 +123,91 @@ def test_ones_own_incidents_without_root(state_dir: Path, tmp_path: Path) -> Non
     config.write_text(f'[daemon]\nstate_dir = "{tmp_path}/none"\n')
     config.chmod(0o644)
     assert ONE in incidents("list", "--config", config, XDG_STATE_HOME=str(home)).stdout
+
+
+# -- replay, report, diff, export, prune: as commands ------------------------------------------------------------------
+
+
+@pytest.fixture
+def judged(tmp_path: Path) -> Path:
+    """A state directory with an incident that can be judged again."""
+    leak = Body(process(500, "leak", "/system.slice/leak.service", 10), 60)
+    world = Recorded(plan(host_guard()), [leak, Body(process(30, "postgres", "/system.slice/pg.service", 200))])
+    world.run(120_000, lambda w: bool(w.died) and all(s.phase == "calm" for s in w.state.targets.values()))
+    directory = tmp_path / "judged" / "incidents" / ONE
+    directory.mkdir(parents=True)
+    (directory / "incident.json").write_text(json.dumps(world.incident(id=ONE)))
+    return tmp_path / "judged"
+
+
+def policy(path: Path, hard: str, never: str = "") -> Path:
+    path.write_text(
+        '[policy.host]\ncgroup = "/"\nsoft = { when = [{ available_below = "50%" }], do = ["snapshot", "nominate"] }\n'
+        f'hard = {{ when = [{{ available_below = "{hard}" }}], do = ["kill"] }}\nvictim = {{ never = [{never}] }}\n'
+    )
+    path.chmod(0o644)
+    return path
+
+
+def test_replay_by_the_same_policy(judged: Path) -> None:
+    done = incidents("replay", "--state-dir", judged)
+    assert done.stdout.splitlines()[0].startswith(f"{ONE}  the same: leak[500] killed at +")
+    assert done.stdout.splitlines()[-1].endswith("1 the same, 0 changed")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_backtest_is_a_gate(judged: Path, tmp_path: Path) -> None:
+    """As a policy repository's CI would call it: 0 the same one dies, perhaps earlier; 1 another one, or nobody."""
+    same = incidents("replay", judged, "--policy", policy(tmp_path / "a.toml", "10%"), "--json")
+    told = json.loads(same.stdout)
+    assert (same.returncode, told["changed"], told["judged"]) == (0, [], 1)
+    assert told["incidents"][0]["now"]["at_ms"] < told["incidents"][0]["was"]["at_ms"]
+    other = incidents("replay", judged, "--policy", policy(tmp_path / "b.toml", "10%", '{ comm = "leak" }'))
+    assert other.returncode == 1
+    assert "CHANGED: was leak[500] killed at" in other.stdout
+    wrong = incidents("replay", judged, "--policy", policy(tmp_path / "c.toml", "soup"))
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert "c.toml:4" in wrong.stderr
+
+
+def test_what_cannot_be_judged_is_said(state_dir: Path) -> None:
+    done = incidents("replay", "--state-dir", state_dir)
+    assert done.returncode == 1
+    assert "did not record with what memory the judge began" in done.stdout
+
+
+def test_export_diff_and_what_they_make(judged: Path, tmp_path: Path) -> None:
+    ticket = tmp_path / "ticket.tar.zst"
+    done = incidents("export", "last", "-o", ticket, "--state-dir", judged)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{ticket}\n", "")
+    assert ticket.stat().st_mode & 0o777 == 0o640
+    assert incidents("show", ticket).stdout.startswith("oomguard killed leak[500],")
+    assert incidents("replay", ticket).returncode == 0
+    same = incidents("diff", ticket, judged / "incidents" / ONE)
+    assert (same.returncode, same.stdout.splitlines()[-1]) == (0, "the same trouble again")
+    other = incidents("diff", ticket, RECORDED / "incidents" / ONE, "--json")
+    assert (other.returncode, json.loads(other.stdout)["same"]) == (1, False)
+    wrong = incidents("export", "last", "--redact", "all", "--state-dir", judged)
+    assert (wrong.returncode, wrong.stderr) == (2, "oomguard: --redact all: it may be secrets, names, none\n")
+
+
+def test_prune(judged: Path) -> None:
+    older = judged / "incidents" / "20200101T000000Z-host-abcdef"
+    shutil.copytree(judged / "incidents" / ONE, older)
+    told = incidents("prune", "--keep", 1, "--dry-run", "--json", "--state-dir", judged)
+    assert json.loads(told.stdout)["removed"] == [older.name]
+    assert older.exists()
+    assert incidents("prune", "--older-than", "30000d", "--state-dir", judged).stdout == ""
+    assert incidents("prune", "--older-than", "365d", "--state-dir", judged).stdout == f"removed {older.name}\n"
+    assert not older.exists()
+    for words in ([], ["--max-bytes", "much"], ["--older-than", "1 fortnight"]):
+        done = incidents("prune", *words, "--state-dir", judged)
+        assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1)
+
+
+def test_report(judged: Path, tmp_path: Path) -> None:
+    done = incidents("report", "last", "-o", tmp_path / "x.html", "--state-dir", judged)
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"{tmp_path}/x.html\n", "")
+    assert "leak[500]" in (tmp_path / "x.html").read_text()
+    done = incidents("report", "last", "-o", tmp_path / "none" / "x.html", "--state-dir", judged, as_module=True)
+    assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)

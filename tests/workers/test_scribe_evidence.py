@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from oomguard.model.secrets import redact
 from oomguard.model.verdict import ProcessRef
 from oomguard.workers import evidence
-from oomguard.workers.evidence import Evidence, ancestry, arguments, flat, numbers, redact
+from oomguard.workers.evidence import Evidence, ancestry, arguments, flat, numbers
 
 STAT = "{pid} ({comm}) S 1 1 1 0 -1 {flags} 0 0 0 0 0 0 0 0 20 0 1 0 {ticks} 1 1 1\n"
 STATUS = (

@@ -52,6 +52,7 @@ def report(page: StatusPage, held: live.Held | None) -> dict[str, object]:
             "major_faults": numbers.major_faults,
         },
         "counters": {
+            "turns": numbers.turns,
             "snapshots": numbers.snapshots,
             "kills": numbers.kills,
             "kernel_oom_kills": numbers.kernel_oom_kills,

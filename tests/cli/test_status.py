@@ -79,7 +79,7 @@ def test_for_programs(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
                 "limit_bytes": 256 << 20,
             },
         ],
-        "counters": {"snapshots": 2, "kills": 3, "kernel_oom_kills": 4},
+        "counters": {"turns": 77, "snapshots": 2, "kills": 3, "kernel_oom_kills": 4},
         "degraded": [{"what": "swap_above", "why": "no swap"}],
     }
     assert (memory["minor_faults"], memory["major_faults"]) == (1, 0)

@@ -23,9 +23,10 @@ from typing import Any
 from .machine import CACHE, HERE, ROOT, Machine, git, tree, tree_key
 from .qemu import GuestError
 from .storms import STORMS, observe, run_storm
-from .trials import CrashPlan, CutPlan, crash, cut_power, read_with_and_without
+from .trials import CrashPlan, CutPlan, crash, cut_power, hover, read_with_and_without
 from .verdicts import (
     faults_of_guarding,
+    faults_of_hovering,
     faults_of_observing,
     faults_of_reading,
     faults_of_the_crash,
@@ -69,6 +70,11 @@ def reading(vm: Machine, _: int) -> tuple[dict[str, Any], tuple[str, ...]]:
     return dataclasses.asdict(result), faults_of_reading(result, least_ratio=0.95, most_cpu_percent=2)
 
 
+def hovering(vm: Machine, _: int) -> tuple[dict[str, Any], tuple[str, ...]]:
+    result = hover(vm, turns=10_000, most_s=900)
+    return dataclasses.asdict(result), faults_of_hovering(result, least_turns=10_000)
+
+
 def crashing(vm: Machine, number: int) -> tuple[dict[str, Any], tuple[str, ...]]:
     plan = CrashPlan(
         limited=number % 2 == 1,
@@ -94,6 +100,7 @@ TIMES = (
 )
 READING = (("ratio", "throughput with / without us"), ("daemon_cpu_percent", "CPU of the daemon, % of one"))
 CUTTING = (("back_after_s", "guarding again after the boot, s"), ("turns", "turns that could be read"))
+HOVERING = (("turns", "turns"), ("seconds", "in s"), ("minor_faults", "minor faults"), ("major_faults", "major"))
 CRASHING = (("restarted_after_s", "up again after, s"), ("clean_after_s", "clean after the leak's end, s"))
 
 CAMPAIGNS = (
@@ -110,6 +117,7 @@ CAMPAIGNS = (
         reading,
         READING,
     ),
+    Campaign("hovering", "10,000 turns of an engagement: no page fault, nobody killed", 1, hovering, HOVERING),
     Campaign("crash", "SIGKILL of the daemon at a random moment of an engagement", 20, crashing, CRASHING),
     Campaign("cut", "no power at a random moment of an engagement, then the next boot", 50, cutting, CUTTING),
     *(

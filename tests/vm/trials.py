@@ -210,6 +210,53 @@ def bystanders(vm: Machine, make: bool = False) -> dict[str, str]:
     return dict(line.split()[::-1] for line in vm.check(f"sha256sum {files}").splitlines())
 
 
+# -- a long engagement
+
+
+@dataclass(frozen=True, slots=True)
+class HoverResult:
+    """Of a leak that stops between the watermarks and stays there: the daemon is armed all the time."""
+
+    turns: int
+    armed_turns: int  # of these, while it said that it was armed
+    seconds: float
+    minor_faults: int
+    major_faults: int
+    kills: int
+    left_behind: tuple[str, ...]
+
+
+def hover(vm: Machine, turns: int, most_s: float) -> HoverResult:
+    before = marks(vm)
+    service = hovering_leak(vm, limited=False)
+    service.start(vm)
+    started = time.monotonic()
+    first, last, armed = turns_of(vm)[0], 0, 0
+    while armed < turns and time.monotonic() < started + most_s:
+        time.sleep(5)
+        now, phase = turns_of(vm)
+        armed += now - (last or first) if phase == "armed" else 0
+        last = now
+    service.stop(vm)
+    time.sleep(5)
+    found = json.loads(vm.check("oomguard status --json"))
+    return HoverResult(
+        turns=last - first,
+        armed_turns=armed,
+        seconds=round(time.monotonic() - started, 1),
+        minor_faults=found["memory"]["minor_faults"],
+        major_faults=found["memory"]["major_faults"],
+        kills=found["counters"]["kills"],
+        left_behind=differences(before, marks(vm)),
+    )
+
+
+def turns_of(vm: Machine) -> tuple[int, str]:
+    """How many the daemon has made, and its phase on the whole machine."""
+    found = json.loads(vm.check("oomguard status --json", timeout=60))
+    return found["counters"]["turns"], next(policy["phase"] for policy in found["policies"] if policy["cgroup"] == "/")
+
+
 def hovering_leak(vm: Machine, limited: bool) -> Service:
     """One that grows past the soft watermark and stays below the hard one, so that the engagement lasts."""
     if limited:

@@ -9,7 +9,7 @@ from typing import Any
 
 from .evidence import StormResult
 from .storms import STORMS, Storm
-from .trials import CrashResult, CutResult, ReaderResult
+from .trials import CrashResult, CutResult, HoverResult, ReaderResult
 
 
 def faults_of_guarding(result: StormResult) -> tuple[str, ...]:
@@ -25,6 +25,7 @@ def faults_of_the_kill(result: StormResult) -> tuple[str, ...]:
         (result.events.get("oom_kill", 0) > 0, f"memory.events: {result.events}"),
         (bool(result.innocents), f"others were signalled: {result.innocents}"),
         (bool(result.vanished), f"others are gone: {result.vanished}"),
+        (any(result.faults.values()), f"page faults in the core: {result.faults}"),
     )
 
 
@@ -78,6 +79,16 @@ def faults_of_reading(result: ReaderResult, least_ratio: float, most_cpu_percent
         (result.events["oom_kill"] > 0, f"memory.events: {result.events}"),
         (result.ratio < least_ratio, f"the reader was slowed down: {result}"),
         (result.daemon_cpu_percent > most_cpu_percent, f"the daemon took {result.daemon_cpu_percent} % of a CPU"),
+    )
+
+
+def faults_of_hovering(result: HoverResult, least_turns: int) -> tuple[str, ...]:
+    return told(
+        (result.turns < least_turns, f"{result.turns} turns"),
+        (result.armed_turns < least_turns, f"{result.armed_turns} of them armed"),
+        (result.minor_faults + result.major_faults > 0, f"page faults in the core: {result}"),
+        (result.kills > 0, "somebody was killed"),
+        (bool(result.left_behind), f"left behind: {result.left_behind}"),
     )
 
 

@@ -16,7 +16,8 @@ from oomguard.model.messages import FIELDS, MESSAGE_IDS
 ROOT = Path(__file__).resolve().parent.parent
 CATALOG = ROOT / "systemd" / "oomguard.catalog"
 OF_A_GUARD = {
-    *("SOFT", "HARD", "MEASURE", "KILLED", "VICTIM_GONE", "VICTIM_STUCK", "NO_VICTIM", "BUDGET_SPENT", "CALM"),
+    *("SOFT", "HARD", "MEASURE", "KILLED", "VICTIM_GONE", "VICTIM_STUCK", "NO_VICTIM", "BUDGET_SPENT"),
+    *("SHADOW", "CALM"),
 }
 
 

@@ -113,7 +113,7 @@ def _plan(order: Order) -> Plan:
 def _compiled(order: Order) -> Plan:
     made_from = order.origin()
     plan = policy.load(files.find(order.config), observe=order.observe)
-    if order.origin() != made_from:
+    if order.origin() != made_from or plan.daemon.shadow:  # that file is no part of the digest
         made_from = ""  # it was written to meanwhile: right or not, it cannot be told what this plan was made from
     found = doubts(plan)
     for doubt in found:

@@ -65,7 +65,8 @@ class Hands:
     def aim(self, plan: Plan) -> None:
         """Which guards there are, and which of them only observe."""
         self.guards = {guard.name: guard for guard in plan.guards}
-        self.observing = frozenset(guard.name for guard in plan.guards if guard.mode == "observe")
+        self.observing = frozenset(guard.name for guard in plan.guards if guard.mode != "enforce")
+        self.shadows = frozenset(guard.name for guard in plan.guards if guard.mode == "shadow")
 
     def perform(self, action: Action) -> Outcome | None:
         """None: nothing to do here; the record of the turn is what the followers act upon."""
@@ -115,6 +116,8 @@ class Hands:
 
     def _open(self, action: Nominate) -> int:
         victim = action.victim
+        if action.target.guard in self.shadows:
+            return 0  # nobody is held open for what is never done
         held = Held(victim, self.proc_fd, self.root)
         try:
             opened = held.open() and self._listen(held)
@@ -204,6 +207,8 @@ class Hands:
         if action.by == "deadman":
             if held is not None:
                 held.killed = True
+            return 0
+        if action.target.guard in self.shadows:
             return 0
         if held is None:
             return errno.ESRCH

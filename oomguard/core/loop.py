@@ -11,7 +11,7 @@ from ..judge.pace import NEVER
 from ..judge.state import State, seed
 from ..linux import memlock, systemd
 from ..model.policy import Plan
-from ..model.verdict import Outcome
+from ..model.verdict import Action, Close, Kill, Notify, Outcome
 from ..workers.pool import Pool, Worker
 from .act import Hands
 from .observe import Senses
@@ -68,13 +68,26 @@ class Loop:
             outcome = self.hands.perform(action)
             if outcome is not None:
                 outcomes.append(outcome)
+        if actions:
+            self._tell_budgets(actions)
         self.hands.look()
-        memory = seed(self.plan.guards, before, actions, self.renewed) if actions or self.renewed else None
+        memory = seed(self.plan, before, actions, self.renewed) if actions or self.renewed else None
         self.renewed = False
         self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes), memory)
         self.status.publish(self.plan, self.state, seen.at_ns, self.recorder.dropped, bool(actions))
         self._housekeeping(seen.at_ns)
         self.pool.pulse.beat(time.monotonic_ns())
+
+    def _tell_budgets(self, actions: tuple[Action, ...]) -> None:
+        """A budget that is spent stands in status until somebody may be killed again, or need not be."""
+        for action in actions:
+            match action:
+                case Notify(message="BUDGET_SPENT"):
+                    self.status.degraded(f"budget of {action.target.guard}", f"{action.target.cgroup}: {action.text}")
+                case Close() | Kill():
+                    self.status.mended(f"budget of {action.target.guard}")
+                case _:
+                    pass
 
     def calm(self) -> bool:
         """The time for what needs memory: nobody is being ended, and nothing is armed or there is plenty all the same.
@@ -151,10 +164,11 @@ class Loop:
     def _swap(self, plan: Plan, text: bytes) -> None:
         """The new plan is in force. Guards that did not change keep their phases and leases."""
         old = {guard.name: guard for guard in self.plan.guards}
+        old_daemon = self.plan.daemon
         keep = frozenset(guard.name for guard in plan.guards if old.get(guard.name) == guard)
         self.senses.aim(plan, keep)
         self.hands.aim(plan)
-        if plan.daemon != self.plan.daemon:
+        if replace(plan.daemon, budget=old_daemon.budget, shadow=old_daemon.shadow) != old_daemon:
             self.status.degraded("daemon", "the [daemon] table has changed: that takes a restart")
         for what, _ in self.plan.remarks:
             self.status.mended(what)

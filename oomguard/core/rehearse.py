@@ -78,7 +78,7 @@ def storm(plan: Plan) -> tuple[Action, ...]:
     for seen in _turns(plan):
         before = state
         state, actions = decide(plan, state, seen)
-        recorder.turn(before.targets, state.targets, seen, actions, (), seed(plan.guards, before, actions))
+        recorder.turn(before.targets, state.targets, seen, actions, (), seed(plan, before, actions))
         tokens = [action.victim.token for action in actions if isinstance(action, Nominate)]
         if tokens:
             gone = Observation(seen.at_ns + 1, gone=tuple(VictimGone(token, seen.at_ns) for token in tokens))

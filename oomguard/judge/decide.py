@@ -11,7 +11,9 @@ from typing import Final, assert_never
 
 from ..model.facts import CgroupFacts, Observation, Result, Survey, TargetId
 from ..model.policy import (
+    SHADOW,
     AvailableBelow,
+    Budget,
     FreezeStep,
     Guard,
     KillStep,
@@ -47,6 +49,7 @@ from ..model.verdict import (
     Reap,
     Reclaim,
     Release,
+    Score,
     Snapshot,
     Victim,
 )
@@ -54,7 +57,7 @@ from . import escalate, pace
 from .detect import TABLE, Event, Sight, any_holds, crossed, describe, mib, since
 from .glob import is_inside
 from .rank import Bounds, is_corridor, is_outweighed, rank, why_not_whole
-from .state import Held, Hold, State, TargetState, evolve
+from .state import Ban, Held, Hold, State, TargetState, Verdict, evolve
 from .trend import follow, span, tracked
 
 MS: Final = 1_000_000
@@ -68,6 +71,7 @@ STALE_TURNS: Final = 2  # but not one that is as new as slow surveys allow
 REFRESH_NS: Final = 100 * MS  # shortest time between two surveys while armed
 REFRESH_SHARE: Final = 8  # surveys take at most one eighth of the time
 TELL_AGAIN_NS: Final = 30 * SECOND  # "nobody may be taken" and "budget spent" are said again after that
+BAN_NS: Final = (60 * SECOND, 3600 * SECOND)  # the first one, and the longest
 UNSEEN_NS: Final = 100 * MS  # a target without facts, or whose survey did not come, is asked for again after that
 AFTER_NS: Final = SECOND  # nobody was there to take: look again for one after that
 ESRCH: Final = 3
@@ -123,7 +127,9 @@ class _Desk:
         self.refaults = seen.refaults or state.refaults
         self.compressed = seen.compressed or state.compressed
         self.stuck = state.stuck
+        self.budget, self.spent = plan.daemon.budget, state.spent
         self.token = state.next_token
+        self.shadows = state.shadows
         self.incident = state.next_incident
         self.counters = state.counters
         self.past = dict(state.past)
@@ -136,12 +142,14 @@ class _Desk:
             self.before,
             targets=MappingProxyType(self.targets),
             stuck=self.stuck,
+            spent=self.spent,
             host=self.host,
             pressure=self.pressure,
             refaults=self.refaults,
             compressed=self.compressed,
             next_token=self.token,
             next_incident=self.incident,
+            shadows=self.shadows,
             counters=self.counters,
             past=MappingProxyType(self.past),
         )
@@ -201,7 +209,8 @@ class _Desk:
         if old.nominee is not None:
             self.actions.append(Dismiss(target, old.nominee.token))
         if old.incident:
-            self.actions.append(Close(target, old.incident, outcome))
+            outcome, score = self._scored(old, outcome)
+            self.actions.append(Close(target, old.incident, outcome, score))
 
     def _unleased(self, result: Result) -> None:
         """A lease that could not be written: nobody may rely on it, and what the journal holds of it can go."""
@@ -244,11 +253,12 @@ class _Desk:
 
     def _kernel_killed(self, cgroup: str, count: int, comm: str, pid: int) -> None:
         self.counters = evolve(self.counters, kernel_oom_kills=self.counters.kernel_oom_kills + count)
-        covering = [t for t in self.targets if is_inside(cgroup, t.cgroup)]
+        who = f"{comm}[{pid}]" if comm else f"{count} process(es)"
+        self._done_by("kernel", cgroup, who)
+        covering = [t for t in self.targets if is_inside(cgroup, t.cgroup) and not self._is_shadow(t)]
         if not covering:
             return
         target = max(covering, key=lambda t: len(t.cgroup))
-        who = f"{comm}[{pid}]" if comm else f"{count} process(es)"
         number, state = self.targets[target].incident, self.targets[target]
         text = f"the kernel's OOM killer ended {who} in {cgroup}"
         number = number or self._open(state)
@@ -382,21 +392,36 @@ class _Desk:
     # -- phases --------------------------------------------------------------------------------------------------
 
     def _open(self, state: TargetState) -> int:
-        number, self.incident = self.incident, self.incident + 1
+        if self._is_shadow(state.id):
+            number = self._new_token(state.id)
+        else:
+            number, self.incident = self.incident, self.incident + 1
         self.targets[state.id] = evolve(self.targets.get(state.id, state), incident=number)
         return number
+
+    def _is_shadow(self, target: TargetId) -> bool:
+        return target.guard.startswith(SHADOW)
+
+    def _new_token(self, target: TargetId) -> int:
+        if self._is_shadow(target):
+            self.shadows -= 1
+            return self.shadows
+        self.token += 1
+        return self.token - 1
 
     def _why(self, watermark: Watermark, clause: int, sight: Sight) -> str:
         return ", ".join(describe(condition, sight) for condition in watermark.when[clause].all_of)
 
     def _snapshot(self, state: TargetState, why: str, hard: bool) -> TargetState:
         number = state.incident or self._open(state)
-        self.counters = evolve(self.counters, snapshots=self.counters.snapshots + 1)
+        if not self._is_shadow(state.id):
+            self.counters = evolve(self.counters, snapshots=self.counters.snapshots + 1)
         self.actions.append(Snapshot(state.id, "hard" if hard else "soft", number, why))
         return evolve(state, incident=number, last_soft_ns=self.at)
 
     def _tell(self, state: TargetState, message: str, text: str) -> None:
-        self.actions.append(Notify(state.id, message, text))
+        if message == "SHADOW" or not self._is_shadow(state.id):  # of a shadow, its verdicts alone
+            self.actions.append(Notify(state.id, message, text))
 
     def _arm(self, guard: Guard, state: TargetState, sight: Sight, clause: int) -> TargetState:
         assert guard.soft is not None
@@ -451,7 +476,8 @@ class _Desk:
         soft = state.phase == "armed"
         match step:
             case SnapshotStep():
-                state = self._snapshot(state, why, hard=False) if soft and why else state
+                shadow = guard.mode == "shadow"
+                state = self._snapshot(state, why, hard=False) if soft and why and not shadow else state
             case NotifyStep():
                 if soft and why:
                     self._tell(state, "SOFT", why)
@@ -478,7 +504,7 @@ class _Desk:
         assert watermark is not None
         state = self._to(state, "hard")
         why = self._why(watermark, clause, sight)
-        if not state.hard_told:
+        if not state.hard_told and guard.mode != "shadow":
             state = evolve(self._snapshot(state, why, hard=True), hard_told=True, told_ns=0)
             if any(isinstance(step, NotifyStep) for step in watermark.do) or watermark.kills:
                 self._tell(state, "HARD", why)
@@ -500,15 +526,16 @@ class _Desk:
         for lease in state.leases:
             if lease.purpose != "tripwire":
                 self.actions.append(Release(state.id, lease.token))
+        killed = "the victim is gone, " if state.ended else ""
+        outcome, score = self._scored(state, f"{killed}memory is clearly over both watermarks")
         if state.incident:
-            killed = "the victim is gone, " if state.ended else ""
-            self.actions.append(Close(state.id, state.incident, f"{killed}memory is clearly over both watermarks"))
+            self.actions.append(Close(state.id, state.incident, outcome, score))
             if state.hard_told:
                 self._tell(state, "CALM", "calm again")
         trip = tuple(lease for lease in state.leases if lease.purpose == "tripwire")
         state = evolve(state, leases=trip, incident=0, hard_told=False, ended=0, asked="", pursuit=None)
         foot = escalate.AT_THE_FOOT
-        return evolve(state, uninsurable=frozenset(), soft_climb=foot, hard_climb=foot)
+        return evolve(state, uninsurable=frozenset(), soft_climb=foot, hard_climb=foot, verdict=None)
 
     def _dismiss(self, state: TargetState) -> TargetState:
         """It is no nominee any more, nor is there another one yet."""
@@ -540,7 +567,7 @@ class _Desk:
     def _nominate(self, guard: Guard, state: TargetState, survey: Survey, sight: Sight) -> TargetState:
         if state.phase in ("calm", "draining"):
             return state
-        victims, ranking = rank(guard.victim, survey, Bounds(self.before.ours, self.stuck, self.before.own_cgroup))
+        victims, ranking = rank(guard.victim, survey, self._bounds())
         if not victims:
             state = self._release(evolve(self._dismiss(state), ranking=ranking), "brake")
             return self._look(state, "whole") if survey.depth == "heaviest" else state
@@ -551,9 +578,8 @@ class _Desk:
             best = replace(best, token=held.token)
         else:
             state = self._drop(state)
-            best = replace(best, token=self.token)
-            self.token += 1
-            self.actions.append(Nominate(state.id, best, ranking, _not_before(guard, state)))
+            best = replace(best, token=self._new_token(state.id))
+            self.actions.append(Nominate(state.id, best, ranking, self._not_before(guard, state)))
             state = self._score(guard, evolve(state, nominee=best), sight)
         state = evolve(state, nominee=best, ranking=ranking, reserve=victims[1:])
         if _takes_whole(guard):
@@ -565,7 +591,7 @@ class _Desk:
         """Whether the nominee's cgroup may be stopped as a whole, while it is known who lives in it."""
         assert state.nominee is not None
         path, inode = state.nominee.cgroup, state.nominee.inode
-        bounds = Bounds(self.before.ours, frozenset(), self.before.own_cgroup)
+        bounds = self._bounds()
         state = evolve(state, hold=Hold(path, inode, why_not_whole(guard.victim, survey, path, bounds)))
         return self._thaw(state, path)
 
@@ -613,13 +639,25 @@ class _Desk:
         failed = [r.errno for r in self.seen.results if r.token == token and r.errno and r.what == "Nominate"]
         if not failed and not any(gone.token == token for gone in self.seen.gone):
             return state
-        if failed and failed[0] != ESRCH:
+        if failed and failed[0] != ESRCH and not self._is_shadow(state.id):
             self._ban(victim)
         return evolve(self._dismiss(state), survey_ns=min(state.survey_ns, self.at - _every(state) // 2))
 
     def _ban(self, victim: Victim) -> None:
-        """Not to be named again: one that cannot be ended would hide everybody behind it."""
-        self.stuck |= frozenset((p.pid, p.start_ticks) for p in victim.processes)
+        """Not to be named again for a while: one that cannot be ended would hide everybody behind it.
+
+        Not for ever: what it waits for (a disk, a server) may come back, and so may our right to signal it.
+        """
+        known = {(ban.pid, ban.start_ticks): ban for ban in self.stuck if ban.until_ns + ban.for_ns > self.at}
+        for process in victim.processes:
+            key = (process.pid, process.start_ticks)
+            for_ns = min(2 * known[key].for_ns, BAN_NS[1]) if key in known else BAN_NS[0]
+            known[key] = Ban(*key, self.at + for_ns, for_ns)
+        self.stuck = tuple(known.values())
+
+    def _bounds(self) -> Bounds:
+        banned = frozenset((ban.pid, ban.start_ticks) for ban in self.stuck if ban.until_ns > self.at)
+        return Bounds(self.before.ours, banned, self.before.own_cgroup)
 
     # -- the kill ------------------------------------------------------------------------------------------------
 
@@ -633,10 +671,10 @@ class _Desk:
                 state = self._climb_hard(guard, state, sight, hard)
             if state.hard_climb.stand != "aiming" or state.asked:
                 return state
-        if self._other_pursuit(state):
+        if guard.mode != "shadow" and self._other_pursuit(state):  # in a shadow's world nobody else is pursued
             return state
-        if not self._within_budget(guard, state):
-            return self._spent(guard, state, "BUDGET_SPENT", "the kill budget is spent, nobody is killed")
+        if (why := self._over_budget(guard, state)) and guard.mode == "enforce":
+            return self._spent(guard, state, "BUDGET_SPENT", f"{why}: nobody is killed")
         if state.nominee is None and survey is not None:
             return self._spent(guard, state, "NO_VICTIM", _nobody(state.ranking))
         stale = self.at - state.survey_ns > max(STALE_NS, STALE_TURNS * _every(state))
@@ -657,11 +695,15 @@ class _Desk:
             if other.id != state.id
         )
 
-    def _within_budget(self, guard: Guard, state: TargetState) -> bool:
-        if guard.budget is None:
-            return True
-        recent = [at for at in state.kills if self.at - at < guard.budget.per_ns]
-        return len(recent) < guard.budget.kills
+    def _over_budget(self, guard: Guard, state: TargetState) -> str:
+        """Whose budget is spent, and until when; empty: none is."""
+        ours = ("this guard's", guard.budget, state.kills)
+        for whose, budget, kills in (ours, ("the host's", self.budget, self.spent)):
+            free_ns = _free_again(budget, kills)
+            if budget is not None and free_ns > self.at:
+                spent = f"{budget.kills} in {budget.per_ns / SECOND:g} s"
+                return f"{whose} kill budget ({spent}) is spent for another {(free_ns - self.at) / SECOND:.0f} s"
+        return ""
 
     def _spent(self, guard: Guard, state: TargetState, message: str, text: str) -> TargetState:
         if not state.told_ns or self.at - state.told_ns >= TELL_AGAIN_NS:
@@ -676,19 +718,83 @@ class _Desk:
         text = f"{_who(victim)} holding {mib(victim.held_bytes)}"
         if grace:
             state = self._thaw(state)  # who is frozen cannot end itself
+        if guard.mode == "shadow":
+            state = self._foreshadow(guard, state, sight, text)
         self.actions.append(Kill(state.id, victim.token, "TERM" if grace else "KILL", text, state.ranking))
         if not grace:
             self.actions.append(Reap(state.id, victim.token))
         if guard.mode != "enforce":
             self._tell(state, "KILLED", f"would have killed {text} (observe mode)")
+            state = evolve(state, verdict=state.verdict or Verdict(self.at, text))
             return evolve(self._to(state, "spent"), again_ns=pace.NEVER)
         self._tell(state, "KILLED", f"killed {text}")
         state = self._counted(guard, self._to(state, "fired"))
         return evolve(state, pursuit=escalate.begin(victim, grace, self.at))
 
+    def _not_before(self, guard: Guard, state: TargetState) -> int:
+        """When cooldown and budgets allow the next kill."""
+        return max(state.again_ns, _free_again(guard.budget, state.kills), _free_again(self.budget, self.spent))
+
+    def _foreshadow(self, guard: Guard, state: TargetState, sight: Sight, text: str) -> TargetState:
+        """A shadow's verdict: in the incident of the policy in force if that has acted, else in one of its own."""
+        said = f"{state.id.guard} would have killed {text}"
+        acted = self._in_force(state, acted=True)
+        for other in acted:
+            self._tell(other, "SHADOW", said)
+        if not acted:
+            mark, began = (guard.soft, state.soft_since) if state.by_soft else (guard.hard, state.hard_since)
+            clause = crossed(mark, began, self.at)
+            why = self._why(mark, clause, sight) if mark is not None and clause is not None else ""
+            state = self._snapshot(state, why, hard=True)
+            self._tell(state, "SHADOW", f"would have killed {text}; the policy in force has not acted")
+        return state
+
+    def _in_force(self, shadow: TargetState, acted: bool) -> list[TargetState]:
+        """Guards in force of the same memory; those with an open incident that their hard watermark is in."""
+        return [
+            other
+            for other in self.targets.values()
+            if not self._is_shadow(other.id) and (other.hard_told or not acted) and _shares(other.id, shadow.id)
+        ]
+
+    def _done_by(self, who: str, cgroup: str, text: str) -> None:
+        """Somebody has ended something: whoever has only said that he would have remembers it."""
+        for target, state in self.targets.items():
+            verdict = state.verdict
+            if verdict is None or not _shares(TargetId("", cgroup), target):
+                continue
+            if who == "kernel" and not verdict.kernel[0]:
+                self.targets[target] = evolve(state, verdict=replace(verdict, kernel=(self.at, text)))
+            elif who == "policy" and not verdict.policy[0]:
+                self.targets[target] = evolve(state, verdict=replace(verdict, policy=(self.at, text)))
+
+    def _scored(self, state: TargetState, ended: str) -> tuple[str, Score | None]:
+        """How the engagement ended, for people; and what became of a verdict that was not carried out."""
+        verdict = state.verdict
+        if verdict is None:
+            return ended, None
+        (kernel_ns, whom), (policy_ns, which) = verdict.kernel, verdict.policy
+        score = Score("itself", self.at - verdict.at_ns, verdict.what)
+        what = f"it was over {score.after_ns / SECOND:.1f} s later by itself"
+        if kernel_ns and not 0 < policy_ns < kernel_ns:
+            score = replace(score, ended_by="kernel", after_ns=kernel_ns - verdict.at_ns)
+            what = f"the kernel's OOM killer ended {whom} {score.after_ns / SECOND:.1f} s later"
+        elif policy_ns:
+            score = replace(score, ended_by="policy", after_ns=policy_ns - verdict.at_ns)
+            what = f"{which} {score.after_ns / SECOND:.1f} s later"
+        text = f"would have killed {verdict.what}; {what}"
+        if self._is_shadow(state.id):
+            others = [other for other in self._in_force(state, acted=False) if other.incident]
+            for other in others or [state]:
+                self._tell(other, "SHADOW", text if other is state else f"{state.id.guard} {text}")
+        return f"{text}; {ended}", score
+
     def _counted(self, guard: Guard, state: TargetState) -> TargetState:
         self.counters = evolve(self.counters, kills=self.counters.kills + 1)
+        self._done_by("policy", state.id.cgroup, f"{state.id.guard} killed")
         kept = () if guard.budget is None else state.kills[-(guard.budget.kills + 1) :]
+        if self.budget is not None:
+            self.spent = (*self.spent[-(self.budget.kills + 1) :], self.at)
         return evolve(state, kills=(*kept, self.at), again_ns=self.at + guard.cooldown_ns)
 
     def _deadman(self, guard: Guard, state: TargetState) -> TargetState:
@@ -745,9 +851,15 @@ class _Desk:
 
     def _yielded(self, state: TargetState) -> TargetState:
         """Our signal was not sent; that of the dead man is counted when its answer comes."""
-        self.counters = evolve(self.counters, kills=self.counters.kills - 1)
         again = max(state.again_ns, self.at + SETTLE_NS)
-        return evolve(self._to(state, "yielded"), pursuit=None, kills=state.kills[:-1], again_ns=again)
+        return evolve(self._to(self._not_counted(state), "yielded"), pursuit=None, again_ns=again)
+
+    def _not_counted(self, state: TargetState) -> TargetState:
+        """The last kill was none."""
+        self.counters = evolve(self.counters, kills=self.counters.kills - 1)
+        last = len(self.spent) - 1 - self.spent[::-1].index(state.kills[-1]) if state.kills[-1] in self.spent else -1
+        self.spent = self.spent if last < 0 else (*self.spent[:last], *self.spent[last + 1 :])
+        return evolve(state, kills=state.kills[:-1])
 
     def _turn(self, guard: Guard, pursuit: escalate.Pursuit, sight: Sight) -> escalate.Turn | None:
         token = pursuit.victim.token
@@ -769,8 +881,7 @@ class _Desk:
             if "Nominate" not in missed:
                 self._ban(pursuit.victim)  # it was open, and yet nobody was there; if it is gone, nothing is lost
             self._tell(state, "VICTIM_GONE", f"{who} had ended by itself before the signal")
-            self.counters = evolve(self.counters, kills=self.counters.kills - 1)
-            state = evolve(state, kills=state.kills[:-1], again_ns=0)
+            state = evolve(self._not_counted(state), again_ns=0)
         else:
             took = (self.at - pursuit.since_ns) // MS
             self._tell(state, "VICTIM_GONE", f"{who} is gone, {took} ms after the signal")
@@ -871,7 +982,7 @@ class _Desk:
     ) -> tuple[TargetState, escalate.Climb]:
         path, inode = (_MACHINE, 0) if state.facts is None else (state.facts.path, state.facts.inode)
         size = step.amount.of(sight.limit_bytes)
-        token, self.token = self.token, self.token + 1
+        token = self._new_token(state.id)
         self.actions.append(Reclaim(state.id, token, path, inode, size, self.at + step.within_ns))
         self._try(guard, state, f"{mib(size)} of {path} is reclaimed")
         return state, escalate.done(climb, token)
@@ -936,7 +1047,7 @@ class _Desk:
         """Events that cache explains are not listened to for as long as the distance to the watermark allows."""
         facts = state.facts
         spoke = any(wake.source == "events" and wake.path == state.id.cgroup for wake in self.seen.wakes)
-        if facts is None or not spoke:
+        if facts is None or not spoke or guard.mode == "shadow":
             return state
         if state.phase not in ("calm", "armed") or state.id not in self.fresh:
             return state
@@ -977,12 +1088,11 @@ def _available_line(guard: Guard, sight: Sight) -> int | None:
     return max(lines, default=None)
 
 
-def _not_before(guard: Guard, state: TargetState) -> int:
-    """When cooldown and budget allow the next kill."""
-    budget = guard.budget
-    if budget is None or len(state.kills) < budget.kills:
-        return state.again_ns
-    return max(state.again_ns, state.kills[-budget.kills] + budget.per_ns)
+def _free_again(budget: Budget | None, kills: tuple[int, ...]) -> int:
+    """When this budget allows the next kill (ns); 0: it always did."""
+    if budget is None or len(kills) < budget.kills:
+        return 0
+    return kills[-budget.kills] + budget.per_ns
 
 
 def _takes_whole(guard: Guard) -> bool:
@@ -1028,6 +1138,11 @@ def _overlaps(victim: Victim, cgroup: str) -> bool:
     if is_inside(victim.cgroup, cgroup) or (victim.take == "cgroup" and is_inside(cgroup, victim.cgroup)):
         return True
     return any(is_inside(process.cgroup, cgroup) for process in victim.processes)
+
+
+def _shares(one: TargetId, other: TargetId) -> bool:
+    """Whether what is freed in one of them is had back in the other."""
+    return is_inside(one.cgroup, other.cgroup) or is_inside(other.cgroup, one.cgroup)
 
 
 def _is_ours(facts: CgroupFacts, held: Held | None) -> bool:

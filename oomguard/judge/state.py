@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar
 
 from ..model.facts import CgroupFacts, Compressed, MemInfo, Pressure, Refaults, TargetId
 from ..model.incident import Seed
-from ..model.policy import Guard
+from ..model.policy import Plan
 from ..model.verdict import Action, LeaseFile, Purpose, Ranking, Snapshot, Victim
 from .detect import Phase
 from .escalate import AT_THE_FOOT, Climb, Pursuit
@@ -36,6 +36,26 @@ class Hold:
     path: str
     inode: int
     why_not: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A kill that was decided and not done; and who did what about it since: (when, what), 0 nobody."""
+
+    at_ns: int
+    what: str
+    kernel: tuple[int, str] = (0, "")
+    policy: tuple[int, str] = (0, "")
+
+
+@dataclass(frozen=True, slots=True)
+class Ban:
+    """A process that could not be ended is not named again until then; the next time for twice as long."""
+
+    pid: int
+    start_ticks: int
+    until_ns: int
+    for_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +99,7 @@ class TargetState:
     told_ns: int = 0  # when "nobody may be taken" or "budget spent" was last said
     leases: tuple[Held, ...] = ()
     uninsurable: frozenset[int] = frozenset()  # pids whose oom_score_adj could not be raised, until it is calm
+    verdict: Verdict | None = None  # whom it would have killed in this engagement, and did not
     kills: tuple[int, ...] = ()  # when, as far as a budget reaches back
 
     @property
@@ -103,14 +124,16 @@ class State:
     ours: frozenset[int] = frozenset()
     own_cgroup: str = ""
     targets: Mapping[TargetId, TargetState] = field(default_factory=lambda: MappingProxyType({}))
-    stuck: frozenset[tuple[int, int]] = frozenset()
+    stuck: tuple[Ban, ...] = ()
     host: MemInfo | None = None
     pressure: Pressure | None = None
     refaults: Refaults | None = None
     compressed: Compressed | None = None
     past: Mapping[TargetId, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))  # kills before
+    spent: tuple[int, ...] = ()  # when anybody was killed, as far as the host's budget reaches back
     next_token: int = 1
     next_incident: int = 1
+    shadows: int = 0  # tokens and incidents of shadows are below 0: what they decide changes no number of the others
     counters: Counters = Counters()
 
 
@@ -127,7 +150,7 @@ def evolve(known: _Known, **changes: Any) -> _Known:
     return kind(**parts)
 
 
-def seed(guards: tuple[Guard, ...], before: State, actions: tuple[Action, ...], renewed: bool = False) -> Seed | None:
+def seed(plan: Plan, before: State, actions: tuple[Action, ...], renewed: bool = False) -> Seed | None:
     """The memory with which a turn was judged that opened an incident; None: it opened none.
 
     ``renewed``: by new guards for the first time; an incident that is open goes on under them.
@@ -142,22 +165,25 @@ def seed(guards: tuple[Guard, ...], before: State, actions: tuple[Action, ...], 
     return Seed(
         names,
         tuple(tuple(_told(getattr(state, name)) for name in names) for state in told),
-        guards,
+        plan.guards,
         tuple(before.ours),
         before.own_cgroup,
-        tuple(before.stuck),
+        tuple((ban.pid, ban.start_ticks, ban.until_ns, ban.for_ns) for ban in before.stuck),
         before.host,
         before.pressure,
         before.next_token,
         before.next_incident,
         before.refaults,
         before.compressed,
+        plan.daemon.budget,
+        before.spent,
+        before.shadows,
     )
 
 
 def _told(value: Any) -> Any:
     """In values of the model alone, which is what the recorder's code knows."""
-    if isinstance(value, Held | Pursuit | Climb | Hold):
+    if isinstance(value, Held | Pursuit | Climb | Hold | Verdict):
         return tuple(getattr(value, part.name) for part in fields(value))
     if isinstance(value, tuple):
         return tuple(_told(item) for item in value)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from .facts import Compressed, MemInfo, Observation, Pressure, Refaults
-from .policy import Guard
+from .policy import Budget, Guard
 from .verdict import Action, Outcome
 
 SCHEMA_VERSION = 1
@@ -22,13 +22,16 @@ class Seed:
     guards: tuple[Guard, ...]
     ours: tuple[int, ...]
     own_cgroup: str
-    stuck: tuple[tuple[int, int], ...]
+    stuck: tuple[tuple[int, ...], ...]  # as ``judge.state.Ban``
     host: MemInfo | None
     pressure: Pressure | None
     next_token: int
     next_incident: int
     refaults: Refaults | None = None
     compressed: Compressed | None = None
+    budget: Budget | None = None  # the host's
+    spent: tuple[int, ...] = ()  # kills that count for it
+    shadows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ MESSAGE_IDS: Final[Mapping[str, str]] = MappingProxyType(
         "VICTIM_STUCK": "ccbdd0fe0e734ebea0cf00b846756948",
         "NO_VICTIM": "c52aa29e9be84c21ac819de4265737d9",
         "BUDGET_SPENT": "8ffdfab748244c3dbf9f1c9e82ab9fe6",
+        "SHADOW": "e0e1b118450e49e8a505f212fea0003b",
         "CALM": "4cec501ad5aa41f1b76a6e432641d7b7",
         # not us
         "KERNEL_KILLED": "cedb3bd2dd68417292650a0bba18e7f7",
@@ -41,7 +42,7 @@ FIELDS: Final[Mapping[str, str]] = MappingProxyType(
         "OOMGUARD_VERSION": "version of the daemon",
         "OOMGUARD_POLICY": "name of the guard: the NAME of its [policy.NAME] table",
         "OOMGUARD_CGROUP": "cgroup that the guard watches, from the cgroup root",
-        "OOMGUARD_MODE": "enforce, or observe: decided and recorded, nothing touched",
+        "OOMGUARD_MODE": "enforce; observe or shadow: decided and recorded, nothing touched",
         "OOMGUARD_REASON": "the condition that held, with its numbers",
         "OOMGUARD_INCIDENT": "id of the incident, for `oomguard incidents show`",
         "OOMGUARD_VICTIM": "what was chosen: comm[pid], a process tree or a cgroup",

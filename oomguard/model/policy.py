@@ -291,13 +291,18 @@ class Budget:
     per_ns: int
 
 
+# shadow: a guard of another policy that is only tried out beside the one in force; its name begins with SHADOW.
+Mode = Literal["enforce", "observe", "shadow"]
+SHADOW = "shadow:"
+
+
 @dataclass(frozen=True, slots=True)
 class Guard:
     """One ``[policy.NAME]`` table."""
 
     name: str
     cgroup: str  # a glob over cgroup paths; "/" is the machine
-    mode: Literal["enforce", "observe"] = "enforce"
+    mode: Mode = "enforce"
     soft: Watermark | None = None
     hard: Watermark | None = None
     victim: VictimRule = VictimRule()
@@ -324,6 +329,8 @@ class Daemon:
     deadman_ns: int = 2 * SECOND_NS  # so long without a turn of the core, and the dead man acts; 0: never
     incidents_max_count: int = 200
     incidents_max_bytes: int = 512 << 20
+    budget: Budget | None = None  # of all guards together
+    shadow: str = ""  # the file of a policy that is judged beside this one, and never acts
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ MAGIC: Final = b"oomguard"
 LAYOUT: Final = 1
 GUARDS: Final = 128
 PHASES: Final = ("calm", "armed", "firing", "draining", "cooling")
-MODES: Final = ("enforce", "observe")
+MODES: Final = ("enforce", "observe", "shadow")
 
 # sequence; pid, started (CLOCK_REALTIME ns), armed (bool), turns, minor, major; snapshots, kills, kernel kills;
 # undone leases, drops; MemTotal, MemAvailable, SwapTotal, SwapFree; guards in use; length of the notes; last beat (ns)

@@ -193,12 +193,25 @@ class Mute:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """What became of a verdict that was not carried out: the shortage ended by itself, or somebody else ended it.
+
+    ``after_ns``: from the verdict to that.
+    """
+
+    ended_by: Literal["itself", "kernel", "policy"]
+    after_ns: int
+    what: str  # who would have been killed
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """The engagement is over: finish the incident. ``outcome`` is for people."""
 
     target: TargetId
     incident: int
     outcome: str
+    score: Score | None = None  # of a verdict that was not carried out
 
 
 Action = Look | Snapshot | Notify | Nominate | Dismiss | Kill | Reap | Lease | Release | Reclaim | Mute | Close

@@ -39,8 +39,12 @@ def plan_of(read: Sequence[Source | Fault], paths: Sequence[Path], *, observe: b
     daemon = _daemon(merged, faults)
     numbers = count()
     guards = [_guard(table, numbers, faults) for table in merged.guards.values()]
+    if daemon.shadow:
+        daemon, shadows = _shadow(daemon, merged.daemon, numbers, faults)
+        guards += shadows
     if len(guards) > _MOST_GUARDS:
-        faults.append(merged.guards[guards[_MOST_GUARDS].name].fault((), f"more than {_MOST_GUARDS} policies"))
+        file, _, line = guards[_MOST_GUARDS].origin.rpartition(":")
+        faults.append(Fault(file, int(line), "policy", f"more than {_MOST_GUARDS} policies"))
     if not guards and not faults:
         faults.append(Fault(str(paths[-1]), 1, "policy", "no policy is in force: nothing would be guarded"))
     if faults:
@@ -49,9 +53,33 @@ def plan_of(read: Sequence[Source | Fault], paths: Sequence[Path], *, observe: b
     return model.Plan(
         version=__version__,
         daemon=daemon,
-        guards=tuple(replace(guard, mode="observe") if observe else guard for guard in guards),
+        guards=tuple(replace(guard, mode="observe") if observe and _acts(guard) else guard for guard in guards),
         files=tuple(map(str, paths)),
     )
+
+
+def _acts(guard: model.Guard) -> bool:
+    return guard.mode == "enforce"
+
+
+def _shadow(
+    daemon: model.Daemon, said: "_Merged", numbers: Iterator[int], faults: list[Fault]
+) -> tuple[model.Daemon, list[model.Guard]]:
+    """The guards of the policy that is only tried out, by names of their own."""
+    home = said.said_by["shadow"].file
+    path = Path(home).parent / daemon.shadow
+    daemon = replace(daemon, shadow=str(path))
+    source = files.read(path)
+    if isinstance(source, Fault):
+        faults += [said.fault(("shadow",), "the shadow policy cannot be used", "see the other fault"), source]
+        return daemon, []
+    if "daemon" in source.table:
+        faults.append(source.fault(("daemon",), "a shadow has no daemon of its own", "it has policies alone"))
+    merged = _merge([source], faults)
+    guards = [_guard(table, numbers, faults) for table in merged.guards.values()]
+    if not guards:
+        faults.append(source.fault((), "no policy is in this shadow: it would be of nothing"))
+    return daemon, [replace(guard, name=model.SHADOW + guard.name, mode="shadow") for guard in guards]
 
 
 @dataclass(slots=True)
@@ -224,6 +252,8 @@ def _daemon(merged: _Whole, faults: list[Fault]) -> model.Daemon:
         deadman_ns=table.deadman,
         incidents_max_count=table.incidents.max_count,
         incidents_max_bytes=table.incidents.max_bytes,
+        budget=_budget(table.budget),
+        shadow=table.shadow,
     )
 
 
@@ -241,7 +271,7 @@ def _guard(merged: _Merged, numbers: Iterator[int], faults: list[Fault]) -> mode
         brake=table.brake,
         insurance=table.insurance,
         cooldown_ns=table.cooldown,
-        budget=model.Budget(table.budget.kills, table.budget.per) if table.budget else None,
+        budget=_budget(table.budget),
         origin=f"{home.file}:{home.line}",
     )
     faults += [merged.fault(way, message, hint) for way, message, hint in _contradictions(guard, left_out)]
@@ -316,6 +346,10 @@ def _wrong_wait(way: Key, before: Sequence[model.Step], after: Sequence[model.St
         yield way, "there is nothing before it to wait for", "first an action, then the wait"
     elif not after:
         yield way, "there is nothing after it to go on with", "the list ends with an action"
+
+
+def _budget(table: schema.BudgetTable | None) -> model.Budget | None:
+    return model.Budget(table.kills, table.per) if table else None
 
 
 def _watermark(table: schema.WatermarkTable | None, numbers: Iterator[int]) -> model.Watermark | None:

@@ -57,6 +57,7 @@ FORMS: dict[str, Schema] = {
     "_unit_glob": _GLOB,
     "_cgroup_glob": _CGROUP,
     "_path": _PATH,
+    "_file": {"type": "string", "minLength": 1},
 }
 
 # What holds for a table as a whole.
@@ -187,6 +188,8 @@ WORDS: dict[str, dict[str, str]] = {
         "ring": "The flight recorder.",
         "deadman": "The core stands still for so long, and another process ends the nominee; 0s: never.",
         "incidents": "The oldest go first.",
+        "budget": "At most so many kills in any such time, of all policies together.",
+        "shadow": "Another policy file, judged beside this policy: it decides and reports, and never acts.",
     },
 }
 

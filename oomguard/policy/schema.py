@@ -127,6 +127,13 @@ def _path(value: object) -> str:
     return value.rstrip("/") or "/"
 
 
+def _file(value: object) -> str:
+    if not isinstance(value, str) or not value or "\0" in value:
+        raise Wrong(f"{shown(value)} is not the name of a file", 'as in "shadow.toml", beside this one')
+    return value
+
+
+FileField = Annotated[str, PlainValidator(_file)]
 AmountField = Annotated[Amount, PlainValidator(units.amount)]
 AmountsField = Annotated[tuple[Amount, ...], PlainValidator(_amounts)]
 ShareField = Annotated[float | None, PlainValidator(units.share)]
@@ -488,6 +495,8 @@ class DaemonTable(Table):
     ring: Annotated[int, PlainValidator(_size_between(256 << 10, 256 << 20))] = 1 << 20
     deadman: Annotated[int, PlainValidator(_deadman)] = 2 * SECOND_NS
     incidents: IncidentsTable = IncidentsTable()
+    budget: BudgetTable | None = None
+    shadow: FileField = ""
 
 
 def keys_at(table: type[Table], way: Iterable[str | int]) -> list[str]:

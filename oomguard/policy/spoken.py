@@ -14,11 +14,24 @@ Value = str | int | bool | list["Value"] | dict[str, "Value"]
 
 def tables(plan: model.Plan) -> dict[str, Value]:
     """The whole plan: ``daemon`` and ``policy``, as TOML has them."""
-    policies: dict[str, Value] = {guard.name: _guard(guard) for guard in plan.guards}
+    policies: dict[str, Value] = {guard.name: _guard(guard) for guard in plan.guards if guard.mode != "shadow"}
     return {"daemon": _daemon(plan.daemon), "policy": policies}
 
 
 def _daemon(daemon: model.Daemon) -> dict[str, Value]:
+    said = _places(daemon)
+    if daemon.budget:
+        said["budget"] = _budget(daemon.budget)
+    if daemon.shadow:
+        said["shadow"] = daemon.shadow
+    return said
+
+
+def _budget(budget: model.Budget) -> Value:
+    return {"kills": budget.kills, "per": units.shown_duration(budget.per_ns)}
+
+
+def _places(daemon: model.Daemon) -> dict[str, Value]:
     return {
         "state_dir": daemon.state_dir,
         "runtime_dir": daemon.runtime_dir,
@@ -43,7 +56,7 @@ def _guard(guard: model.Guard) -> dict[str, Value]:
         "cooldown": units.shown_duration(guard.cooldown_ns),
     }
     if guard.budget:
-        said["budget"] = {"kills": guard.budget.kills, "per": units.shown_duration(guard.budget.per_ns)}
+        said["budget"] = _budget(guard.budget)
     if guard.soft:
         said["soft"] = _watermark(guard.soft)
     if guard.hard:

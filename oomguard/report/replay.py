@@ -14,14 +14,15 @@ from ..judge.decide import begin, decide
 from ..judge.detect import mib
 from ..judge.escalate import Climb, Pursuit
 from ..judge.glob import is_inside, matches
-from ..judge.state import Held, Hold, State, TargetState
+from ..judge.state import Ban, Held, Hold, State, TargetState, Verdict
 from ..model.codec import from_plain
 from ..model.facts import CgroupFacts, Observation, Result, Stalled, Survey, TargetId, TargetSeen, VictimGone
 from ..model.incident import Seed, Turn
-from ..model.policy import Daemon, Guard, Plan, StallAbove
+from ..model.policy import Budget, Daemon, Guard, Plan, StallAbove
 from ..model.verdict import Action, Close, Dismiss, Kill, Lease, Look, Mute, Nominate, Notify, Release, Snapshot, Victim
 
 _FRESH_NS: Final = 2_000_000_000  # a look as old as that may stand in for one that nobody took
+FOREVER: Final = 1 << 62  # before bans ended by themselves
 _LATE_NS: Final = 10_000_000_000  # and one that was taken as much later
 
 
@@ -92,7 +93,7 @@ def again(incident: Mapping[str, Any]) -> Replay:
         raise CannotReplay(_why_not(incident, turns))
     first = turns[start].seed
     assert first is not None
-    plan, state = _plan(first.guards), _grown(first)
+    plan, state = _plan(first.guards, first.budget), _grown(first)
     replay = Replay(incident["id"], part=_lost(incident, turns[start:]))
     theirs = _nominees(state)
     ours, opened = dict(theirs), incident["opened_ns"]
@@ -100,7 +101,7 @@ def again(incident: Mapping[str, Any]) -> Replay:
         if not _was_judged(turn):
             continue
         if turn.seed is not None:
-            state, plan = _joined(state, turn.seed), _plan(turn.seed.guards)
+            state, plan = _joined(state, turn.seed), _plan(turn.seed.guards, turn.seed.budget)
         before = state
         state, actions = decide(plan, state, turn.seen)
         known = before.targets.keys() | state.targets.keys()
@@ -159,8 +160,8 @@ def _why_not(incident: Mapping[str, Any], turns: Sequence[Turn]) -> str:
     return f"oomguard {incident['version']} did not record with what memory the judge began"
 
 
-def _plan(guards: Sequence[Guard]) -> Plan:
-    return Plan("replay", Daemon(), tuple(guards))
+def _plan(guards: Sequence[Guard], budget: Budget | None = None) -> Plan:
+    return Plan("replay", Daemon(budget=budget), tuple(guards))
 
 
 def _lost(incident: Mapping[str, Any], turns: Iterable[Turn]) -> str:
@@ -191,6 +192,7 @@ def _grown(seed: Seed) -> State:
         told: dict[str, Any] = {name: value for name, value in zip(seed.names, values, strict=True) if name in names}
         told["leases"] = tuple(Held(*lease) for lease in told.get("leases", ()))
         told["pursuit"] = None if told.get("pursuit") is None else Pursuit(*told["pursuit"])
+        told["verdict"] = None if told.get("verdict") is None else Verdict(*told["verdict"])
         told["hold"] = None if told.get("hold") is None else Hold(*told["hold"])
         for climb in ("soft_climb", "hard_climb"):
             told[climb] = Climb(*told.get(climb, ()))
@@ -200,7 +202,9 @@ def _grown(seed: Seed) -> State:
         ours=frozenset(seed.ours),
         own_cgroup=seed.own_cgroup,
         targets=MappingProxyType(targets),
-        stuck=frozenset(seed.stuck),
+        stuck=tuple(Ban(*(*ban, FOREVER, FOREVER)[:4]) for ban in seed.stuck),
+        spent=seed.spent,
+        shadows=seed.shadows,
         host=seed.host,
         pressure=seed.pressure,
         refaults=seed.refaults,

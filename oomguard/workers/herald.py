@@ -54,6 +54,7 @@ _PRIORITY: Final = {
     "VICTIM_STUCK": 3,
     "NO_VICTIM": 3,
     "BUDGET_SPENT": 3,
+    "SHADOW": 5,
     "CALM": 5,
     "KERNEL_KILLED": 3,
 }

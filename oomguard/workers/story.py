@@ -458,7 +458,8 @@ class Story:
     def plain(self) -> dict[str, object]:
         """The part of incident.json that turns alone can tell."""
         freed_bytes, freed_how = self.freed()
-        mode = self.guard.mode if self.guard else ("observe" if self.held or not self.target.guard else "enforce")
+        held = self.held or not self.target.guard if self.guard is None else self.guard.mode != "enforce"
+        mode = "observe" if held else "enforce"
         return {
             "schema": SCHEMA_VERSION,
             "policy": self.target.guard,

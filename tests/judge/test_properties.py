@@ -275,7 +275,10 @@ def guards(draw: st.DrawFn, guard: Guard) -> Guard:
     )
 
 
-plans = st.builds(plan, guards(host_guard()), guards(limit_guard(WEB)), guards(limit_guard(DB, name="other")))
+budgets = st.sampled_from([None, None, Budget(1, 3 * SECOND), Budget(2, 60 * SECOND)])
+plans = st.builds(
+    plan, guards(host_guard()), guards(limit_guard(WEB)), guards(limit_guard(DB, name="other")), budget=budgets
+)
 
 # Found by most surveys, so that most stories get as far as a kill.
 HOGS = [
@@ -516,7 +519,7 @@ def test_nobody_that_must_live_is_ever_nominated(policy: Plan, story: list[dict[
 @thorough
 def test_the_budget_is_never_exceeded(policy: Plan, story: list[dict[str, object]]) -> None:
     """Counted without those that were met by nobody: their kills are given back."""
-    budgets = {guard.name: guard.budget for guard in policy.guards if guard.mode == "enforce"}
+    limits = {guard.name: guard.budget for guard in policy.guards if guard.mode == "enforce"}
     when_killed: dict[TargetId, list[int]] = {}
     for turn in play(policy, story):
         before, after = turn.before.counters.kills, turn.after.counters.kills
@@ -525,8 +528,9 @@ def test_the_budget_is_never_exceeded(policy: Plan, story: list[dict[str, object
         for action in turn.actions:
             if isinstance(action, Kill) and turn.after.targets[action.target].entered_ns == turn.seen.at_ns:
                 when_killed.setdefault(action.target, []).append(turn.seen.at_ns)
-    for target, times in when_killed.items():
-        budget = budgets.get(target.guard)
+    all_times = [at for target, times in when_killed.items() if target.guard in limits for at in times]
+    checked = [(limits[target.guard], times) for target, times in when_killed.items() if target.guard in limits]
+    for budget, times in (*checked, (policy.daemon.budget, all_times)):
         for at in times:
             if budget is not None:
                 assert sum(at - budget.per_ns < other <= at for other in times) <= budget.kills

@@ -149,8 +149,8 @@ def limit_guard(
     )
 
 
-def plan(*guards: Guard) -> Plan:
-    return Plan("test", Daemon(), guards)
+def plan(*guards: Guard, budget: Budget | None = None) -> Plan:
+    return Plan("test", Daemon(budget=budget), guards)
 
 
 # -- facts as literals ---------------------------------------------------------------------------------------------

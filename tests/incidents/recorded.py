@@ -38,7 +38,7 @@ class Recorded(World):
             for a in moment.actions
             if isinstance(a, Kill | Lease)
         )
-        memory = seed(self.policy.guards, before, moment.actions)
+        memory = seed(self.policy, before, moment.actions)
         self.turns.append(Turn(len(self.turns) + 1, moment.seen, moment.actions, outcomes, moved, seed=memory))
         return moment
 

@@ -35,7 +35,7 @@ BELOW_WATERLINE = ("model", "linux", "judge", "workers", "core")
 THIRD_PARTY: dict[str, frozenset[str]] = {
     "workers": frozenset({"apprise"}),
     "policy": frozenset({"pydantic", "pydantic_core", "tomli", "yaml"}),
-    "report": frozenset({"jinja2", "plotly", "backports"}),
+    "report": frozenset({"jinja2", "plotly", "backports", "compression"}),  # compression: Python's own from 3.14 on
     "cli": frozenset({"psutil", "typer", "rich", "prometheus_client"}),
 }
 

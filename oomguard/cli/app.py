@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "import": ("import_", "import_"),
     "status": ("status", "status"),
     "incidents": ("incidents", "app"),
+    "record": ("record", "record"),
     "undo": ("undo", "undo"),
     "compile": ("run", "compile_"),
 }

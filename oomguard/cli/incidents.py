@@ -133,7 +133,7 @@ def export(
     """Pack one for a ticket: a tar.zst that `show`, `report` and `replay` take as well."""
     if redact not in LEVELS:
         say.fail(say.WRONG_USE, f"--redact {redact}: it may be {', '.join(LEVELS)}")
-    _needs("backports.zstd")
+    needs("backports.zstd")
     from ..report import export as exporting
     from ..report import packed
 
@@ -163,8 +163,8 @@ def prune(
     if keep is None and most is None and older is None:
         say.fail(say.WRONG_USE, "say what to keep: --keep N, --max-bytes SIZE or --older-than AGE")
     directory = where(state_dir, config)
-    most_bytes = None if most is None else _measured(units.size, "--max-bytes", most)
-    before_s = None if older is None else time.time() - _measured(units.duration, "--older-than", older) / 1e9
+    most_bytes = None if most is None else measured(units.size, "--max-bytes", most)
+    before_s = None if older is None else time.time() - measured(units.duration, "--older-than", older) / 1e9
     going = store.too_many(store.kept(directory), keep, most_bytes, before_s)
     for it in () if dry_run else going:
         shutil.rmtree(directory / "incidents" / it.id)
@@ -178,7 +178,8 @@ def prune(
     say.aside(f"{len(going)} incidents, {size(sum(it.bytes for it in going))}")
 
 
-def _measured(parse: Callable[[object], int], option: str, text: str) -> int:
+def measured(parse: Callable[[object], int], option: str, text: str) -> int:
+    """An option with a unit, as number; else the end of the command."""
     try:
         return parse(text)
     except Wrong as wrong:
@@ -193,7 +194,7 @@ def _lies(state_dir: Path, incident: str, doc: dict[str, Any]) -> Path | None:
     return place if (place / "incident.json").exists() else None
 
 
-def _needs(package: str) -> None:
+def needs(package: str) -> None:
     """zstd came with Python 3.14."""
     try:
         from ..report import packed  # noqa: F401
@@ -210,7 +211,7 @@ def load(state_dir: Path, incident: str) -> dict[str, Any]:
     """The incident of this id, or at this path; else the end of the command."""
     try:
         if incident.endswith(".zst"):
-            _needs("backports.zstd")
+            needs("backports.zstd")
         if "/" in incident or incident.endswith(".zst"):
             return store.load_file(Path(incident))
         return store.load(state_dir, incident)

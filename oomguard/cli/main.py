@@ -26,6 +26,8 @@ def main() -> "NoReturn":
             app.app(prog_name="oomguard")
     except BrokenPipeError:
         _close_quietly()
+    except KeyboardInterrupt:
+        raise SystemExit(say.INTERRUPTED) from None
     except PermissionError as error:
         _end(say.NOT_PERMITTED, error)
     except OSError as error:

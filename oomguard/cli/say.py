@@ -16,6 +16,7 @@ FOUND = 1  # found something, or did not find what was asked for
 WRONG_USE = 2  # a wrong option, or a wrong policy file
 NOT_PERMITTED = 3
 KERNEL_CANNOT = 4
+INTERRUPTED = 130  # Ctrl-C, as every shell has it
 
 
 def printable(text: str) -> str:

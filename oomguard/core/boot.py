@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Final
 from ..linux import cgroup2, leases, libc, procfs
 from ..model.codec import from_plain
 from ..model.policy import Daemon, Plan
+from ..model.ring import MINUTES_BYTES, Ring
 from ..workers.pool import Mailbox, Pool
-from ..workers.ring import MINUTES_BYTES, Ring
 
 if TYPE_CHECKING:
     from .deadman import DeadMan

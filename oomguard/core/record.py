@@ -14,9 +14,9 @@ from ..model.codec import pack
 from ..model.facts import Observation, TargetId
 from ..model.incident import Seed, Turn
 from ..model.policy import Plan
+from ..model.ring import THIN, Ring
 from ..model.verdict import Action, Look, Mute, Notify, Outcome
 from ..workers.pool import ring_bell
-from ..workers.ring import THIN, Ring
 
 CALM_NS: Final = 1_000_000_000  # in calm, one observation a second is kept
 

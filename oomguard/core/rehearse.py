@@ -25,8 +25,8 @@ from ..model.facts import (
     VictimGone,
 )
 from ..model.policy import Plan
+from ..model.ring import Ring
 from ..model.verdict import Action, Nominate
-from ..workers.ring import Ring
 from .record import Recorder
 
 WORKERS: Final = 300  # of the made-up service: what the hottest turn of a real storm looks like

@@ -4,4 +4,5 @@
 ``verdict``   what the judge wants done       ``incident``  what happened, turn by turn
 ``codec``     any of these as plain lists and dicts, and back
 ``kept``      the plan in force as a file, for a start after a crash
+``ring``      the flight recorder, which many may read      ``secrets``  what of a command line is nobody's business
 """

@@ -60,6 +60,7 @@ FORMS: dict[str, Schema] = {
     "_file": {"type": "string", "minLength": 1},
 }
 
+
 # What holds for a table as a whole.
 def _one_of(*keys: str) -> Schema:
     return {"oneOf": [{"required": [key]} for key in keys]}

@@ -27,6 +27,7 @@ def of(plan: model.Plan, matches: Matches) -> list[Fault]:
         for way, message, hint in doubts
     ]
 
+
 _ZSWAP_ENABLED = "module/zswap/parameters/enabled"
 
 

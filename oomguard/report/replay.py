@@ -88,7 +88,9 @@ def again(incident: Mapping[str, Any]) -> Replay:
     """The same policy over the same turns. CannotReplay: it has none, or is older than the seed of a replay."""
     turns = _turns(incident)
     target, number = TargetId(incident["policy"], incident["cgroup"]), incident["number"]
-    start = next((place for place, turn in enumerate(turns) if turn.seed and _opens(turn, target, number)), None)
+    any_one = incident["kind"] == "recording"
+    opening = (place for place, t in enumerate(turns) if t.seed and (any_one or _opens(t, target, number)))
+    start = next(opening, None)
     if start is None:
         raise CannotReplay(_why_not(incident, turns))
     first = turns[start].seed
@@ -153,6 +155,8 @@ def _opens(turn: Turn, target: TargetId, number: int) -> bool:
 
 
 def _why_not(incident: Mapping[str, Any], turns: Sequence[Turn]) -> str:
+    if incident["kind"] == "recording":
+        return "nothing began in it, so there is no verdict; say --policy FILE to try one on it"
     if not incident["policy"]:
         return "no guard covers it: nothing was judged"
     if not turns:
@@ -236,9 +240,12 @@ class _Court:
     def __init__(self, incident: Mapping[str, Any], turns: Sequence[Turn], guards: Sequence[Guard]) -> None:
         seeds = [turn.seed for turn in turns if turn.seed]
         self.plan = _plan(guards)
-        self.state = begin(seeds[0].ours if seeds else (), seeds[0].own_cgroup if seeds else "")
+        ours, own = (seeds[0].ours, seeds[0].own_cgroup) if seeds else ((), "")
+        self.state = begin(incident.get("ours", ours), incident.get("own_cgroup", own))
+        self.recording = incident["kind"] == "recording"
         self.target = TargetId(incident["policy"], incident["cgroup"])
-        recorded = seeds[0].guards if seeds else tuple(filter(None, [from_plain(incident["guard"])]))
+        told = incident.get("guards") or [guard for guard in [incident["guard"]] if guard]
+        recorded = seeds[0].guards if seeds else from_plain(told)
         self.stalls = {s.number: s for guard in recorded for s in _stalls(guard)}
         self.theirs: dict[int, Victim] = {}
         self.ours: dict[int, Victim] = {}
@@ -258,7 +265,8 @@ class _Court:
         self.state, actions = decide(self.plan, self.state, seen)
         self.asked = [action for action in actions if isinstance(action, Look)]
         self.ours |= _victims(actions)
-        was = tuple(action for action in turn.actions if action.target == self.target)
+        was = tuple(action for action in turn.actions if action.target == self.target or self.recording)
+        was = tuple(action for action in was if action.target.guard)  # else it is of the daemon itself
         now = tuple(action for action in actions if self._concerns(action.target))
         return was, now
 

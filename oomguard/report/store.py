@@ -81,7 +81,7 @@ def load(state_dir: Path, wanted: str) -> dict[str, Any]:
 
 
 def load_file(path: Path) -> dict[str, Any]:
-    """An incident by path: its directory, an incident.json that lies anywhere, or what ``export`` has written.
+    """An incident by path: its directory, an incident.json anywhere, what ``export`` has written, or a recording.
 
     Raises Damaged, OSError; ModuleNotFoundError where nothing can unpack it.
     """
@@ -95,13 +95,15 @@ def load_file(path: Path) -> dict[str, Any]:
 
 
 def _unpacked(path: Path) -> dict[str, Any]:
-    from . import export, packed
+    from . import export, packed, recording
 
     try:
+        if not path.name.endswith(".tar.zst"):
+            return recording.read(path)
         with packed.reading(path) as file:
             return _known(export.read(file), path.name)
     except (packed.Error, tarfile.TarError, ValueError, EOFError) as error:
-        raise Damaged(f"{path.name} is no exported incident: {error}") from None
+        raise Damaged(f"{path.name} is neither an exported incident nor a recording: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)

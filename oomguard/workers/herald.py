@@ -21,10 +21,10 @@ from ..model.facts import TargetId
 from ..model.incident import Turn
 from ..model.messages import MESSAGE_IDS
 from ..model.policy import Guard, Plan
+from ..model.ring import Ring
 from ..model.verdict import Close, Dismiss, Kill, Nominate, Notify, Snapshot, Victim
 from . import follow
 from .pool import hush
-from .ring import Ring
 from .story import Death, Story, covers, name, short_id
 
 JOURNAL: Final = "/run/systemd/journal/socket"

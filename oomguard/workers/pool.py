@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from ..linux import libc, memlock
-from .ring import Ring
+from ..model.ring import Ring
 
 MAILBOX_BYTES: Final = 96 << 10  # some 1,500 commands; more in flight than that are lost, and told as lost
 

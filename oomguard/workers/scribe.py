@@ -26,11 +26,11 @@ from ..model.codec import from_plain, pack
 from ..model.facts import KernelKill, Observation, TargetId
 from ..model.incident import Turn
 from ..model.policy import Daemon, Plan
+from ..model.ring import Ring
 from ..model.verdict import Dismiss, Nominate, ProcessRef, Snapshot
 from . import blackbox, follow, shelf
 from .evidence import Evidence
 from .pool import hush
-from .ring import Ring
 from .story import Milestone, Story, covers, short_id
 
 BEFORE_NS: Final = 120_000_000_000  # how much of the ring before the opening goes into an incident

@@ -23,9 +23,9 @@ from oomguard.model.facts import (
 )
 from oomguard.model.incident import Turn
 from oomguard.model.policy import Daemon, Plan
+from oomguard.model.ring import MINUTES_BYTES, Ring
 from oomguard.model.verdict import Kill, Look, Notify, Outcome
 from oomguard.workers.pool import hush
-from oomguard.workers.ring import MINUTES_BYTES, Ring
 
 HOST = TargetId("host", "/")
 SECOND = 1_000_000_000

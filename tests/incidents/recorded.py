@@ -11,6 +11,7 @@ from oomguard.model.codec import from_plain, to_plain
 from oomguard.model.facts import TargetId
 from oomguard.model.incident import Turn
 from oomguard.model.verdict import Kill, Lease, Outcome
+from oomguard.report.recording import quiet
 from oomguard.workers.shelf import encode
 from oomguard.workers.story import Story
 from tests.judge.world import Moment, World
@@ -74,6 +75,13 @@ def incident(turns: list[Turn], target: TargetId | None = None, **more: object) 
         **more,
     }
     told: dict[str, Any] = json.loads(encode(doc))
+    return told
+
+
+def recording(turns: list[Turn]) -> dict[str, Any]:
+    """Turns in which nothing began, as `oomguard record` keeps them."""
+    head = {"id": "20260131T031204Z-recording", "time": "2026-01-31T03:12:04Z", "version": "0.1.0", "hostname": "x"}
+    told: dict[str, Any] = json.loads(encode(quiet(head, [to_plain(turn) for turn in turns], {})))
     return told
 
 

@@ -243,9 +243,12 @@ conditions = st.one_of(
     st.builds(EventsAbove, st.just("max"), st.integers(0, 99), st.integers(1, 10 * SECOND), st.integers(0, 3)),
 )
 tracks = st.lists(
-    st.tuples(st.integers(0, 3), st.lists(st.tuples(st.integers(0, 1 << 36), st.integers(0, 1 << 40))).map(
-        lambda points: tuple(sorted({at: (at, value) for at, value in points}.values()))
-    )),
+    st.tuples(
+        st.integers(0, 3),
+        st.lists(st.tuples(st.integers(0, 1 << 36), st.integers(0, 1 << 40))).map(
+            lambda points: tuple(sorted({at: (at, value) for at, value in points}.values()))
+        ),
+    ),
     max_size=3,
     unique_by=lambda pair: pair[0],
 ).map(tuple)

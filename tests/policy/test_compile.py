@@ -131,7 +131,7 @@ def test_everything_that_can_be_written(tmp_path: Path) -> None:
         ('exhausts_within = "2.5s"', model.ExhaustsWithin(5 * S // 2, 0)),
         ('refaults_above = "5MiB/s"', model.RefaultsAbove("any", Amount(bytes=5 << 20), 3 * S, 0)),
         ('refaults_above = { anon = "1%/s", over = "5s" }', model.RefaultsAbove("anon", Amount(share=0.01), 5 * S, 0)),
-        ('refaults_above = { file = 4096 }', model.RefaultsAbove("file", Amount(bytes=4096), 3 * S, 0)),
+        ("refaults_above = { file = 4096 }", model.RefaultsAbove("file", Amount(bytes=4096), 3 * S, 0)),
         ('events_above = { high = 100, per = "10s" }', model.EventsAbove("high", 100, 10 * S, 0)),
         ('events_above = { oom_kill = 0, per = "1h" }', model.EventsAbove("oom_kill", 0, 3600 * S, 0)),
         ('zram_above = "50%"', model.ZramAbove("memory", Amount(share=0.5))),

@@ -23,6 +23,7 @@ from oomguard.model.facts import KernelKill, MemInfo, Observation, TargetId, Vic
 from oomguard.model.incident import Turn
 from oomguard.model.messages import FIELDS, MESSAGE_IDS
 from oomguard.model.policy import Daemon, Guard, Plan
+from oomguard.model.ring import Ring
 from oomguard.model.verdict import (
     Action,
     Close,
@@ -36,7 +37,6 @@ from oomguard.model.verdict import (
     Victim,
 )
 from oomguard.workers import herald
-from oomguard.workers.ring import Ring
 from oomguard.workers.story import short_id
 
 MS = 1_000_000

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from oomguard.model.ring import Ring
 from oomguard.workers.pool import Mailbox, hush, ring_bell
-from oomguard.workers.ring import Ring
 
 PAGE = 4096
 

@@ -33,6 +33,7 @@ from oomguard.model.facts import (
 )
 from oomguard.model.incident import Turn
 from oomguard.model.policy import Daemon, Guard, Plan
+from oomguard.model.ring import Ring
 from oomguard.model.verdict import (
     Action,
     Candidate,
@@ -47,7 +48,6 @@ from oomguard.model.verdict import (
     Victim,
 )
 from oomguard.workers import blackbox, scribe
-from oomguard.workers.ring import Ring
 
 SCHEMA = json.loads((Path(scribe.__file__).parents[1] / "report" / "incident.schema.json").read_text())
 VALID = jsonschema.Draft202012Validator(SCHEMA)

@@ -1,0 +1,69 @@
+"""What users of other daemons complained of, as recordings: what we conclude from each must stay true."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from oomguard.model.codec import from_plain
+from oomguard.model.policy import Guard
+from oomguard.report import replay, store, text
+from oomguard.report.advice import advise
+
+from .field import COMPLAINTS, FILES
+
+
+def recorded(name: str) -> dict[str, Any]:
+    return store.load_file(FILES / f"{name}.tar.zst")
+
+
+def guards_of(doc: dict[str, Any]) -> tuple[Guard, ...]:
+    """The policy of that day."""
+    seeds = [turn["seed"] for turn in doc["ring"] if turn.get("seed")]
+    found: tuple[Guard, ...] = from_plain(seeds[0]["guards"]) if seeds else ()
+    return found
+
+
+def test_every_complaint_has_its_file_and_every_file_its_complaint() -> None:
+    assert {path.name.partition(".")[0] for path in FILES.iterdir()} == set(COMPLAINTS)
+
+
+@pytest.mark.parametrize("name", COMPLAINTS)
+def test_who_dies_and_who_lives(name: str) -> None:
+    complaint, doc = COMPLAINTS[name], recorded(name)
+    killed = {victim["comm"] for victim in doc["victims"]}
+    assert killed.isdisjoint(complaint.lives)
+    assert bool(killed) == bool(complaint.dies)
+    guards = guards_of(doc)
+    assert guards or not complaint.dies
+    found = replay.under(doc, guards)  # by the judge of today
+    assert (found.now.what if found.now else "") == complaint.dies
+    assert not found.changed
+
+
+@pytest.mark.parametrize("name", [name for name, complaint in COMPLAINTS.items() if complaint.advice])
+def test_what_is_advised(name: str) -> None:
+    advice = advise(recorded(name))
+    assert advice
+    assert advice[0].rule in (COMPLAINTS[name].advice, "budget spent")
+
+
+def test_nobody_is_told_why_nobody() -> None:
+    """The fifth complaint: the sentence itself says it."""
+    told = text.sentence(recorded("05-nobody-can-say-why"))
+    assert told.startswith("The machine ran out of memory, and nobody was killed: nobody may be killed; the largest, ")
+    assert told.endswith('never: cgroup = "/**".')
+
+
+def test_on_a_healthy_machine_nothing_even_begins() -> None:
+    doc = recorded("04-healthy-machine")
+    assert doc["kind"] == "recording"
+    assert all(not turn["actions"] or turn["actions"][0]["kind"] in ("Look", "Mute") for turn in doc["ring"])
+
+
+def test_the_limit_is_never_reached() -> None:
+    doc = recorded("08-limit-livelock")
+    assert doc["killed_by"] == "oomguard"
+    used = [facts["current_bytes"] for turn in doc["ring"] for facts in turn["seen"]["cgroups"]]
+    assert max(used) < 256 << 20

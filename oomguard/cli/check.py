@@ -1,7 +1,9 @@
-"""``oomguard check``: what ``run`` would say about the policy, without running it."""
+"""``oomguard check``: what ``run`` would say about the policy, without running it; here or on another machine."""
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,24 +16,46 @@ from .run import Config
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 if there is a warning.")]
+Against = Annotated[
+    Path | None,
+    typer.Option("--against", metavar="DIR", help="On another machine: DIR holds its proc and sys/fs/cgroup."),
+]
+NO_CGROUP2 = "there is no cgroup v2 here"
 
 
-def check(config: Config = files.DEFAULT, json: Json = False, strict: Strict = False) -> None:
-    """Check the policy: 0 it is right, 2 it is not. Warnings change nothing, unless --strict."""
+def check(config: Config = files.DEFAULT, against: Against = None, json: Json = False, strict: Strict = False) -> None:
+    """Check the policy: 0 it is right, 2 it is not. Warnings change nothing, unless --strict.
+
+    3: a file may not be read. 4: it is right, and this kernel can do nothing of it.
+    """
+    if against is not None and not (against / "proc/meminfo").is_file():
+        say.fail(say.WRONG_USE, f"{against}/proc/meminfo is not there: copy proc and sys/fs/cgroup of that machine")
     try:
         paths = files.find(config)
         plan = policy.load(paths)
     except PolicyError as error:
-        if not json:
-            say.faults(error)
-        say.as_json(_report(error.faults, (), None))
-        raise typer.Exit(say.WRONG_USE) from None
-    warnings = run.doubts(plan)
+        code = say.NOT_PERMITTED if all(fault.message == policy.DENIED for fault in error.faults) else say.WRONG_USE
+        if json:
+            say.as_json(_report(error.faults, (), None))
+            raise typer.Exit(code) from None
+        say.faults(error, code=code)
+    warnings = run.doubts(plan if against is None else _elsewhere(plan, against))
     if json:
         say.as_json(_report((), warnings, plan))
     else:
         _print(plan, warnings)
-    raise typer.Exit(say.FOUND if warnings and strict else say.FINE)
+    raise typer.Exit(_code(plan, warnings, strict))
+
+
+def _elsewhere(plan: Plan, tree: Path) -> Plan:
+    daemon = replace(plan.daemon, proc=str(tree / "proc"), cgroup=str(tree / "sys/fs/cgroup"))
+    return replace(plan, daemon=daemon)
+
+
+def _code(plan: Plan, warnings: Sequence[Fault], strict: bool) -> int:
+    if sum(fault.message.startswith(NO_CGROUP2) for fault in warnings) == len(plan.guards):
+        return say.KERNEL_CANNOT
+    return say.FOUND if warnings and strict else say.FINE
 
 
 def _report(faults: Sequence[Fault], warnings: Sequence[Fault], plan: Plan | None) -> dict[str, object]:
@@ -49,7 +73,7 @@ def _report(faults: Sequence[Fault], warnings: Sequence[Fault], plan: Plan | Non
 
 def _print(plan: Plan, warnings: list[Fault]) -> None:
     for fault in warnings:
-        sys.stdout.write(f"{fault.as_warning()}\n")
+        say.fault(fault, "warning: ", sys.stdout)
     for guard in plan.guards:
         say.line(f"policy {guard.name}: {guard.mode} on {guard.cgroup} ({guard.origin})")
     number = len(warnings)

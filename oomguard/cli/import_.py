@@ -49,9 +49,9 @@ def import_(kind: Annotated[Kind, typer.Argument(metavar="DAEMON")], paths: File
     else:
         _print(kind.value, paths, text)
         for fault in draft.differs:
-            sys.stderr.write(f"{fault.text('nearly: ')}\n")
+            say.fault(fault, "nearly: ", sys.stderr)
         for fault in draft.left:
-            sys.stderr.write(f"{fault.text('cannot be said: ')}\n")
+            say.fault(fault, "cannot be said: ", sys.stderr)
     if not draft.guards:
         say.fail(say.FOUND, "nothing of it can be said: there is no policy")
     raise typer.Exit(say.FOUND if draft.left else say.FINE)

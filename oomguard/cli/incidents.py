@@ -61,7 +61,7 @@ def show(
         return
     from ..report import text
 
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    color = say.colors(sys.stdout)
     width = min(shutil.get_terminal_size((100, 24)).columns, 120)
     sys.stdout.write(text.half_page(doc, width, color, whole))
 

@@ -7,9 +7,9 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
+    from typing import NoReturn, TextIO
 
-    from ..policy.faults import PolicyError
+    from ..policy.faults import Fault, PolicyError
 
 FINE = 0
 FOUND = 1  # found something, or did not find what was asked for
@@ -55,9 +55,27 @@ def fail(code: int, text: str) -> "NoReturn":
     raise SystemExit(code)
 
 
-def faults(error: "PolicyError", what: str = "the policy") -> "NoReturn":
+def colors(stream: "TextIO") -> bool:
+    """Whether that is a terminal, whose owner has nothing against colors (no-color.org)."""
+    import os
+
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def fault(it: "Fault", word: str, stream: "TextIO") -> None:
+    """A fault, or with its word a warning; on a terminal with its place bold, the word colored, and a pale hint."""
+    text = it.text(word)
+    if colors(stream):
+        text, _, hint = text.partition("\n")
+        place = f"{printable(it.file)}:{it.line}:"
+        rest = text.removeprefix(place).replace(word, f"\x1b[33m{word}\x1b[0m", 1) if word else text.removeprefix(place)
+        text = f"\x1b[1m{place}\x1b[0m{rest}" + (f"\n\x1b[2m{hint}\x1b[0m" if hint else "")
+    stream.write(f"{text}\n")
+
+
+def faults(error: "PolicyError", what: str = "the policy", code: int = WRONG_USE) -> "NoReturn":
     """Every fault of a wrong file, on standard error, and the exit code for it."""
-    for fault in error.faults:
-        sys.stderr.write(f"{fault}\n")
+    for it in error.faults:
+        fault(it, "", sys.stderr)
     number = len(error.faults)
-    fail(WRONG_USE, f"{what} has {number} fault{'s' * (number != 1)}")
+    fail(code, f"{what} has {number} fault{'s' * (number != 1)}")

@@ -15,9 +15,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..model.policy import Plan
-from .faults import Fault, PolicyError
+from .faults import DENIED, Fault, PolicyError
 
-__all__ = ["Fault", "PolicyError", "load", "warnings"]
+__all__ = ["DENIED", "Fault", "PolicyError", "load", "warnings"]
 
 
 def load(paths: Sequence[Path] | None = None, *, observe: bool = False) -> Plan:

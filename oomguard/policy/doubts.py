@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..model import policy as model
-from . import files
+from . import files, hidden, spoken
 from .faults import Fault
 from .files import Source
 from .locate import Key
@@ -23,7 +23,14 @@ def of(plan: model.Plan, matches: Matches) -> list[Fault]:
     return [
         _warning(guard, sources, way, message, hint)
         for guard in plan.guards
-        for doubts in (_dangers(guard), _limits(guard, machine, matches), _never_fires(guard, machine))
+        for doubts in (
+            _dangers(guard),
+            _wide(guard, matches),
+            _limits(guard, machine, matches),
+            _never_fires(guard, machine),
+            _always(guard, machine),
+            hidden.rules(guard, matches),
+        )
         for way, message, hint in doubts
     ]
 
@@ -42,6 +49,9 @@ class Machine:
         self.has_zram = any(Path(sys, "block").glob("zram*"))
         self.has_zswap = b"\nZswap:" in _said(proc / "meminfo") and _said(sys / _ZSWAP_ENABLED) != b"N\n"
         self.has_cgroup2 = _opens(cgroup / "cgroup.controllers")
+
+        self.total_bytes = _total(proc / "meminfo", "MemTotal:")
+        self.swap_bytes = _total(proc / "meminfo", "SwapTotal:")
 
     def cgroups(self) -> Iterator[str]:
         """Every cgroup there is now, from the cgroup root."""
@@ -71,6 +81,16 @@ def _said(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:
         return b""
+
+
+def _total(meminfo: Path, name: str) -> int:
+    """Bytes; 0: not known."""
+    try:
+        lines = meminfo.read_text("ascii", "replace").splitlines()
+    except OSError:
+        return 0
+    fields = next((line.split() for line in lines if line.startswith(name)), [])
+    return int(fields[1]) << 10 if len(fields) > 1 and fields[1].isdigit() else 0
 
 
 def _opens(path: Path) -> bool:
@@ -126,6 +146,37 @@ def _dangers(guard: model.Guard) -> _Doubts:
         yield ("soft",), "no soft watermark: there is no warning, and the victim is looked for at the last moment", ""
 
 
+_WAY_IN = ("sshd", "/system.slice/ssh.service")
+
+
+def _wide(guard: model.Guard, matches: Matches) -> _Doubts:
+    """Where the way in is one candidate among others, it is to be spared by name."""
+    comm, path = _WAY_IN
+    around = any(guard.cgroup == above or matches(guard.cgroup, above) for above in list(_way_up(path))[1:])
+    told = guard.cgroup == "/" and not guard.victim.never
+    if not around or told or not (_kills(guard.soft) or _kills(guard.hard)):
+        return
+    if not any(_spares(match, comm, path, matches) for match in guard.victim.never):
+        yield ("victim", "never"), f"{comm} may be ended, by which one logs in", 'never = [{ comm = "sshd*" }]'
+
+
+def _spares(match: model.Match, comm: str, path: str, matches: Matches) -> bool:
+    """Whether the match describes them by what is known of them here: name, unit and cgroup."""
+    others = [key for key in spoken.match(match) if key not in ("comm", "unit", "cgroup")]
+    if others or (match.comm is not None and not matches(match.comm.replace("*", "**"), comm)):
+        return False
+    if match.unit is not None and not matches(match.unit, path.rpartition("/")[2]):
+        return False
+    return match.cgroup is None or any(matches(match.cgroup, above) for above in _way_up(path))
+
+
+def _way_up(path: str) -> Iterator[str]:
+    yield path
+    while path != "/":
+        path = path.rpartition("/")[0] or "/"
+        yield path
+
+
 def _limits(guard: model.Guard, machine: Machine, matches: Matches) -> _Doubts:
     """What the guard's cgroups are now: none at all, or without the limit that its shares are of."""
     if guard.cgroup == "/":
@@ -169,6 +220,31 @@ def _never_fires(guard: model.Guard, machine: Machine) -> _Doubts:
             yield (name,), "can never be reached on this machine", "none of its conditions can hold"
 
 
+def _always(guard: model.Guard, machine: Machine) -> _Doubts:
+    """Sizes of another machine: what is below more than all there is holds from the first moment."""
+    for name, watermark in _watermarks(guard):
+        for index, clause in enumerate(watermark.when):
+            levels = [_too_much(condition, machine) for condition in clause.all_of]
+            if all(levels):
+                hint = 'write a share, or the smaller of two: ["12%", "6GiB"]'
+                yield (name, "when", index), f"always holds on this machine: {levels[0]}", hint
+
+
+def _too_much(condition: model.Condition, machine: Machine) -> str:
+    """Why this holds at all times, or nothing."""
+    match condition:
+        case model.AvailableBelow(amount) if 0 < machine.total_bytes <= (amount.bytes or 0):
+            return f"it has {_gib(machine.total_bytes)} of memory in all"
+        case model.SwapFreeBelow(amount) if 0 < machine.swap_bytes < (amount.bytes or 0):
+            return f"it has {_gib(machine.swap_bytes)} of swap in all"
+        case _:
+            return ""
+
+
+def _gib(size: int) -> str:
+    return f"{size / (1 << 30):.1f} GiB" if size >= 10 << 30 else f"{size / (1 << 20):.0f} MiB"
+
+
 def _impossible(condition: model.Condition, machine: Machine) -> str:
     """Why this cannot hold here, or nothing. swap_free_below holds without swap: then none is free."""
     match condition:
@@ -180,6 +256,8 @@ def _impossible(condition: model.Condition, machine: Machine) -> str:
             return "it has neither zram nor zswap"
         case model.RefaultsAbove() if not machine.has_refaults:
             return "its kernel does not count refaults"
+        case model.MemoryAbove(amount) if 0 < machine.total_bytes <= (amount.bytes or 0):
+            return f"it has {_gib(machine.total_bytes)} of memory in all"
         case model.StallAbove() | model.PressureAbove() | model.PressureRising() if not machine.has_pressure:
             return "its kernel reports no pressure (CONFIG_PSI, or psi=1 on the kernel command line)"
         case _:

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 _LONGEST_QUOTE = 80
+DENIED = "cannot be read: Permission denied"  # the message of a file that is not for us
 
 
 def printable(text: str) -> str:

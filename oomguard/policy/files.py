@@ -13,7 +13,7 @@ from typing import Any
 import tomli
 
 from ..model.policy import Daemon
-from .faults import Fault, PolicyError
+from .faults import DENIED, Fault, PolicyError
 from .locate import Key, Lines
 
 DEFAULT = Path("/etc/oomguard/oomguard.toml")
@@ -166,4 +166,6 @@ def _unreadable(path: Path, error: OSError) -> tuple[str, str]:
     if isinstance(error, FileNotFoundError):
         hint = "the package installs one; or give another by --config FILE" if path == DEFAULT else ""
         return "there is no such file", hint
+    if isinstance(error, PermissionError):
+        return DENIED, "ask as root"
     return f"cannot be read: {os.strerror(error.errno or 0)}", ""

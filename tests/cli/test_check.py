@@ -1,13 +1,23 @@
 """``oomguard check``: for people and for programs, and the exit codes that scripts rely upon."""
 
+import errno
 import os
+import pty
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from oomguard.cli import check
+from oomguard.policy import files
+
 from .command import HOST, oomguard
+from .tree import Tree
+
+Capsys = pytest.CaptureFixture[str]
 
 
 @pytest.fixture
@@ -146,3 +156,90 @@ def test_root_does_not_obey_a_file_that_others_may_write(config: Path) -> None:
 @pytest.mark.parametrize("words", [("--nope",), ("--config",), ("one", "two"), ("--config", ""), ("--json=3",)])
 def test_used_wrongly(words: tuple[str, ...]) -> None:
     assert oomguard("check", *words).code == 2
+
+
+def test_against_another_machine(config: Path, tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "machine", swap_mib=0)
+    config.write_text(HOST.replace('{ available_below = "5%" }', '{ available_below = "5%" }, { swap_above = "9%" }'))
+    answer = oomguard("check", "--config", config, "--against", tree.root)
+    assert answer.code == 0
+    assert (
+        f"{config}:5: policy.host.hard.when[1]: warning: can never hold on this machine: it has no swap\n" in answer.out
+    )
+    tree.memory(900, swap_mib=512)
+    assert oomguard("check", "--config", config, "--against", tree.root).out.count("warning") == 0
+
+
+def test_against_what_is_no_machine(config: Path, tmp_path: Path) -> None:
+    answer = oomguard("check", "--config", config, "--against", tmp_path)
+    assert (answer.code, answer.out) == (2, "")
+    assert (
+        answer.err == f"oomguard: {tmp_path}/proc/meminfo is not there: copy proc and sys/fs/cgroup of that machine\n"
+    )
+
+
+def test_a_kernel_that_can_do_nothing_of_it(config: Path, tmp_path: Path) -> None:
+    tree = Tree(tmp_path / "machine")
+    (tree.cgroup / "cgroup.controllers").unlink()
+    config.write_text(HOST.replace('cgroup = "/"', 'cgroup = "/system.slice/web.service"'))
+    assert oomguard("check", "--config", config, "--against", tree.root).code == 4
+
+
+def test_a_file_that_may_not_be_read(config: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capsys) -> None:
+    """In this process: there is no file that root may not read."""
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "_trusted_bytes", refuse)
+    with pytest.raises(SystemExit) as end:
+        check.check(config)
+    assert end.value.code == 3
+    assert f"{config}:1: cannot be read: Permission denied\n    hint: ask as root\n" in capsys.readouterr().err
+
+
+def test_colors_are_for_terminals(config: Path) -> None:
+    config.write_text(HOST.replace('{ comm = "sshd*" }', ""))
+    words = [sys.executable, "-m", "oomguard", "check", "--config", str(config)]
+    ours, theirs = pty.openpty()
+    done = subprocess.run(words, stdout=theirs, check=False, env={**os.environ, "TERM": "xterm", "NO_COLOR": ""})
+    shown = os.read(ours, 65536)
+    assert done.returncode == 0
+    assert b"\x1b[33mwarning: \x1b[0m" in shown
+    subprocess.run(words, stdout=theirs, check=False, env={**os.environ, "TERM": "xterm", "NO_COLOR": "1"})
+    assert b"\x1b[" not in os.read(ours, 65536)
+    os.close(ours)
+    os.close(theirs)
+    assert "\x1b[" not in oomguard("check", "--config", config).out
+
+
+def test_an_interrupt_is_no_traceback(tmp_path: Path) -> None:
+    config = tmp_path / "p.toml"
+    config.write_text(HOST)
+    tree = Tree(tmp_path / "machine")
+    (tree.proc / "meminfo").unlink()
+    os.mkfifo(tree.proc / "meminfo")
+    words = [sys.executable, "-m", "oomguard", "explain", "/", "--config", str(config), *tree.options]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_heed) as process:  # noqa: PLW1509
+        end = time.monotonic() + 60
+        while (writer := _writer(tree.proc / "meminfo")) < 0:  # from there on it stands in the middle of its work
+            assert process.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        os.close(writer)
+    assert (process.returncode, out, err) == (130, b"", b"")
+
+
+def _heed() -> None:
+    """What runs in the background of a shell is born deaf to interrupts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _writer(fifo: Path) -> int:
+    """-1: nobody reads it yet."""
+    try:
+        return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return -1

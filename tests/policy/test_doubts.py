@@ -115,13 +115,13 @@ def test_shares_of_a_limit_that_is_not_there(machine: Machine) -> None:
     machine.service("system.slice/db.service", "max")
     (one,) = machine.doubts(guard('{ memory_above = "90%" }', "/system.slice/*.service"))
     assert one.message == "/system.slice/db.service has no memory.max: shares are of the machine's memory"
-    assert machine.doubts(guard('{ memory_above = "1GiB" }', "/system.slice/*.service")) == []
+    assert machine.doubts(guard('{ memory_above = "512KiB" }', "/system.slice/*.service")) == []
 
 
 def test_a_tripwire_needs_a_limit(machine: Machine) -> None:
     machine.service("system.slice/db.service", "max")
     machine.service("system.slice/eb.service", "max")
-    text = guard('{ memory_above = "1GiB" }', "/system.slice/*.service")
+    text = guard('{ memory_above = "512KiB" }', "/system.slice/*.service")
     (one,) = machine.doubts(text.replace("[policy.it.soft]", "tripwire = true\n[policy.it.soft]"))
     assert (one.line, one.key) == (4, "policy.it.tripwire")
     assert one.message == "/system.slice/db.service (and 1 more) has no memory.max to lay a tripwire under"
@@ -143,6 +143,45 @@ def test_a_kill_of_anybody_on_the_machine(machine: Machine) -> None:
     (one,) = machine.doubts(guard(ANY).replace(NEVER, ""))
     assert (one.line, one.key) == (1, "policy.it.victim.never")
     assert machine.doubts(guard(ANY, "/system.slice/web.service").replace(NEVER, "")) == []
+
+
+@pytest.mark.parametrize(
+    ("cgroup", "never", "told"),
+    [
+        ("/", 'comm = "Xorg"', True),
+        ("/system.slice", 'comm = "Xorg"', True),
+        ("/*.slice", 'comm = "Xorg"', True),
+        ("/system.slice", 'unit = "ssh*.service"', False),
+        ("/", 'cgroup = "/system.slice/**"', False),
+        ("/", 'comm = "sshd", unit = "other.service"', True),
+        ("/system.slice/*.service", 'comm = "Xorg"', False),  # there it would be for its own memory
+        ("/user.slice", 'comm = "Xorg"', False),
+    ],
+)
+def test_the_way_in_may_be_ended(machine: Machine, cgroup: str, never: str, told: bool) -> None:
+    machine.service("user.slice", "1073741824")
+    machine.service("system.slice", "1073741824")
+    text = guard(ANY, cgroup).replace(NEVER, f"victim = {{ never = [{{ {never} }}] }}")
+    said = machine.doubts(text)
+    assert [doubt.key for doubt in said] == ["policy.it.victim.never"] * told
+
+
+def test_what_always_holds_here(machine: Machine) -> None:
+    (one,) = machine.doubts(guard('{ available_below = "2MiB", swap_free_below = "2MiB" }').replace('"50%"', '"99%"'))
+    assert (one.line, one.key) == (8, "policy.it.hard.when[0]")
+    assert one.message == "always holds on this machine: it has 1 MiB of memory in all"
+    assert machine.doubts(guard('{ available_below = "2MiB", swap_free_below = "5%" }')) == []
+    assert machine.doubts(guard('{ available_below = ["2MiB", "5%"] }')) == []
+
+
+def test_more_memory_than_there_is(machine: Machine) -> None:
+    found = machine.doubts(guard('{ memory_above = "2MiB" }'))
+    assert [doubt.key for doubt in found] == ["policy.it.hard.when[0]", "policy.it.hard"]
+
+
+def test_what_is_hidden_is_told_where_it_stands(machine: Machine) -> None:
+    (one,) = machine.doubts(guard(f"{ANY},\n{{ available_below = '3%' }}"))
+    assert (one.line, one.key) == (9, "policy.it.hard.when[1]")
 
 
 def test_a_kill_at_soft(machine: Machine) -> None:

@@ -39,7 +39,7 @@ def test_every_table_and_every_key_is_described() -> None:
     assert described.WORDS.keys() <= DOCUMENT["$defs"].keys()
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much], deadline=None)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much], deadline=None)
 @given(POLICIES)
 def test_what_the_models_take_the_schema_takes(tables: dict[str, Any]) -> None:
     assert wrong(toml.document(tables)) == []

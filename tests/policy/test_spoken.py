@@ -39,7 +39,7 @@ def test_what_we_ship_means_the_same_when_it_is_shown(tmp_path: Path, path: Path
     assert bare(again(tmp_path, plan)) == bare(plan)
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much], deadline=None)
+@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much], deadline=None)
 @given(POLICIES)
 def test_any_policy_means_the_same_when_it_is_shown(tables: dict[str, Any]) -> None:
     with tempfile.TemporaryDirectory() as name:

@@ -26,6 +26,7 @@ from ..model.verdict import (
     Reclaim,
     Release,
     Snapshot,
+    UnitJob,
     Victim,
     Ward,
 )
@@ -80,7 +81,7 @@ class Hands:
             case Reap():
                 if action.target.guard not in self.observing:
                     self.orders.post(("reap", action.token))
-            case Lease() | Release() | Reclaim():
+            case Lease() | Release() | Reclaim() | UnitJob():
                 return self._change(action)
             case Look():
                 self.senses.ask(action.target, action.depth)
@@ -92,7 +93,7 @@ class Hands:
                 assert_never(action)
         return None
 
-    def _change(self, action: Lease | Release | Reclaim) -> Outcome:
+    def _change(self, action: Lease | Release | Reclaim | UnitJob) -> Outcome:
         """What changes something in the kernel, and nobody's life: the reaper does it."""
         match action:
             case Lease():
@@ -105,6 +106,11 @@ class Hands:
                 if not held:
                     self.orders.post(("reclaim", action.token, action.cgroup, action.inode, size, until_ns))
                 return self._done(action.token, "Reclaim", 0, held)
+            case UnitJob():
+                held = action.target.guard in self.observing
+                if not held:
+                    self.orders.post(("unit", action.token, action.verb, action.unit))
+                return self._done(action.token, "UnitJob", 0, held)
 
     def _done(self, token: int, what: str, number: int, held: bool) -> Outcome:
         at_ns = time.monotonic_ns()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..linux import cgroup2, leases, libc, procfs
 from ..model.codec import from_plain
-from ..model.policy import Daemon, Plan
+from ..model.policy import Daemon, Plan, UnitStep
 from ..model.ring import MINUTES_BYTES, Ring
 from ..workers.pool import Mailbox, Pool
 
@@ -121,7 +121,10 @@ class Boot:
             from ..workers import reaper
 
             arguments = (daemon.runtime_dir, root, daemon.proc, self._dead_man() if daemon.deadman_ns else None)
-            reaper.Reaper(self.orders, self.answers, pool.alive, *arguments).run()
+            made = reaper.Reaper(self.orders, self.answers, pool.alive, *arguments)
+            if any(isinstance(step, UnitStep) for step in plan.steps()):
+                made.obey(("prepare", 0))
+            made.run()
 
         def write() -> None:
             from ..workers import scribe

@@ -10,13 +10,13 @@ from ..judge.decide import decide
 from ..judge.pace import NEVER
 from ..judge.state import State, seed
 from ..linux import memlock, systemd
-from ..model.policy import Plan
+from ..model.policy import Plan, UnitStep
 from ..model.verdict import Action, Close, Kill, Notify, Outcome
 from ..workers.pool import Pool, Worker
 from .act import Hands
 from .observe import Senses
 from .record import Recorder
-from .reload import Reload, keep_plan
+from .reload import Reload, keep_plan, renewed
 from .status import Status
 
 PLENTY: Final = 128 << 20  # bytes: a compiler takes 50 MB for half a second, a new worker 10
@@ -163,9 +163,8 @@ class Loop:
 
     def _swap(self, plan: Plan, text: bytes) -> None:
         """The new plan is in force. Guards that did not change keep their phases and leases."""
-        old = {guard.name: guard for guard in self.plan.guards}
         old_daemon = self.plan.daemon
-        keep = frozenset(guard.name for guard in plan.guards if old.get(guard.name) == guard)
+        plan, keep = renewed(self.plan, plan)
         self.senses.aim(plan, keep)
         self.hands.aim(plan)
         if replace(plan.daemon, budget=old_daemon.budget, shadow=old_daemon.shadow) != old_daemon:
@@ -175,6 +174,8 @@ class Loop:
         for what, why in plan.remarks:
             self.status.degraded(what, why)
         self.plan, self.renewed = plan, True
+        if any(isinstance(step, UnitStep) for step in plan.steps()):
+            self.hands.orders.post(("prepare", 0))
         keep_plan(plan, text)
         self.recorder.plan(plan)
         self.status.mended("reload")

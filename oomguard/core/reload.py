@@ -9,13 +9,26 @@ import os
 import select
 import signal
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from itertools import count, repeat
+from typing import Any, Final
 
 from ..linux import systemd
 from ..model import kept
 from ..model.codec import from_plain
-from ..model.policy import Plan
+from ..model.policy import (
+    Clause,
+    Condition,
+    EventsAbove,
+    ExhaustsWithin,
+    GrowthAbove,
+    Guard,
+    Plan,
+    RefaultsAbove,
+    StallAbove,
+    Watermark,
+)
 from .observe import Senses
 
 PLAN_MAX: Final = 4 << 20
@@ -33,6 +46,49 @@ def keep_plan(plan: Plan, text: bytes) -> None:
         os.rename(f"{path}.new", path)
     except OSError:
         pass
+
+
+def renewed(before: Plan, after: Plan) -> tuple[Plan, frozenset[str]]:
+    """The new plan, and the names of the guards that mean what they meant: those keep all that is known of them.
+
+    On which line a guard stands, and what stands before it, means nothing. By the numbers of its conditions it is known
+    to judge and triggers: so it keeps them, and no other one gets any that was in use.
+    """
+    known = {guard.name: guard for guard in before.guards}
+    used = [condition.number for guard in before.guards for condition in _numbered(guard)]
+    fresh = count(max(used, default=-1) + 1)
+    same = {guard.name for guard in after.guards if guard.name in known and _bare(known[guard.name]) == _bare(guard)}
+    guards = [
+        replace(known[guard.name], origin=guard.origin) if guard.name in same else _renumbered(guard, fresh)
+        for guard in after.guards
+    ]
+    return replace(after, guards=tuple(guards)), frozenset(same)
+
+
+_WITH_NUMBER: Final = (StallAbove, GrowthAbove, ExhaustsWithin, RefaultsAbove, EventsAbove)
+
+
+def _numbered(guard: Guard) -> list[Any]:
+    marks = (mark for mark in (guard.soft, guard.hard) if mark is not None)
+    clauses = (clause for mark in marks for clause in mark.when)
+    return [condition for clause in clauses for condition in clause.all_of if isinstance(condition, _WITH_NUMBER)]
+
+
+def _bare(guard: Guard) -> Guard:
+    return _renumbered(replace(guard, origin=""), repeat(0))
+
+
+def _renumbered(guard: Guard, numbers: Iterator[int]) -> Guard:
+    def mark(old: Watermark | None) -> Watermark | None:
+        return None if old is None else replace(old, when=tuple(map(clause, old.when)))
+
+    def clause(old: Clause) -> Clause:
+        return replace(old, all_of=tuple(map(condition, old.all_of)))
+
+    def condition(old: Condition) -> Condition:
+        return replace(old, number=next(numbers)) if isinstance(old, _WITH_NUMBER) else old
+
+    return replace(guard, soft=mark(guard.soft), hard=mark(guard.hard))
 
 
 class Reload:

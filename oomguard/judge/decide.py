@@ -30,6 +30,7 @@ from ..model.policy import (
     SnapshotStep,
     StallAbove,
     Step,
+    UnitStep,
     WaitStep,
     Watermark,
 )
@@ -51,12 +52,13 @@ from ..model.verdict import (
     Release,
     Score,
     Snapshot,
+    UnitJob,
     Victim,
 )
 from . import escalate, pace
 from .detect import TABLE, Event, Sight, any_holds, crossed, describe, mib, since
 from .glob import is_inside
-from .rank import Bounds, is_corridor, is_outweighed, rank, why_not_whole
+from .rank import UNITS, Bounds, is_corridor, is_outweighed, rank, unit_path, why_no_unit, why_not_whole
 from .state import Ban, Held, Hold, State, TargetState, Verdict, evolve
 from .trend import follow, span, tracked
 
@@ -452,7 +454,7 @@ class _Desk:
                 climb = escalate.move(escalate.done(climb), "wait", self.at + step.for_ns)
                 climb = self._rested(guard, climb, sight)
                 continue
-            if isinstance(step, FreezeStep) and state.nominee is None and state.survey_ns != self.at:
+            if isinstance(step, FreezeStep | UnitStep) and state.nominee is None and state.survey_ns != self.at:
                 if not state.asked and self.at >= state.missed_ns:
                     state = self._look(state, "heaviest")
                 break  # whom to freeze is told by the next turn
@@ -491,6 +493,8 @@ class _Desk:
                 return self._reclaim(guard, state, sight, step, climb)
             case FreezeStep():
                 return self._freeze(guard, state, step, climb)
+            case UnitStep():
+                return self._unit(guard, state, step, climb)
             case WaitStep():
                 raise AssertionError("a wait is no action")
             case _:
@@ -592,7 +596,11 @@ class _Desk:
         assert state.nominee is not None
         path, inode = state.nominee.cgroup, state.nominee.inode
         bounds = self._bounds()
-        state = evolve(state, hold=Hold(path, inode, why_not_whole(guard.victim, survey, path, bounds)))
+        around = unit_path(state.id.cgroup)
+        home = around if around.endswith(UNITS) else unit_path(path)
+        why_no = why_no_unit(guard.victim, survey, home, bounds)
+        why_not = why_not_whole(guard.victim, survey, path, bounds)
+        state = evolve(state, hold=Hold(path, inode, why_not, home.rpartition("/")[2], why_no))
         return self._thaw(state, path)
 
     def _thaw(self, state: TargetState, but: str = "") -> TargetState:
@@ -792,6 +800,12 @@ class _Desk:
     def _counted(self, guard: Guard, state: TargetState) -> TargetState:
         self.counters = evolve(self.counters, kills=self.counters.kills + 1)
         self._done_by("policy", state.id.cgroup, f"{state.id.guard} killed")
+        return self._spend(guard, state)
+
+    def _spend(self, guard: Guard, state: TargetState) -> TargetState:
+        """One more that counts for cooldown and budgets."""
+        if guard.mode != "enforce":
+            return state
         kept = () if guard.budget is None else state.kills[-(guard.budget.kills + 1) :]
         if self.budget is not None:
             self.spent = (*self.spent[-(self.budget.kills + 1) :], self.at)
@@ -1006,6 +1020,30 @@ class _Desk:
         others = tuple(other for other in state.leases if other.token != token)
         return evolve(state, leases=(*others, lease)), escalate.done(climb, token)
 
+    def _unit(
+        self, guard: Guard, state: TargetState, step: UnitStep, climb: escalate.Climb
+    ) -> tuple[TargetState, escalate.Climb]:
+        """It ends a service's processes, so it counts as a kill, for every budget."""
+        hold = state.hold
+        done = "restarted" if step.verb == "restart" else "stopped"
+        if hold is None or state.nominee is None:
+            why = f"no unit is {done}: {_nobody(state.ranking)}"
+        elif hold.unit_why_not:
+            why = f"{hold.unit or hold.path} is not {done}: {hold.unit_why_not}"
+        elif step.verb == "restart" and not hold.unit.endswith(".service"):
+            why = f"{hold.unit} is not restarted: what somebody else has started cannot be started again"
+        else:
+            why = self._over_budget(guard, state) if guard.mode == "enforce" else ""
+            if not why:
+                token = self._new_token(state.id)
+                self.actions.append(UnitJob(state.id, token, step.verb, hold.unit, hold.path))
+                self._try(guard, state, f"{hold.unit} is {done}")
+                return self._spend(guard, state), escalate.done(climb, token)
+            self._tell(state, "BUDGET_SPENT", f"{why}: {hold.unit} is not {done}")
+            return state, escalate.done(climb, hoped=True)
+        self._tell(state, "MEASURE", why)
+        return state, escalate.done(climb, hoped=True)
+
     def _try(self, guard: Guard, state: TargetState, text: str) -> None:
         """Say what is tried before anybody is killed."""
         self._tell(state, "MEASURE", text if guard.mode == "enforce" else f"would have been done: {text}")
@@ -1098,7 +1136,7 @@ def _free_again(budget: Budget | None, kills: tuple[int, ...]) -> int:
 def _takes_whole(guard: Guard) -> bool:
     """Whether something of this guard is done to all of the nominee's cgroup."""
     marks = (mark for mark in (guard.soft, guard.hard) if mark is not None)
-    return any(isinstance(step, FreezeStep) for mark in marks for step in mark.do)
+    return any(isinstance(step, FreezeStep | UnitStep) for mark in marks for step in mark.do)
 
 
 def _kills(watermark: Watermark | None) -> bool:

@@ -23,7 +23,7 @@ WORTHLESS_BYTES: Final = 1 << 20  # ending something that holds less than this h
 LISTED: Final = 12  # candidates that a ranking names, of those that may be taken and of those that may not
 MEMBERS: Final = 256  # processes that a victim names
 
-_UNITS: Final = (".service", ".scope")
+UNITS: Final = (".service", ".scope")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def unit_path(path: str) -> str:
     """The cgroup of the innermost service or scope on the way, else the cgroup itself."""
     parts = path.split("/")
     for end in range(len(parts), 0, -1):
-        if parts[end - 1].endswith(_UNITS):
+        if parts[end - 1].endswith(UNITS):
             return "/".join(parts[:end])
     return path
 
@@ -175,6 +175,16 @@ def why_not_whole(rule: VictimRule, survey: Survey, path: str, bounds: Bounds) -
     return ""
 
 
+def why_no_unit(rule: VictimRule, survey: Survey, path: str, bounds: Bounds) -> str:
+    """Why the unit of this cgroup may not be restarted or stopped; empty if it may."""
+    if not path.endswith(UNITS):
+        return "it is not in a unit"
+    above = path.split("/")[:-1]
+    if any(part.startswith("user@") for part in above):
+        return "it belongs to a user's own manager, which only that user may ask"
+    return why_not_whole(rule, survey, path, bounds)
+
+
 def rank(rule: VictimRule, survey: Survey, bounds: Bounds) -> tuple[tuple[Victim, ...], Ranking]:
     """The victims in order, best first (tokens 0: the judge gives them), and the reasons for everybody."""
     refused: list[Candidate] = []
@@ -195,7 +205,7 @@ def rank(rule: VictimRule, survey: Survey, bounds: Bounds) -> tuple[tuple[Victim
         victims, listed, descent = _by_process(rule, survey, alive)
     else:
         homes = {_home(process.cgroup, root) for process in alive}
-        homes |= {_home(facts.path, root) for facts in survey.cgroups if facts.path.endswith(_UNITS)}
+        homes |= {_home(facts.path, root) for facts in survey.cgroups if facts.path.endswith(UNITS)}
         facts = {facts.path: facts for facts in survey.cgroups}
         shared = frozenset(path for home in homes for path in _way_up(home) if path != home)
         victims, listed, descent = _by_unit(rule, _Scene(root, facts, tuple(alive), kept, shared))
@@ -214,7 +224,7 @@ def is_outweighed(rule: VictimRule, survey: Survey, ranking: Ranking) -> bool:
     return any(
         _weighed(facts.unreclaimable_bytes + facts.swap_bytes, rule, None, facts.path)[0] * most > best
         for facts in survey.cgroups
-        if facts.stat is not None and facts.path.endswith(_UNITS) and facts.path not in homes
+        if facts.stat is not None and facts.path.endswith(UNITS) and facts.path not in homes
         if _first(rule.never, None, facts.path) is None
     )
 

@@ -31,11 +31,16 @@ class Held:
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """The cgroup in which the nominee lives, for what is done to all of it; ``why_not``: it must not be, "" it may."""
+    """The cgroup in which the nominee lives, for what is done to all of it; ``why_not``: it must not be, "" it may.
+
+    The same of the unit that systemd could be asked to restart.
+    """
 
     path: str
     inode: int
     why_not: str
+    unit: str = ""
+    unit_why_not: str = ""
 
 
 @dataclass(frozen=True, slots=True)

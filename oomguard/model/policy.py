@@ -231,6 +231,13 @@ class FreezeStep:
     for_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class UnitStep:
+    """Have systemd restart or stop the unit: of the guard's cgroup, or where that is in none, of the nominee."""
+
+    verb: Literal["restart", "stop"]
+
+
 LimitStep = SetHighStep | SetMaxStep | SetSwapMaxStep
 Step = (
     SnapshotStep
@@ -244,6 +251,7 @@ Step = (
     | WaitStep
     | ReclaimStep
     | FreezeStep
+    | UnitStep
 )
 
 
@@ -344,3 +352,8 @@ class Plan:
     argv: tuple[str, ...] = ()  # how to compile it again (reload)
     remarks: tuple[tuple[str, str], ...] = ()  # (what, why): doubts of the compiler, for status
     made_from: str = ""  # a digest of all that it depends upon (cli.origin); "": nothing equals it
+
+    def steps(self) -> tuple[Step, ...]:
+        """All that any guard may do."""
+        marks = [mark for guard in self.guards for mark in (guard.soft, guard.hard) if mark is not None]
+        return tuple(step for mark in marks for step in mark.do)

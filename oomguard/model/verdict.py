@@ -185,6 +185,17 @@ class Reclaim:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitJob:
+    """Ask systemd to restart or stop this unit. It is not waited for: whether it helps is seen in memory."""
+
+    target: TargetId
+    token: int
+    verb: Literal["restart", "stop"]
+    unit: str
+    cgroup: str
+
+
+@dataclass(frozen=True, slots=True)
 class Mute:
     """Do not listen to the target's memory.events until then: cache explains them, or nothing can come of them."""
 
@@ -214,7 +225,9 @@ class Close:
     score: Score | None = None  # of a verdict that was not carried out
 
 
-Action = Look | Snapshot | Notify | Nominate | Dismiss | Kill | Reap | Lease | Release | Reclaim | Mute | Close
+Action = (
+    Look | Snapshot | Notify | Nominate | Dismiss | Kill | Reap | Lease | Release | Reclaim | UnitJob | Mute | Close
+)
 
 
 @dataclass(frozen=True, slots=True)

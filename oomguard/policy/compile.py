@@ -395,8 +395,18 @@ def _step(table: schema.StepTable) -> model.Step:
         return model.WaitStep(table.wait)
     if table.reclaim:
         return model.ReclaimStep(table.reclaim.size, table.reclaim.within)
+    if table.restart_unit or table.stop_unit:
+        return model.UnitStep("restart" if table.restart_unit else "stop")
     if table.freeze:
         return model.FreezeStep(table.freeze.for_)
+    if table.nominate:
+        return model.NominateStep()
+    if table.notify:
+        return model.NotifyStep()
+    return _setting(table) or model.SnapshotStep()
+
+
+def _setting(table: schema.StepTable) -> model.Step | None:
     if table.set_high:
         return model.SetHighStep(table.set_high.to, table.set_high.for_)
     if table.set_max:
@@ -405,9 +415,7 @@ def _step(table: schema.StepTable) -> model.Step:
         return model.SetSwapMaxStep(table.set_swap_max.to, table.set_swap_max.for_)
     if table.set_oom_score_adj:
         return model.SetOomScoreAdjStep(table.set_oom_score_adj.to, table.set_oom_score_adj.for_)
-    if table.nominate:
-        return model.NominateStep()
-    return model.NotifyStep() if table.notify else model.SnapshotStep()
+    return None
 
 
 def _victim(table: schema.VictimTable) -> model.VictimRule:

@@ -153,6 +153,8 @@ WORDS: dict[str, dict[str, str]] = {
         "wait": "So long has what stands before it to help; the list goes on while the watermark holds.",
         "reclaim": "Have the kernel take back so much of the guard's cgroup.",
         "freeze": "Stop the nominee's cgroup as a whole for a time.",
+        "restart_unit": "Have systemd restart the unit of the guard's cgroup, or of the nominee.",
+        "stop_unit": "Have systemd stop that unit.",
         "kill": "End the victim.",
         "set_high": "Set memory.high of the guard's cgroup for a time.",
         "set_max": "Set memory.max of the guard's cgroup for a time.",

@@ -17,7 +17,7 @@ from .faults import Wrong, shown
 SECOND_NS = 10**9
 DAY_NS = 86400 * SECOND_NS
 
-LATER_STEPS = frozenset({"tell", "run", "restart_unit", "stop_unit"})
+LATER_STEPS = frozenset({"tell", "run"})
 LATER_WORDS = (
     LATER_STEPS
     | {"growth", "swap", "pressure", "oldest", "newest"}  # victim.by
@@ -381,6 +381,8 @@ class StepTable(Table):
     wait: WaitField = None
     reclaim: Annotated[ReclaimTable | None, BeforeValidator(_reclaim)] = None
     freeze: FreezeTable | None = None
+    restart_unit: Nothing | None = None
+    stop_unit: Nothing | None = None
     kill: KillTable | None = None
     set_high: SetHighTable | None = None
     set_max: SetMaxTable | None = None

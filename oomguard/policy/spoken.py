@@ -146,6 +146,8 @@ def step(step: model.Step) -> Value:
         case model.ReclaimStep():
             within = units.shown_duration(step.within_ns)
             return {"reclaim": {"size": units.shown_amount(step.amount), "within": within}}
+        case model.UnitStep():
+            return f"{step.verb}_unit"
         case model.FreezeStep():
             return {"freeze": {"for": units.shown_duration(step.for_ns)}}
         case model.SetHighStep() | model.SetMaxStep() | model.SetSwapMaxStep():

@@ -8,17 +8,31 @@ import errno
 import os
 import select
 import time
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..linux import leases, libc, pidfd, procfs
 from ..linux.cgroup2 import Cgroup
 from .pool import Mailbox
+
+if TYPE_CHECKING:
+    from ..linux.dbus import Call
 
 # process_mrelease answers EAGAIN while the victim holds its own mmap lock: a few tries, a few ms apart.
 BITE: Final = 8 << 20  # bytes reclaimed at a time: between two of them it can do something else
 SLOW: Final = frozenset({"write", "reclaim"})
 TRIES: Final = 5
 RETRY_S: Final = 0.004
+
+
+JOB_MS: Final = 500  # between two looks whether systemd has taken too long
+JOB_PATIENCE_NS: Final = 5_000_000_000  # PID 1 is slow where memory is gone, and was not locked as we are
+
+
+def _call() -> "type[Call]":
+    """Loaded when a policy asks for it: before anything is short (``prepare``)."""
+    from ..linux.dbus import Call
+
+    return Call
 
 
 class Deputy:
@@ -57,6 +71,7 @@ class Reaper:
         self.runtime_dir, self.cgroup, self.proc = runtime_dir, cgroup, proc
         self.proc_fd = procfs.open_proc(proc)
         self.held: dict[int, list[tuple[int, int]]] = {}  # token: (pid, pidfd)
+        self.jobs: dict[int, tuple[int, Call, int]] = {}  # fd: (token, what systemd was asked for, since)
 
     def run(self) -> None:
         """Until the core is gone."""
@@ -70,7 +85,12 @@ class Reaper:
         poll.register(self.alive, select.POLLHUP)
         waiting: list[tuple[Any, ...]] = []
         while True:
-            ready = dict(poll.poll(0 if waiting else self.deputy.timeout_ms()))
+            for fd in self.jobs:
+                poll.register(fd, select.POLLIN)
+            ready = dict(poll.poll(0 if waiting else self._timeout_ms()))
+            for fd in list(self.jobs):
+                poll.unregister(fd)
+                self._job(fd, fd in ready)
             if self.alive in ready:  # what was ordered last is of no interest any more: it would be undone at once
                 self.put_back()
                 return
@@ -81,6 +101,10 @@ class Reaper:
             self._work(waiting)
             for token in self.deputy.look():
                 self.obey(("reap", token))
+
+    def _timeout_ms(self) -> int | None:
+        wanted = self.deputy.timeout_ms()
+        return wanted if not self.jobs else JOB_MS if wanted is None else min(wanted, JOB_MS)
 
     def rehearse(self) -> None:
         """Reap ourselves, which the kernel refuses: what has run once does not fault when it is needed."""
@@ -152,15 +176,43 @@ class Reaper:
                     value = self._reap(token)
                 case "write":
                     number = self._write(leases.Entry(*rest[0]))
+                case "unit":
+                    number = self._ask(token, *rest)
+                case "prepare":
+                    _call()
                 case "undo":
                     value = bool(leases.undo(leases.Entry(*rest[0]), self.cgroup, self.proc))
                 case _:
                     number = errno.ENOSYS
         except OSError as error:
             number = error.errno or errno.EIO
+        if what == "unit" and number:
+            self.answers.post((token, "UnitJob", number, time.monotonic_ns() - began, 0))
         if what in ("reap", "write", "undo"):
             name = {"reap": "Reap", "write": "Lease", "undo": "Release"}[what]
             self.answers.post((token, name, number, time.monotonic_ns() - began, value))
+
+    def _ask(self, token: int, verb: str, unit: str) -> int:
+        """Ask systemd for a job. An errno; 0: it is asked, and ``_job`` hears the answer."""
+        try:
+            call = _call()("RestartUnit" if verb == "restart" else "StopUnit", unit, "replace")
+        except OSError as error:
+            return error.errno or errno.EIO
+        self.jobs[call.fd] = (token, call, time.monotonic_ns())
+        return 0
+
+    def _job(self, fd: int, readable: bool) -> None:
+        token, call, since_ns = self.jobs[fd]
+        number = call.go() if readable else None
+        if number is None and time.monotonic_ns() - since_ns > JOB_PATIENCE_NS:
+            number = errno.ETIMEDOUT
+        if number is None:
+            return
+        del self.jobs[fd]
+        call.close()
+        if call.error:
+            os.write(2, f"<4>oomguard: systemd has refused a job: {call.error}\n".encode("utf-8", "backslashreplace"))
+        self.answers.post((token, "UnitJob", number, time.monotonic_ns() - since_ns, 0))
 
     def _open(self, token: int, processes: list[tuple[int, int]]) -> None:
         self._close(token)

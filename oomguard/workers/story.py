@@ -27,6 +27,7 @@ from ..model.verdict import (
     Reclaim,
     Release,
     Snapshot,
+    UnitJob,
     Victim,
 )
 
@@ -181,7 +182,12 @@ class Story:
                     self._nominate(action, seen)
                 case Kill(target=self.target):
                     self._kill(action, _take(outcomes, "Kill", action.token), seen, reached)
-                case Lease(target=self.target) | Release(target=self.target) | Reclaim(target=self.target):
+                case (
+                    Lease(target=self.target)
+                    | Release(target=self.target)
+                    | Reclaim(target=self.target)
+                    | UnitJob(target=self.target)
+                ):
                     self._change(action, outcomes, seen.at_ns)
                 case Notify(target=self.target) if action.message not in _TOLD_OTHERWISE:
                     self._tell(seen.at_ns, "notify", action.text)
@@ -207,7 +213,9 @@ class Story:
                 self._came_of(result, self._measures.pop(result.token), seen.at_ns)
 
     def _came_of(self, result: Result, what: str, at_ns: int) -> None:
-        text = f"{what}: {size(result.value)} in {_ms(result.took_ns):.0f} ms"
+        text = f"{what} in {_ms(result.took_ns):.0f} ms"
+        if result.what == "Reclaim":
+            text = f"{what}: {size(result.value)} in {_ms(result.took_ns):.0f} ms"
         if result.errno:
             text = f"{what}: nothing came of it, errno {result.errno}"
         self._tell(at_ns, "measure", text)
@@ -318,7 +326,7 @@ class Story:
         reached.add("killed")
         self._gone(seen, reached)  # the death that the dead man has caused may have been told together with it
 
-    def _change(self, action: Lease | Release | Reclaim, outcomes: list[Outcome], at_ns: int) -> None:
+    def _change(self, action: Lease | Release | Reclaim | UnitJob, outcomes: list[Outcome], at_ns: int) -> None:
         match action:
             case Lease():
                 self._lease(action, at_ns, _take(outcomes, "Lease", action.token))
@@ -326,6 +334,8 @@ class Story:
                 self._tell(at_ns, "release", f"{self._leases.pop(action.token)} put back")
             case Reclaim() if len(self._measures) < _KILLS_MAX:
                 self._measures[action.token] = f"reclaimed from {action.cgroup}"
+            case UnitJob() if len(self._measures) < _KILLS_MAX:
+                self._measures[action.token] = f"systemd has taken the order to {action.verb} {action.unit}"
             case _:
                 pass
 

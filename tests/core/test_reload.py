@@ -14,9 +14,20 @@ from pathlib import Path
 import pytest
 
 from oomguard.core import reload
-from oomguard.core.reload import Reload
+from oomguard.core.reload import Reload, renewed
 from oomguard.model.codec import from_plain, to_plain
-from oomguard.model.policy import Daemon, Guard, Plan
+from oomguard.model.policy import (
+    Amount,
+    AvailableBelow,
+    Clause,
+    Daemon,
+    EventsAbove,
+    Guard,
+    KillStep,
+    Plan,
+    StallAbove,
+    Watermark,
+)
 
 from .world import PATIENCE_S
 
@@ -141,3 +152,52 @@ def test_the_compiler_hears_signals(rig: Rig, tmp_path: Path) -> None:
     rig.wait()
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     assert (tmp_path / "mask").read_text() == "set()"
+
+
+# -- what a guard keeps ----------------------------------------------------------------------------------------------
+
+
+def stalls(name: str, *numbers: int, stall_us: int = 1000, origin: str = "a.toml:1") -> Guard:
+    clauses = tuple(Clause((StallAbove("some", stall_us, 500_000, number),)) for number in numbers)
+    return Guard(name, "/", hard=Watermark(clauses, (KillStep(),)), origin=origin)
+
+
+def numbers(plan: Plan) -> dict[str, list[int]]:
+    marks = {guard.name: guard.hard.when if guard.hard else () for guard in plan.guards}
+    return {name: [c.number for clause in when for c in clause.all_of] for name, when in marks.items()}  # type: ignore[union-attr]
+
+
+def test_a_guard_before_it_and_another_line_change_nothing_about_a_guard() -> None:
+    """Who adds a comment or another policy must not make an armed guard begin anew."""
+    before = Plan("1", Daemon(), (stalls("host", 0, 1), stalls("web", 2)))
+    after = Plan("1", Daemon(), (stalls("new", 0), stalls("host", 1, 2, origin="a.toml:9"), stalls("web", 3)))
+    plan, keep = renewed(before, after)
+    assert keep == {"host", "web"}
+    assert numbers(plan) == {"new": [3], "host": [0, 1], "web": [2]}
+    assert plan.guards[1].origin == "a.toml:9"
+
+
+def test_a_guard_that_means_something_else_begins_anew_under_new_numbers() -> None:
+    before = Plan("1", Daemon(), (stalls("host", 0), stalls("web", 1)))
+    after = Plan("1", Daemon(), (stalls("host", 0, stall_us=2000), stalls("web", 1)))
+    plan, keep = renewed(before, after)
+    assert keep == {"web"}
+    assert numbers(plan) == {"host": [2], "web": [1]}, "a trigger of old is not taken for the new one"
+
+
+def test_conditions_that_look_back_keep_their_numbers_too() -> None:
+    events = Watermark((Clause((EventsAbove("high", 10, 10**9, 4),)),), (KillStep(),))
+    levels = Watermark((Clause((AvailableBelow(Amount(share=0.1)),)),), (KillStep(),))
+    before = Plan("1", Daemon(), (Guard("web", "/web", soft=levels, hard=events),))
+    shifted = Watermark((Clause((EventsAbove("high", 10, 10**9, 0),)),), (KillStep(),))
+    plan, keep = renewed(before, Plan("1", Daemon(), (Guard("web", "/web", soft=levels, hard=shifted),)))
+    assert keep == {"web"}
+    assert plan.guards[0].hard == events
+
+
+def test_no_number_is_given_twice() -> None:
+    before = Plan("1", Daemon(), (stalls("a", 5), stalls("b", 7)))
+    after = Plan("1", Daemon(), (stalls("c", 0, 1), stalls("b", 2), stalls("d", 3)))
+    plan, _ = renewed(before, after)
+    given = [number for of_guard in numbers(plan).values() for number in of_guard]
+    assert len(set(given)) == len(given)

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from oomguard.judge import escalate
 from oomguard.judge.escalate import LADDER, Climb, Move, Stand
-from oomguard.judge.rank import Bounds, why_not_whole
+from oomguard.judge.rank import Bounds, why_no_unit, why_not_whole
 from oomguard.model.facts import Result, TargetId, TargetSeen, VictimGone
 from oomguard.model.policy import (
     Amount,
     AvailableBelow,
+    Budget,
     FreezeStep,
     Guard,
     KillStep,
@@ -29,6 +30,7 @@ from oomguard.model.policy import (
     SetSwapMaxStep,
     SnapshotStep,
     Step,
+    UnitStep,
     VictimRule,
     WaitStep,
 )
@@ -400,3 +402,86 @@ def test_nominate_step_is_of_soft_alone() -> None:
     it = court(NominateStep(), RECLAIM, wait(1000), KillStep(), soft=(SnapshotStep(),))
     said = it.sees(1000, host=meminfo(40))
     assert said == ["snapshot hard #1", "tell HARD", "reclaim 1: 64 MiB of /", "tell MEASURE"]
+
+
+# -- units ---------------------------------------------------------------------------------------------------------
+
+RESTART, STOP = UnitStep("restart"), UnitStep("stop")
+
+
+def measures(it: Court) -> list[str]:
+    return [a.text for a in it.said if isinstance(a, Notify) and a.message in ("MEASURE", "BUDGET_SPENT")]
+
+
+def test_the_nominees_unit_is_restarted_and_killed_if_that_does_not_help() -> None:
+    it = court(RESTART, wait(20_000), KillStep())
+    it.sees(1000, host=meminfo(100))
+    it.sees(1010, surveys=leak())
+    assert done(it.sees(1100, host=meminfo(40))) == ["restart 2: web.service"]
+    assert done(it.sees(21_090, host=meminfo(40))) == []
+    it.sees(21_100, host=meminfo(40))
+    assert done(it.sees(21_110, surveys=leak())) == ["KILL 1", "reap 1"]
+
+
+def test_systemd_has_refused_and_nobody_waits() -> None:
+    it = court(RESTART, wait(20_000), KillStep())
+    it.sees(1000, host=meminfo(100))
+    it.sees(1010, surveys=leak())
+    it.sees(1100, host=meminfo(40))
+    assert done(it.sees(1110, host=meminfo(40), results=(Result(2, "UnitJob", 2),))) == ["KILL 1", "reap 1"]
+
+
+def test_the_guards_own_unit_comes_first() -> None:
+    """Its cgroup lies in a service: that is what is restarted, whatever is nominated inside of it."""
+    hard = watermark(when(MemoryAbove(share(95))), do=(STOP,))
+    path = "/system.slice/app.service"
+    it = Court(plan(replace(limit_guard(path), hard=hard)))
+    it.sees(0, host=meminfo(900), appeared=(TargetSeen(TargetId("limited", path), cgroup(path, 1, 0, 100)),))
+    it.sees(1000, cgroups=(cgroup(path, 97, 0, 100),))
+    inner = process(70, "leak", f"{path}/worker", 97)
+    assert "stop 2: app.service" in it.sees(1010, surveys=(survey(path, [inner], guard="limited"),))
+
+
+def test_a_restart_counts_for_the_budget() -> None:
+    it = court(RESTART, budget=Budget(1, 60 * SECOND), cooldown_ns=0)
+    it.sees(1000, host=meminfo(40))
+    assert done(it.sees(1010, surveys=leak())) == ["restart 2: web.service"]
+    it.sees(2000, host=meminfo(40), surveys=leak())
+    it.sees(3000, host=meminfo(40), surveys=leak())
+    assert measures(it)[-1].startswith("this guard's kill budget (1 in 60 s) is spent for another")
+    assert measures(it)[-1].endswith("web.service is not restarted")
+    assert len([line for line in map(str, it.said) if "UnitJob" in line]) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "why"),
+    [
+        (WEB, ""),
+        ("/docker/c1", "it is not in a unit"),
+        ("/user.slice/user-1000.slice/user@1000.service/app.slice/a.service", "a user's own manager"),
+        ("/system.slice/systemd-journald.service", "log in"),
+        ("/init.scope", "log in"),
+        ("/system.slice/guard.service", "oomguard itself"),
+    ],
+)
+def test_which_units_are_left_alone(path: str, why: str) -> None:
+    bounds = Bounds(frozenset(), frozenset(), "/system.slice/guard.service")
+    said = why_no_unit(VictimRule(), survey("/", [process(70, "leak", path, 500)]), path, bounds)
+    assert (why in said) if why else said == ""
+
+
+def test_a_scope_is_not_restarted_but_may_be_stopped() -> None:
+    scope = "/system.slice/docker-1.scope"
+    for step, last in ((RESTART, "KILL 1"), (STOP, "stop 2: docker-1.scope")):
+        it = court(step, wait(5000), KillStep())
+        it.sees(1000, host=meminfo(100))
+        it.sees(1010, surveys=leak(path=scope))
+        assert done(it.sees(1100, host=meminfo(40)))[0] == last
+
+
+def test_an_observer_restarts_nothing() -> None:
+    it = court(RESTART, mode="observe", budget=Budget(1, SECOND))
+    it.sees(1000, host=meminfo(100))
+    it.sees(1010, surveys=leak())
+    it.sees(1100, host=meminfo(40))
+    assert measures(it) == ["would have been done: web.service is restarted"]

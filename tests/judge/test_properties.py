@@ -40,6 +40,7 @@ from oomguard.model.policy import (
     SetOomScoreAdjStep,
     StallAbove,
     Step,
+    UnitStep,
     VictimRule,
     WaitStep,
 )
@@ -250,7 +251,7 @@ MORE = (*SOFT, RECLAIM, WaitStep(400 * MS), FREEZE)
 def lists(kill: Step) -> st.SearchStrategy[tuple[Step, ...]]:
     """What hard does: mostly the kill alone, or after something milder; now and then nobody is killed."""
     wait = WaitStep(400 * MS)
-    short, long = (RECLAIM, wait), (RECLAIM, FREEZE, wait, NotifyStep(), wait)
+    short, long = (RECLAIM, wait), (RECLAIM, FREEZE, UnitStep("restart"), wait, NotifyStep(), wait)
     return st.sampled_from([(kill,), (kill,), (*short, kill), (*long, kill), (*long, FREEZE, kill), (*short, FREEZE)])
 
 
@@ -312,7 +313,7 @@ def happenings(draw: st.DrawFn) -> dict[str, object]:
         "found": [*draw(st.lists(processes, max_size=5, unique_by=lambda one: one.pid)), *draw(st.sampled_from(HOGS))],
         "gone": draw(st.sampled_from(["", "pursued", "", "nominee", "nonsense"])),
         "errno": draw(st.sampled_from([0, 0, 0, ESRCH, EPERM])),
-        "what": draw(st.sampled_from(["Kill", "Nominate", "Lease", "Release", "Reclaim"])),
+        "what": draw(st.sampled_from(["Kill", "Nominate", "Lease", "Release", "Reclaim", "UnitJob"])),
         "kernel": draw(st.sampled_from([*[None] * 18, "/", WEB])),
         "events": draw(st.booleans()),
     }

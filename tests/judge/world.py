@@ -63,6 +63,7 @@ from oomguard.model.verdict import (
     Reclaim,
     Release,
     Snapshot,
+    UnitJob,
 )
 
 MIB: Final = 1 << 20
@@ -265,6 +266,8 @@ def brief(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one line a k
             return f"release {action.token}"
         case Reclaim():
             return f"reclaim {action.token}: {action.bytes // MIB} MiB of {action.cgroup}"
+        case UnitJob():
+            return f"{action.verb} {action.token}: {action.unit}"
         case Mute():
             return f"mute {(action.until_ns - START) // MS}"
         case Close():

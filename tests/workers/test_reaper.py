@@ -6,6 +6,7 @@ import errno
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 
 from oomguard.core.rehearse import syscalls as rehearse
-from oomguard.linux import leases, libc, pidfd, procfs
+from oomguard.linux import dbus, leases, libc, pidfd, procfs
 from oomguard.linux.cgroup2 import Cgroup
 from oomguard.linux.leases import HIGH, MAX, SCORE, Entry
 from oomguard.workers import reaper as reaper_module
@@ -545,3 +546,41 @@ def test_every_file_that_is_lent_is_written_and_put_back_when_the_core_is_gone(
     said = leases.undo_all(rig.runtime, str(rig.cgroup), "/proc")
     assert said == [f"{name} of /web is put back to {leases.shown(kind, found)}, as it was found"]
     assert file.read_text() == leases.shown(kind, found)
+
+
+# -- units ---------------------------------------------------------------------------------------------------------
+
+
+def test_systemd_is_asked_and_not_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It listens, and does not answer: PID 1 starves with everybody else."""
+    monkeypatch.setattr(dbus, "PRIVATE", str(tmp_path / "private"))
+    monkeypatch.setattr(reaper_module, "JOB_PATIENCE_NS", 0)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(dbus.PRIVATE)
+    listener.listen()
+    reaper, _ = by_hand(tmp_path)
+    with listener:
+        reaper.obey(("unit", 7, "restart", "web.service"))
+        (fd,) = reaper.jobs
+        assert reaper.answers.take()[0] == []
+        reaper._job(fd, readable=False)
+    ((token, what, number, took_ns, _),) = reaper.answers.take()[0]
+    assert (token, what, number) == (7, "UnitJob", errno.ETIMEDOUT)
+    assert took_ns > 0
+    assert reaper.jobs == {}
+
+
+def test_no_systemd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("PRIVATE", "SYSTEM_BUS"):
+        monkeypatch.setattr(dbus, name, str(tmp_path / "none"))
+    reaper, _ = by_hand(tmp_path)
+    reaper.obey(("unit", 7, "stop", "web.service"))
+    ((token, what, number, _, _),) = reaper.answers.take()[0]
+    assert (token, what, number) == (7, "UnitJob", errno.ENOENT)
+
+
+def test_who_asks_for_no_unit_holds_no_code_for_it() -> None:
+    """It would be in everybody's locked memory."""
+    text = "import sys, oomguard.workers.reaper; print('oomguard.linux.dbus' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

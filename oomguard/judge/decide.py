@@ -4,7 +4,7 @@ A turn goes: facts into memory (what came, went, answered), then every target of
 conditions, phase, what to do in that phase, when to look again. Nothing here knows a clock but ``seen.at_ns``.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Final, assert_never
@@ -72,6 +72,7 @@ STALE_NS: Final = SECOND  # an older nomination is made anew before anybody is k
 STALE_TURNS: Final = 2  # but not one that is as new as slow surveys allow
 REFRESH_NS: Final = 100 * MS  # shortest time between two surveys while armed
 REFRESH_SHARE: Final = 8  # surveys take at most one eighth of the time
+STRUCK_QUIET_NS: Final = 60 * SECOND  # a service whose restarts the kernel kills makes one incident, until it pauses
 TELL_AGAIN_NS: Final = 30 * SECOND  # "nobody may be taken" and "budget spent" are said again after that
 BAN_NS: Final = (60 * SECOND, 3600 * SECOND)  # the first one, and the longest
 UNSEEN_NS: Final = 100 * MS  # a target without facts, or whose survey did not come, is asked for again after that
@@ -95,6 +96,7 @@ INSURED_ADJ: Final = 1000
 INSURED_MOST: Final = 4
 
 _MACHINE: Final = "/"
+_NOBODY: Final[Mapping[TargetId, tuple[int, int]]] = MappingProxyType({})
 _LIMIT_FILES: Final[dict[type, LeaseFile]] = {
     SetHighStep: "memory.high",
     SetMaxStep: "memory.max",
@@ -135,6 +137,7 @@ class _Desk:
         self.incident = state.next_incident
         self.counters = state.counters
         self.past = dict(state.past)
+        self.struck = dict(state.struck)
         self.actions: list[Action] = []
         self.fresh: set[TargetId] = set()
         self.news: set[TargetId] = set()
@@ -154,6 +157,7 @@ class _Desk:
             shadows=self.shadows,
             counters=self.counters,
             past=MappingProxyType(self.past),
+            struck=MappingProxyType(self.struck) if self.struck else _NOBODY,
         )
         return state, tuple(self.actions)
 
@@ -179,6 +183,8 @@ class _Desk:
             self.news |= self.targets.keys()
         for kill in seen.kernel_kills:
             self._kernel_killed(kill.cgroup, kill.count, kill.comm, kill.pid)
+        if self.struck:
+            self._quieten()
 
     def _see(self) -> None:
         seen, by_path = self.seen, {facts.path: facts for facts in self.seen.cgroups}
@@ -261,15 +267,22 @@ class _Desk:
         if not covering:
             return
         target = max(covering, key=lambda t: len(t.cgroup))
-        number, state = self.targets[target].incident, self.targets[target]
+        state = self.targets[target]
         text = f"the kernel's OOM killer ended {who} in {cgroup}"
-        number = number or self._open(state)
+        number = state.incident or self._open(state)
         self.actions.append(Snapshot(target, "kernel", number, text))
         self.actions.append(Notify(target, "KERNEL_KILLED", text))
-        if state.phase == "calm":
-            self.actions.append(Close(target, number, "no watermark of this guard was crossed before"))
+        if state.phase == "calm":  # one that is started again and killed again, all night, is one incident
+            self.struck[target] = (number, self.at)
             self.targets[target] = evolve(self.targets[target], incident=0)
         self.news.add(target)
+
+    def _quieten(self) -> None:
+        """The kernel has not struck there for a while: what it did is told."""
+        for target, (number, at_ns) in tuple(self.struck.items()):
+            if self.at - at_ns >= STRUCK_QUIET_NS or target.guard not in self.guards:
+                del self.struck[target]
+                self.actions.append(Close(target, number, "no watermark of this guard was crossed before"))
 
     # -- judgement -----------------------------------------------------------------------------------------------
 
@@ -394,9 +407,10 @@ class _Desk:
     # -- phases --------------------------------------------------------------------------------------------------
 
     def _open(self, state: TargetState) -> int:
-        if self._is_shadow(state.id):
+        number = self.struck.pop(state.id, (0, 0))[0]
+        if not number and self._is_shadow(state.id):
             number = self._new_token(state.id)
-        else:
+        elif not number:
             number, self.incident = self.incident, self.incident + 1
         self.targets[state.id] = evolve(self.targets.get(state.id, state), incident=number)
         return number

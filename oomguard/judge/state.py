@@ -136,6 +136,8 @@ class State:
     compressed: Compressed | None = None
     past: Mapping[TargetId, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))  # kills before
     spent: tuple[int, ...] = ()  # when anybody was killed, as far as the host's budget reaches back
+    # Where the kernel has killed in calm: the number of that incident, and when it struck last.
+    struck: Mapping[TargetId, tuple[int, int]] = field(default_factory=lambda: MappingProxyType({}))
     next_token: int = 1
     next_incident: int = 1
     shadows: int = 0  # tokens and incidents of shadows are below 0: what they decide changes no number of the others

@@ -6,7 +6,8 @@ from .facts import Compressed, MemInfo, Observation, Pressure, Refaults
 from .policy import Budget, Guard
 from .verdict import Action, Outcome
 
-SCHEMA_VERSION = 1
+# 2: the kind "stall"; kernel_reports, no_guard, after, verdict. A version that is older stays readable.
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

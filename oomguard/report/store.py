@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from ..model.incident import SCHEMA_VERSION
+
 # The directory's name: time, guard, six hex digits.
 _NAME = re.compile(r"(\d{4})(\d\d)(\d\d)T(\d\d)(\d\d)(\d\d)Z-(.+)-([0-9a-f]{6})", re.ASCII)
 _FIELDS = (
@@ -180,7 +182,7 @@ def _parse(path: Path, whole: bool) -> dict[str, Any]:
 def _known(doc: Any, name: str) -> dict[str, Any]:
     if not isinstance(doc, dict):
         raise Damaged(f"{name} is not an incident")
-    if doc.get("schema") != 1:
+    if doc.get("schema") not in range(1, SCHEMA_VERSION + 1):
         raise Damaged(f"schema {doc.get('schema')!r} is not known to this version")
     return doc
 

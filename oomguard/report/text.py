@@ -51,6 +51,9 @@ def sentence(incident: dict[str, Any]) -> str:
         return (
             f"oomguard would have killed {victims} because {where} ran out of memory (observe mode: nothing was done)."
         )
+    if incident["kind"] == "stall":
+        who = where[0].upper() + where[1:]
+        return f"{who} stood still for want of memory, and nobody acted: {_no_guard(incident)}."
     if incident["kind"] == "hard":
         return f"{where[0].upper() + where[1:]} ran out of memory, and nobody was killed{_why_nobody(incident)}."
     return f"Memory of {where} got short and recovered; nobody was killed."
@@ -239,6 +242,8 @@ def _helped(incident: dict[str, Any]) -> tuple[str, str]:
         return f"The kernel had to act: {_why_kernel(incident)}.", _RED
     if incident["mode"] == "observe":
         return "Nothing was touched, so what followed is what happens without oomguard.", _DIM
+    if incident["kind"] == "stall":
+        return f"Nobody acted: {_no_guard(incident)}.", _RED
     if incident["kind"] == "soft":
         return "It calmed down by itself.", _GREEN
     return "Nothing was done; see above why.", _RED
@@ -256,7 +261,12 @@ def _why_kernel(incident: dict[str, Any]) -> str:
         return f"oomguard was told to observe only, and would have acted {earlier} earlier"
     if incident["kind"] == "hard":
         return "oomguard was too late"
-    return "the hard watermark had not been crossed"
+    return _no_guard(incident)
+
+
+def _no_guard(incident: dict[str, Any]) -> str:
+    told = incident.get("no_guard")
+    return told["text"] if told else "the hard watermark had not been crossed"
 
 
 def _kill_helped(incident: dict[str, Any]) -> tuple[str, str]:

@@ -21,14 +21,15 @@ from functools import partial
 from typing import Any, Final
 
 from ..linux import cgroup2, procfs
-from ..linux.kmsg import Kill, KmsgFile, OomKill, parse_kill, parse_oom_kill
+from ..linux.kmsg import KmsgFile
+from ..linux.oomreport import Report
 from ..model.codec import from_plain, pack
 from ..model.facts import KernelKill, Observation, TargetId
 from ..model.incident import Turn
 from ..model.policy import Daemon, Plan
 from ..model.ring import Ring
 from ..model.verdict import Dismiss, Nominate, ProcessRef, Snapshot
-from . import blackbox, follow, shelf
+from . import aftercare, blackbox, follow, shelf
 from .evidence import Evidence
 from .pool import hush
 from .story import Milestone, Story, covers, short_id
@@ -47,7 +48,15 @@ _LOG_LINES: Final = 400  # of one OOM report: the task table has a line for ever
 _FRESH_US: Final = 60_000_000
 _DRIFT: Final = 0.0005
 _TOGETHER_US: Final = 30_000_000
-_QUIET_NS: Final = 5_000_000_000  # a storm of kernel kills that no guard covers is one incident, until it pauses
+_QUIET_NS: Final = 60_000_000_000  # a storm of kernel kills that no guard covers is one incident, until it pauses
+# "Full" is the share of time in which nothing at all could run for want of memory. systemd-oomd ends somebody at 60 %
+# of ten seconds; a machine that loses a third of a minute is one that nobody can work on.
+_PRESSED: Final = 33.0
+_PRESSED_EVERY_NS: Final = 29_000_000_000  # the kernel's own average of a minute is read, so that is often enough
+_PRESSED_LONGEST_NS: Final = 600_000_000_000
+_PRESSED_MAX: Final = 64
+_ACTED_NS: Final = 60_000_000_000
+_LOOKS_MAX: Final = 12
 _BEFORE_BOX: Final = 64  # turns that wait for a black box that is just being made
 _AFTERS_MAX: Final = 10  # times that "after" is gathered in a storm of kills
 
@@ -80,7 +89,7 @@ def run(
     scribe.follow()
     while True:
         busy = scribe.step()
-        events = dict(poller.poll(0 if busy else 1000 * (_BEAT_S if scribe.writing() else follow.IDLE_S)))
+        events = dict(poller.poll(0 if busy else 1000 * scribe.patience_s()))
         if bell in events:
             hush(bell)
         if bell in events or not (events or busy):
@@ -115,6 +124,7 @@ class Incident:
         self.fresh: list[bytes] = []  # turns that the black box has not yet
         self.raw: list[tuple[str, bytes]] = []  # read, not written yet; bounded by the limit of all evidence
         self.log: list[str] = []
+        self.after: list[dict[str, Any]] = []
         self.afters = 0
         self.kernel_ns = story.opened_ns  # of the last kill by the kernel
 
@@ -151,8 +161,13 @@ class Incident:
             "complete": complete,
             "ended": self.ended,
             "lost": {what: count for what, count in lost.items() if count},
+            **self.told_after(story),
             "evidence": self._evidence(),
         }
+
+    def told_after(self, story: dict[str, object] | None = None) -> dict[str, object]:
+        """What is amended later."""
+        return {"after": self.after, "verdict": aftercare.verdict(story or self.story.plain(), self.after)}
 
     def _evidence(self) -> dict[str, object]:
         facts = dict(self.evidence.facts)
@@ -164,6 +179,18 @@ class Incident:
         if self.log:
             facts["kernel_log"] = self.log
         return facts
+
+    def oom_kills(self) -> int | None:
+        """The machine's count of the kernel's kills when it opened."""
+        stages = self.evidence.facts.get("vmstat")
+        first: dict[str, int] = next(iter(stages.values()), {}) if isinstance(stages, dict) else {}
+        return first.get("oom_kill")
+
+    def lighten(self) -> None:
+        """It is written, and only looked after from now on: what has become of it needs no evidence in memory."""
+        kills = self.oom_kills()
+        self.evidence.facts = {"vmstat": {"soft": {"oom_kill": kills}}} if kills is not None else {}
+        self.first, self.last, self.log, self.fresh = {}, {}, [], []
 
     def notice(self, plain: dict[str, Any]) -> None:
         """Who held how much, for growth."""
@@ -209,8 +236,13 @@ class Scribe:
         self._refused = 0
         self._kmsg, self._kmsg_why = _open_kmsg(kmsg)
         self._log: deque[tuple[int, str]] = deque(maxlen=_LOG_LINES)
-        self._reports: deque[tuple[int, Kill, OomKill | None]] = deque(maxlen=64)
-        self._context: OomKill | None = None
+        self._reports: deque[tuple[int, dict[str, Any]]] = deque(maxlen=64)
+        self._report = Report()
+        self._phases: dict[TargetId, str] = {}
+        self._refusals: dict[TargetId, tuple[str, str]] = {}
+        self._acted_ns: dict[TargetId, int] = {}
+        self._pressed_ns = 0
+        self._afters: list[tuple[int, Incident]] = []  # (when, CLOCK_MONOTONIC in ns; of whom) a look is due
         self._replaying = ring.head() > 0  # a predecessor of ours may have begun what the ring still tells
         if self._replaying:
             self._done = {name.rpartition("-")[2] for name in self._shelf_names() if not self._unfinished(name)}
@@ -228,6 +260,15 @@ class Scribe:
         incident = self._new("000000", story)
         deque(incident.evidence.soft(["/"], ()), maxlen=0)
         shelf.encode(incident.doc(complete=False))
+
+    def patience_s(self) -> float:
+        """How long it may sleep when nobody rings."""
+        if self.writing():
+            return _BEAT_S
+        due_ns = min((due for due, _ in self._afters), default=None)
+        if due_ns is None:
+            return follow.IDLE_S
+        return min(max(0.0, (due_ns - time.monotonic_ns()) / 1e9), follow.IDLE_S)
 
     def writing(self) -> bool:
         """Whether an incident is open."""
@@ -250,10 +291,55 @@ class Scribe:
 
     def look_back(self) -> None:
         """No judge closes an incident outside every guard: it is over when nothing has followed for a while."""
+        now_ns = time.monotonic_ns()
         for incident in list(self._open.values()):
-            if not incident.story.target.guard and time.monotonic_ns() > incident.kernel_ns + _QUIET_NS:
-                incident.story.end("the kernel's own kill: no guard covers this cgroup")
+            story = incident.story
+            if story.kind != "stall" and not story.target.guard and now_ns > incident.kernel_ns + _QUIET_NS:
+                story.end("the kernel's own kill: no guard covers this cgroup")
                 self._close(incident)
+        for due_ns, incident in [after for after in self._afters if after[0] <= now_ns]:
+            self._afters.remove((due_ns, incident))
+            self._tasks.append(self._after(incident))
+        if now_ns - self._pressed_ns >= _PRESSED_EVERY_NS:
+            self._pressed_ns = now_ns
+            self._look_at_pressure(now_ns)
+
+    def _look_at_pressure(self, now_ns: int) -> None:
+        """Of the machine and of every guarded cgroup: has it stood still for a minute, and no guard could act?"""
+        paths = dict.fromkeys(["/", *(target.cgroup for target in self._phases)][:_PRESSED_MAX])
+        for path in paths:
+            host = f"{self._plan.daemon.proc}/pressure/memory"
+            where = host if path == "/" else f"{self._cgroup}{path}/memory.pressure"
+            full = aftercare.full_averages(where)
+            if full is not None:
+                self._pressed(path, full[1], now_ns)
+
+    def _pressed(self, path: str, avg60: float, now_ns: int) -> None:
+        target = self._guardian(path) or TargetId("", path)
+        known = self._open.get(target)
+        if known is not None and known.story.kind == "stall":
+            if avg60 < _PRESSED / 2 or now_ns - known.story.opened_ns > _PRESSED_LONGEST_NS:
+                eased = avg60 < _PRESSED / 2
+                known.story.end("the pressure has eased" if eased else "it goes on; these were its first ten minutes")
+                self._close(known)
+            return
+        if avg60 < _PRESSED or now_ns - self._acted_ns.get(target, -_ACTED_NS) < _ACTED_NS:
+            return
+        text = f"{'the machine' if path == '/' else path} stood still for {avg60:.0f} % of a minute (PSI full)"
+        if known is not None:
+            if "stall" not in known.story.why:
+                known.story.stalled(now_ns, text)
+            return
+        story = Story(target, 0, now_ns, "stall", self._guards.get(target.guard), self._nominated.get(target))
+        story.stalled(now_ns, text)
+        story.refused = self._refusals.get(target, ("", ""))
+        story.crossed = self._phases.get(target) in ("firing", "draining", "cooling")
+        self._begin(story)
+
+    def _guardian(self, path: str) -> TargetId | None:
+        """The innermost target that this cgroup is below."""
+        covering = [target for target in self._phases if covers(target.cgroup, path)]
+        return max(covering, key=lambda target: len(target.cgroup), default=None)
 
     def _turn(self, payload: bytes) -> None:
         plain = follow.decode(payload)
@@ -262,6 +348,7 @@ class Scribe:
             self._guards = {guard.name: guard for guard in self._plan.guards}
             return
         seen = plain["seen"]
+        self._follow_phases(plain)
         opens = plain["actions"] or seen["kernel_kills"]
         if not self._open and not opens:
             return
@@ -285,10 +372,29 @@ class Scribe:
         for incident in list(self._open.values()):
             self._milestones(incident, incident.story.add(turn), turn)
 
+    def _follow_phases(self, plain: dict[str, Any]) -> None:
+        for guard, cgroup, phase in plain["phases"]:
+            self._phases[TargetId(guard, cgroup)] = phase
+        for gone in plain["seen"]["vanished"]:
+            target = TargetId(gone["guard"], gone["cgroup"])
+            self._phases.pop(target, None)
+            self._refusals.pop(target, None)
+            self._acted_ns.pop(target, None)
+        for action in plain["actions"]:
+            if action["kind"] in ("Kill", "Notify"):
+                target = TargetId(action["target"]["guard"], action["target"]["cgroup"])
+                if action["kind"] == "Kill":
+                    self._acted_ns[target] = plain["seen"]["at_ns"]
+                elif action["message"] in ("NO_VICTIM", "BUDGET_SPENT", "CALM"):
+                    self._refusals[target] = (action["message"], action["text"])
+
     def _snapshot(self, turn: Turn, snapshot: Snapshot) -> None:
         known = self._open.get(snapshot.target)
         if known is not None and known.story.number != snapshot.incident:
-            known.ended = "another incident began before it was closed"
+            if known.story.kind == "stall":
+                known.story.end("a watermark of this guard was crossed")
+            else:
+                known.ended = "another incident began before it was closed"
             self._close(known)
             known = None
         if known is None:
@@ -361,6 +467,8 @@ class Scribe:
         if "gone" in reached and incident.afters < _AFTERS_MAX:
             incident.afters += 1
             self._tasks.append(self._save(incident, incident.evidence.after("gone", incident.cgroups())))
+        if "killed" in reached or "kernel" in reached:
+            self._expect(incident)
         if "kernel" in reached:
             incident.kernel_ns = turn.seen.at_ns
             self._tasks.append(self._save(incident, self._kernel_log(incident)))
@@ -427,7 +535,28 @@ class Scribe:
         yield from self._flush(incident)
         self._write(incident, final=True)
         self._finishing.remove(incident)
+        incident.lighten()
         gc.collect()  # off in a worker: this is the moment when nobody waits
+
+    def _expect(self, incident: Incident) -> None:
+        """To look 1, 10 and 60 s after this act; what was expected of an earlier one is not any more."""
+        acted_ns = incident.story.acted_ns()
+        if acted_ns is not None and len(incident.after) < _LOOKS_MAX:
+            self._afters = [after for after in self._afters if after[1] is not incident]
+            self._afters += [(acted_ns + int(at_s * 1e9), incident) for at_s in aftercare.AT_S]
+
+    def _after(self, incident: Incident) -> Generator[None]:
+        """One look, and an incident that was written to its end is amended by it."""
+        self._look_after(incident)
+        yield
+        if incident.id not in self._ours():
+            incident.attempt("after", lambda: incident.folder.amend(incident.told_after()))
+
+    def _look_after(self, incident: Incident) -> None:
+        story, acted_ns = incident.story, incident.story.acted_ns()
+        if acted_ns is not None:
+            arguments = (story.target.cgroup, acted_ns, story.victims(), incident.oom_kills())
+            incident.after.append(aftercare.look(self._plan.daemon.proc, self._cgroup, *arguments))
 
     def _write(self, incident: Incident, final: bool = False) -> None:
         doc = incident.doc(complete=final and incident.story.closed and not incident.ended)
@@ -574,6 +703,7 @@ class Scribe:
             return
         incident.copied = number
         incident.notice(plain)
+        incident.story.before.see(incident.story.target.cgroup, plain["seen"], incident.story.opened_ns)
         seen = plain["seen"]
         told = seen["gone"] or seen["results"] or seen["kernel_kills"]
         told = told or any(action["kind"] not in ("Look", "Mute") for action in plain["actions"])
@@ -594,11 +724,12 @@ class Scribe:
             return
         since_us = self._reports[-1][0] - _TOGETHER_US
         incident.log = [f"[{at_us / 1e6:12.6f}] {text}" for at_us, text in self._log if at_us >= since_us]
-        for at_us, kill, context in self._reports:
-            cgroup = context.task_memcg if context is not None else ""
+        for at_us, report in self._reports:
+            cgroup, victim = report["task_memcg"], report["victim"]
             if at_us >= since_us and (not cgroup or covers(incident.story.target.cgroup, cgroup)):
-                held_bytes = (kill.anon_kb + kill.shmem_kb) << 10
-                incident.story.kernel_named(kill.pid, kill.comm, cgroup, held_bytes)
+                held_bytes = victim["anon_bytes"] + victim["shmem_bytes"]
+                incident.story.kernel_named(victim["pid"], victim["comm"], cgroup, held_bytes)
+                incident.story.report(report)
 
     def _drain(self, incident: Incident) -> Generator[None]:
         if self._kmsg is None:
@@ -621,11 +752,9 @@ class Scribe:
 
     def _line(self, at_us: int, text: str) -> None:
         self._log.append((at_us, text[:300]))
-        self._context = parse_oom_kill(text) or self._context
-        kill = parse_kill(text)
-        if kill is not None:
-            context = self._context if self._context is not None and self._context.pid == kill.pid else None
-            self._reports.append((at_us, kill, context))
+        report = self._report.line(text)
+        if report is not None:
+            self._reports.append((at_us, report))
 
     # -- the end
 

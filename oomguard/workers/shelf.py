@@ -151,6 +151,27 @@ class Folder:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(f"{self.path}/ring.jsonl")
 
+    def amend(self, fields: dict[str, object]) -> None:
+        """Write incident.json anew with these fields in place of the old ones, which it has, a line each."""
+        temporary = f"{self.path}/incident.json.tmp"
+        heads = {f"{encode(key)}: ".encode("ascii"): value for key, value in fields.items()}
+        try:
+            with (
+                open(f"{self.path}/incident.json", "rb", buffering=_COPY) as old,
+                open(temporary, "wb", opener=self._opener) as file,
+            ):
+                for line in old:
+                    found = next((head for head in heads if line.startswith(head)), None)
+                    file.write(line if found is None else found + encode(heads.pop(found)).encode("ascii") + b",\n")
+                file.flush()
+                os.fsync(file.fileno())
+            os.rename(temporary, f"{self.path}/incident.json")
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+        self._sync()
+
     def begin(self) -> None:
         """Mark the incident as open, before anything else is put in."""
         self._open_ring()

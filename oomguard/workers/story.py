@@ -30,18 +30,21 @@ from ..model.verdict import (
     UnitJob,
     Victim,
 )
+from .whynot import Before, why
 
-Kind = Literal["soft", "hard", "kernel"]
+Kind = Literal["soft", "hard", "kernel", "stall"]
 Milestone = Literal["hard", "killed", "gone", "kernel", "closed"]
 
 # What an incident is called by: the watermark that was reached. "kernel": the kernel killed, and our hard watermark had
 # not even been crossed. (That it killed beside us, or because we only observed, is told by killed_by.)
-_WORSE: Final[dict[str, int]] = {"soft": 0, "kernel": 1, "hard": 2}
+_WORSE: Final[dict[str, int]] = {"stall": -1, "soft": 0, "kernel": 1, "hard": 2}
 _NS_PER_MS: Final = 1_000_000
 # What a death gives back arrives within milliseconds of the last thread's end; what is free seconds later has other
 # causes as well. Two seconds leave room for a reaper that is still at work.
 _SETTLED_NS: Final = 2_000_000_000
 # A storm can go on for hours; its first and worst minutes are what is read.
+_REPORTS_MAX: Final = 10
+_REFUSALS: Final = ("NO_VICTIM", "BUDGET_SPENT")
 _TIMELINE_MAX: Final = 400
 _KILLS_MAX: Final = 200
 _VICTIMS_MAX: Final = 1000
@@ -142,9 +145,13 @@ class Story:
         self.ranking: Ranking | None = nominated.ranking if nominated else None
         self.deaths: dict[int, Death] = {}
         self.kernel_kills: list[dict[str, object]] = []
+        self.kernel_reports: list[dict[str, object]] = []
+        self.refused = ("", "")  # the last message that nobody could be taken, and its text
+        self.before = Before()
         self.timeline: list[dict[str, object]] = []
         self.timeline_cut = 0
         self.held = False
+        self.crossed = False  # the hard watermark, before this story began
         self.outcome = ""
         self.closed = False
         self._host: MemInfo | None = None
@@ -191,6 +198,8 @@ class Story:
                     self._change(action, outcomes, seen.at_ns)
                 case Notify(target=self.target) if action.message not in _TOLD_OTHERWISE:
                     self._tell(seen.at_ns, "notify", action.text)
+                    if action.message in _REFUSALS:
+                        self.refused = (action.message, action.text)
                 case Close(target=self.target):
                     self.outcome, self.closed = action.outcome, True
                     self._tell(seen.at_ns, "close", action.outcome)
@@ -280,6 +289,33 @@ class Story:
             self._nameless.pop(0)["text"] = text
         else:
             self._tell(at_ns, "kernel", text)
+
+    def report(self, report: dict[str, object]) -> None:
+        """The kernel's own words about one kill, each once."""
+        if report not in self.kernel_reports and len(self.kernel_reports) < _REPORTS_MAX:
+            self.kernel_reports.append(report)
+
+    def stalled(self, at_ns: int, text: str) -> None:
+        """The pressure file says so; who opened it for that, says so too."""
+        self.why.setdefault("stall", text)
+        self._tell(at_ns, "stall", text)
+
+    def no_guard(self) -> dict[str, str] | None:
+        """Why no guard acted, where the kernel did, or nobody in a machine that stood still; None: nobody asks."""
+        theirs = self.killed_by() == "kernel"
+        if not theirs and self.kind != "stall":
+            return None
+        acted = any(death.struck for death in self.deaths.values())
+        where = next((str(kill["cgroup"]) for kill in self.kernel_kills if kill["cgroup"]), self.target.cgroup)
+        crossed = self.crossed or self.hard_ns is not None
+        limit_of = next((str(report["oom_memcg"]) for report in self.kernel_reports), "")
+        return why(self.target, self.guard, crossed, acted, self.refused, self.before, where, limit_of)
+
+    def acted_ns(self) -> int | None:
+        """When somebody was last struck, by whomever; None: nobody was."""
+        ours = [death.signalled_ns for death in self.deaths.values() if death.struck]
+        theirs = [int(str(kill["at_ns"])) for kill in self.kernel_kills]
+        return max(ours + theirs, default=None)
 
     def end(self, outcome: str) -> None:
         """Closed by somebody else than the judge."""
@@ -489,6 +525,8 @@ class Story:
             "nominee": to_plain(self.nominee),
             "kills": [_plain_death(death, self.hard_ns, self.opened_ns) for death in self.deaths.values()],
             "kernel_kills": list(self.kernel_kills),
+            "kernel_reports": list(self.kernel_reports),
+            "no_guard": self.no_guard(),
             "ranking": to_plain(self.ranking),
             "timeline": sorted(self.timeline, key=lambda entry: float(str(entry["at_ms"]))),
             "guard": to_plain(self.guard),

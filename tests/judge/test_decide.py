@@ -1111,9 +1111,33 @@ def test_no_brake_on_ourselves_on_slices_and_under_an_owners_own() -> None:
 def test_the_kernels_kills_are_recorded_though_we_did_not_act() -> None:
     court = host_court()
     said = court.sees(100, host=meminfo(500), kernel_kills=(KernelKill("/", 1, 4711, "java"),))
-    assert said == ["snapshot kernel #1", "tell KERNEL_KILLED", "close #1"]
+    assert said == ["snapshot kernel #1", "tell KERNEL_KILLED"]
     assert "java[4711]" in next(a.text for a in court.said if isinstance(a, Notify))
     assert court.state.counters.kernel_oom_kills == 1
+    assert court.sees(61_000, host=meminfo(500)) == ["close #1"]
+
+
+def test_a_service_that_the_kernel_kills_at_every_start_makes_one_incident() -> None:
+    """systemd starts it again, in a new cgroup of the same name; until there is a minute's peace it is one story."""
+    web = limit_guard("/system.slice/web.service")
+    court, target = Court(plan(web)), TargetId(web.name, web.cgroup)
+    said = []
+    for start in range(5):
+        at_ms = start * 40_000
+        facts = cgroup(web.cgroup, 10, limit=100, inode=start + 1)
+        said += court.sees(at_ms, appeared=(TargetSeen(target, facts),), host=meminfo(500), cgroups=(facts,))
+        said += court.sees(at_ms + 10_000, host=meminfo(500), kernel_kills=(KernelKill(web.cgroup, 1),))
+        said += court.sees(at_ms + 10_100, host=meminfo(500), vanished=(target,))
+    assert [word for word in said if "#" in word] == ["snapshot kernel #1"] * 5
+    assert "close #1" in court.sees(5 * 40_000 + 31_000, host=meminfo(500))
+    assert not court.state.struck
+
+
+def test_a_watermark_after_the_kernels_kill_goes_on_with_its_incident() -> None:
+    court = host_court()
+    court.sees(100, host=meminfo(500), kernel_kills=(KernelKill("/", 1),))
+    assert "snapshot soft #1" in court.sees(5000, host=meminfo(100))
+    assert not court.state.struck
 
 
 def test_the_kernel_was_faster_in_the_middle_of_an_engagement() -> None:

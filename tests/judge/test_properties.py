@@ -489,6 +489,7 @@ def test_every_incident_is_opened_once_and_closed_once(policy: Plan, story: list
     closed = [action.incident for action in every(turns, Close) if isinstance(action, Close)]
     assert len(closed) == len(set(closed))
     still = {state.incident for state in turns[-1].after.targets.values()} - {0}
+    still |= {number for number, _ in turns[-1].after.struck.values()}
     assert opened == set(closed) | still
     assert not set(closed) & still
 

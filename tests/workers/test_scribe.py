@@ -32,7 +32,7 @@ from oomguard.model.facts import (
     VictimGone,
 )
 from oomguard.model.incident import Turn
-from oomguard.model.policy import Daemon, Guard, Plan
+from oomguard.model.policy import Amount, Clause, Daemon, Guard, KillStep, MemoryAbove, Plan, Watermark
 from oomguard.model.ring import Ring
 from oomguard.model.verdict import (
     Action,
@@ -41,13 +41,14 @@ from oomguard.model.verdict import (
     Dismiss,
     Kill,
     Nominate,
+    Notify,
     Outcome,
     ProcessRef,
     Ranking,
     Snapshot,
     Victim,
 )
-from oomguard.workers import blackbox, scribe
+from oomguard.workers import aftercare, blackbox, follow, scribe
 
 SCHEMA = json.loads((Path(scribe.__file__).parents[1] / "report" / "incident.schema.json").read_text())
 VALID = jsonschema.Draft202012Validator(SCHEMA)
@@ -425,6 +426,98 @@ def test_a_kernel_kill_names_its_victim(core: Core, kernel_log: KernelLog) -> No
     expected = {"pid": 812, "comm": "stress", "cgroup": f"{WEB.cgroup}/worker", "bytes": 4 * MIB, "by": "kernel"}
     assert doc["victims"] == [expected]
     assert any("invoked oom-killer" in line for line in doc["evidence"]["kernel_log"])
+
+
+def test_the_kernels_report_and_why_nobody_else_acted(core: Core, kernel_log: KernelLog) -> None:
+    high = CgroupFacts(WEB.cgroup, 1, 182 * MIB, MemoryStat(182 * MIB, 0, 0, 0), limit_bytes=256 * MIB)
+    when = (Clause((MemoryAbove(Amount(share=0.85)),)),)
+    core.guards = (Guard("web", WEB.cgroup, hard=Watermark(when, (KillStep(),))),)
+    core.turn(cgroups=(high,), told=False, at_ns=time.monotonic_ns() - 1000 * MS)
+    core.start()
+    kernel_log.say()
+    core.turn(Snapshot(WEB, "kernel", 1, "the kernel killed"), kernel_kills=(KernelKill(WEB.cgroup, 1),))
+    core.turn(Close(WEB, 1, "no watermark was crossed"))
+    doc = core.one()
+    (report,) = doc["kernel_reports"]
+    assert (report["oom_memcg"], report["unit"], report["victim"]["pid"]) == (WEB.cgroup, "web.service", 812)
+    assert doc["no_guard"]["reason"] == "watermark"
+    assert doc["no_guard"]["text"].endswith("memory 71.1 % of 85 %")
+    assert doc["verdict"]["unable"] == "watermark"
+    assert doc["verdict"]["kernel_killed"] is True
+
+
+def test_kills_of_the_kernel_in_a_loop_are_one_incident(core: Core) -> None:
+    core.start()
+    for number in range(5):
+        kill = KernelKill(WEB.cgroup, 1, 100 + number, "web")
+        core.turn(Snapshot(WEB, "kernel", 3, "the kernel killed"), kernel_kills=(kill,))
+        core.turn(vanished=(WEB,))
+    core.turn(Close(WEB, 3, "no watermark was crossed"))
+    assert [row["pid"] for row in core.one()["victims"]] == [100, 101, 102, 103, 104]
+
+
+def test_what_became_of_it_is_appended_to_what_is_complete(core: Core, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(aftercare, "AT_S", (0.05, 1.5, 2.5))
+    core.start()
+    core.turn(Snapshot(HOST, "hard", 1, "low"), Nominate(HOST, victim(), ranking()), host=machine(40))
+    at_ns = time.monotonic_ns()
+    core.turn(Kill(HOST, 7, "KILL", "x"), outcomes=(Outcome("Kill", 7, 0, at_ns),), at_ns=at_ns, host=machine(40))
+    gone = (VictimGone(7, at_ns + MS),)
+    core.turn(Close(HOST, 1, "calm"), gone=gone, at_ns=at_ns + 2 * MS, host=machine(700))
+    first = core.one()
+    assert first["verdict"]["helped"] is True
+    last = core.one(lambda doc: doc["complete"] and len(doc["after"]) == 3)
+    assert [look["at_s"] for look in last["after"]] == sorted(look["at_s"] for look in last["after"])
+    assert last["after"][0]["available_bytes"] > 0
+    assert {**last, "after": [], "verdict": None} == {**first, "after": [], "verdict": None}, "nothing else has changed"
+    assert last["ring"] == first["ring"]
+
+
+PRESSURE = "some avg10=90.00 avg60=80.00 avg300=1.00 total=5\nfull avg10=90.00 avg60={:.2f} avg300=1.00 total=5\n"
+
+
+def test_a_machine_that_stands_still_while_nobody_can_act(
+    core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon that looked several times a second for seven minutes and never said why it did nothing."""
+    monkeypatch.setattr(scribe, "_PRESSED_EVERY_NS", 20 * MS)
+    monkeypatch.setattr(scribe, "_BEAT_S", 0.05)
+    monkeypatch.setattr(follow, "IDLE_S", 0.05)
+    proc = tmp_path / "proc"
+    (proc / "pressure").mkdir(parents=True)
+    pressure = proc / "pressure" / "memory"
+    pressure.write_text(PRESSURE.format(40))
+    core.daemon = Daemon(proc=str(proc))
+    core.guards = (Guard("host", "/", hard=Watermark((), (KillStep(),))),)
+    told = Notify(HOST, "NO_VICTIM", "nobody may be killed; the largest, db[2] with 900 MiB: never")
+    core.number += 1
+    moved = Turn(core.number, Observation(time.monotonic_ns()), (told,), (), (("host", "/", "cooling"),))
+    assert core.ring.append(pack(moved))
+    core.start()
+    doc = core.one(lambda doc: True)
+    assert (doc["kind"], doc["policy"], doc["killed_by"]) == ("stall", "host", "none")
+    assert doc["why"]["stall"] == "the machine stood still for 40 % of a minute (PSI full)"
+    assert doc["no_guard"] == {"reason": "candidates", "text": f"policy host: {told.text}"}
+    pressure.write_text(PRESSURE.format(5))
+    doc = core.one()
+    assert doc["outcome"] == "the pressure has eased"
+    assert doc["verdict"]["unable"] == "candidates"
+
+
+def test_a_machine_that_stands_still_and_is_being_helped_is_no_incident_of_its_own(
+    core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scribe, "_PRESSED_EVERY_NS", 20 * MS)
+    monkeypatch.setattr(follow, "IDLE_S", 0.05)
+    (tmp_path / "proc" / "pressure").mkdir(parents=True)
+    (tmp_path / "proc" / "pressure" / "memory").write_text(PRESSURE.format(90))
+    core.daemon = Daemon(proc=str(tmp_path / "proc"))
+    moved = Turn(1, Observation(time.monotonic_ns()), (Kill(HOST, 7, "KILL", "x"),), (), (("host", "/", "draining"),))
+    assert core.ring.append(pack(moved))
+    core.start()
+    time.sleep(0.5)
+    core.end()
+    assert core.incidents() == []
 
 
 def test_the_kernel_was_faster_than_we(core: Core, kernel_log: KernelLog) -> None:

@@ -1,5 +1,6 @@
 """What is shipped beside the code: wheel, installation, messages and their catalog, and that every part is in step."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -177,6 +178,12 @@ def test_install_and_uninstall_without_network(wheels: Path, tmp_path: Path) -> 
     assert (tmp_path / "etc/oomguard/conf.d").is_dir()
     assert {"system/oomguard.service", "catalog/oomguard.catalog"} <= files(tmp_path / "usr/local/lib/systemd")
     assert (tmp_path / "usr/local/lib/sysusers.d/oomguard.conf").is_file()
+
+    documents = tmp_path / "usr/local/share/doc/oomguard"
+    examples = {path.name for path in (ROOT / "etc/examples").glob("*.toml")}
+    assert {path.name for path in (documents / "etc/examples").iterdir()} == examples
+    schema = json.loads((tmp_path / "usr/local/share/oomguard/policy.schema.json").read_text())
+    assert schema["title"] == "oomguard policy"
 
     ours = {path.relative_to(library) for path in library.rglob("site-packages/oomguard/**/*.py")}
     compiled = {path.relative_to(library) for path in library.rglob("site-packages/oomguard/**/*.pyc")}

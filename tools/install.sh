@@ -111,6 +111,11 @@ put_files() {
     put_configuration
     install -m 0644 README.md CHANGELOG.md CONTRIBUTING.md LICENSE "$DESTDIR$docdir"  # as in the checkout: links hold
     install -m 0644 docs/*.md "$DESTDIR$docdir/docs"
+    install -d "$DESTDIR$docdir/etc/examples"
+    install -m 0644 etc/examples/*.toml "$DESTDIR$docdir/etc/examples"
+    # What an editor wants to know of a policy file; from the very version that was installed.
+    "$DESTDIR$libdir/venv/bin/python" -IB -m oomguard schema > "$DESTDIR$sharedir/policy.schema.json"
+    chmod 0644 "$DESTDIR$sharedir/policy.schema.json"
 }
 
 # -- the running system -----------------------------------------------------------------------------------------------

@@ -21,11 +21,12 @@ Threads:\t1
 class Tree:
     """1 GiB, of which so much is available; swap as asked."""
 
-    def __init__(self, root: Path, available_mib: int = 900, swap_mib: int = 512) -> None:
+    def __init__(self, root: Path, available_mib: int = 900, swap_mib: int = 512, total_mib: int = 1024) -> None:
+        self.total_mib = total_mib
         self.root, self.proc, self.cgroup = root, root / "proc", root / "sys/fs/cgroup"
         (self.proc / "pressure").mkdir(parents=True)
         (self.proc / "pressure/memory").write_text(PRESSURE.format(0))
-        (self.proc / "vmstat").write_text("nr_free_pages 1\noom_kill 0\n")
+        (self.proc / "vmstat").write_text("nr_free_pages 1\noom_kill 0\nworkingset_refault_file 0\n")
         (self.proc / "self").mkdir()
         (self.proc / "self/mounts").write_text(f"cgroup2 {self.cgroup} cgroup2 rw 0 0\n")
         self.memory(available_mib, swap_mib)
@@ -34,7 +35,7 @@ class Tree:
         (self.cgroup / "cgroup.procs").write_text("")
 
     def memory(self, available_mib: int, swap_mib: int = 512) -> None:
-        lines = {"MemTotal": 1024, "MemFree": available_mib, "MemAvailable": available_mib}
+        lines = {"MemTotal": self.total_mib, "MemFree": available_mib, "MemAvailable": available_mib}
         lines |= {"SwapTotal": swap_mib, "SwapFree": swap_mib}
         text = "".join(f"{name + ':':16}{mib << 10:8d} kB\n" for name, mib in lines.items())
         (self.proc / "meminfo").write_text(text)

@@ -15,9 +15,13 @@ from ..model.policy import (
     AvailableBelow,
     Condition,
     Daemon,
+    EventsAbove,
+    ExhaustsWithin,
+    GrowthAbove,
     Guard,
     MemoryAbove,
     Plan,
+    RefaultsAbove,
     StallAbove,
     SwapAbove,
     SwapFreeBelow,
@@ -193,7 +197,7 @@ def _account(
 
     facts = None if target == "/" else machine.facts(target)
     pressure = machine.pressure() if facts is None else facts.pressure
-    sight = Sight(0, machine.host, facts, pressure)
+    sight = Sight(0, machine.host, facts, pressure, compressed=machine.compressed())
     account = Account(guard, target)
     for name, mark in (("soft", guard.soft), ("hard", guard.hard)):
         if mark is not None:
@@ -234,6 +238,8 @@ def _left(condition: Condition, sight: "Sight") -> str:
             left = amount.of(sight.swap_limit_bytes) - sight.swap_bytes
         case StallAbove():
             return ": only the kernel's trigger tells"
+        case GrowthAbove() | ExhaustsWithin() | RefaultsAbove() | EventsAbove():
+            return ": only time tells"
         case _:
             pass
     return "" if left is None else f": {_size(max(0, left))} away"

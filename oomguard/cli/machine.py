@@ -11,7 +11,7 @@ from ..judge.glob import is_inside
 from ..judge.rank import is_corridor, unit_path
 from ..linux import cgroup2, procfs, psi
 from ..linux.cgroup2 import Cgroup
-from ..model.facts import CgroupFacts, MemInfo, Pressure, ProcessFacts, Survey, TargetId
+from ..model.facts import CgroupFacts, Compressed, MemInfo, Pressure, ProcessFacts, Survey, TargetId
 from ..model.policy import Daemon
 
 
@@ -32,6 +32,14 @@ class Machine:
             return psi.PressureFile(f"{self.proc}/pressure/memory").read()
         except OSError:
             return None
+
+    def compressed(self) -> Compressed | None:
+        """Swap that is kept in memory; of a copied tree nothing is known."""
+        if self.proc != Daemon().proc:
+            return None
+        from ..linux.zram import Zram
+
+        return Zram().read()
 
     def facts(self, path: str) -> CgroupFacts | None:
         """Everything of one cgroup; None: gone, or without memory files."""

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from oomguard.model.facts import CgroupFacts, Pressure, ProcessFacts, Survey, TargetId, TargetSeen
+from oomguard.model.facts import CgroupFacts, Compressed, Pressure, ProcessFacts, Survey, TargetId, TargetSeen
 from oomguard.model.policy import Plan
 from oomguard.model.verdict import Kill, Look
 from oomguard.policy import importers, toml
-from tests.judge.world import Court, cgroup, meminfo, pressure, process, survey
+from tests.judge.world import MIB, Court, cgroup, meminfo, pressure, process, survey
 
 from .helpers import plan_of
 
@@ -59,6 +59,7 @@ class Machine:
         """The first signal, and to whom: "KILL hog"; "" for none. Shares in percent, of 1000 MiB."""
         host = meminfo(available * 10, 1000, swap_total, int(swap_total * swap_free / 100))
         stall = pressure(max(some, full), full)
+        swap = Compressed(int(zram * 10 * MIB))
         ids = [TargetId(guard.name, path) for guard in self.plan.guards for path in (_plain(guard.cgroup),)]
         groups = tuple(_group(t.cgroup, stall, (used or {}).get(t.cgroup, 1)) for t in ids if t.cgroup != "/")
         facts = {group.path: group for group in groups}
@@ -67,7 +68,7 @@ class Machine:
         while at <= seconds * 1000:
             surveys = tuple(self._survey(look) for look in looks)
             before = len(self.court.said)
-            self.court.sees(at, host=host, pressure=stall, cgroups=groups, surveys=surveys, **seen)
+            self.court.sees(at, host=host, pressure=stall, cgroups=groups, surveys=surveys, compressed=swap, **seen)
             seen, new = {}, self.court.said[before:]
             looks = tuple(action for action in new if isinstance(action, Look))
             for action in new:

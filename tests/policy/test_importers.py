@@ -121,6 +121,7 @@ hard_threshold_min_mem = 2 %
 hard_threshold_min_swap = 4 %
 max_soft_exit_time = 10
 """
+ZRAM = PLAIN.replace("zram_checking_enabled = False", "zram_checking_enabled = True")
 DESKTOP = PLAIN.replace("psi_checking_enabled = False", "psi_checking_enabled = True") + (
     "psi_metrics = full_avg10\npsi_excess_duration = 30\nsoft_threshold_max_psi = 40\nhard_threshold_max_psi = 90\n"
     "low_memory_warnings_enabled = True\n"
@@ -144,6 +145,10 @@ DESKTOP = PLAIN.replace("psi_checking_enabled = False", "psi_checking_enabled = 
         (PLAIN, {"available": 1.9, "swap_free": 5}, TERM),
         (PLAIN, {"available": 4.9, "swap_total": 0}, TERM),
         (PLAIN, {"available": 4.9, "full": 99, "seconds": 60}, NOTHING),
+        (ZRAM, {"available": 4.9, "zram": 56}, TERM),
+        (ZRAM, {"available": 4.9, "zram": 54}, NOTHING),
+        (ZRAM, {"available": 5.1, "zram": 56}, NOTHING),  # zram alone does nothing
+        (ZRAM, {"available": 1.9, "zram": 61}, KILL),
         (PLAIN.replace("5 %", "60 M"), {"available": 5.9, "swap_free": 9}, TERM),
         (DESKTOP, {"available": 4.9, "full": 41, "seconds": 29}, NOTHING),
         (DESKTOP, {"available": 4.9, "full": 41, "seconds": 32}, TERM),

@@ -5,10 +5,11 @@ Nothing here is remembered, and nothing wakes the daemon.
 
 import errno
 import os
-from dataclasses import replace
 
 from ..judge.glob import is_inside
-from ..judge.rank import is_corridor, unit_path
+from ..judge.match import unit_path
+from ..judge.measure import ALL, Wants
+from ..judge.rank import is_corridor
 from ..linux import cgroup2, procfs, psi
 from ..linux.cgroup2 import Cgroup
 from ..model.facts import CgroupFacts, Compressed, MemInfo, Pressure, ProcessFacts, Survey, TargetId
@@ -65,7 +66,7 @@ class Machine:
     def process(self, pid: int) -> ProcessFacts | None:
         """One process, its score too; None: gone, or not for us to see."""
         try:
-            return procfs.read_process(self.proc_fd, pid, None, scores=True)
+            return procfs.read_process(self.proc_fd, pid, None, scores=True, groups=True, exe=True)
         except OSError as error:
             if error.errno in (errno.EACCES, errno.EPERM):
                 return None
@@ -83,20 +84,22 @@ class Machine:
         groups: dict[str, CgroupFacts] = {}
         for unit in sorted(units):
             if not is_corridor(unit):
-                self._weigh(unit, groups, stat=True)
+                self._weigh(target.cgroup, unit, groups, ALL)
             above = os.path.dirname(unit)
             while above not in ("", "/") and is_inside(above, target.cgroup) and above not in groups:
-                self._weigh(above, groups, stat=False)
+                self._weigh(target.cgroup, above, groups, None)
                 above = os.path.dirname(above)
-        return Survey(target, "whole", tuple(groups.values()), inside, 0)
+        return Survey(target, "whole", tuple(groups.values()), inside, 0, procfs.uptime_ticks())
 
-    def _weigh(self, path: str, groups: dict[str, CgroupFacts], stat: bool) -> None:
+    def _weigh(self, top: str, path: str, groups: dict[str, CgroupFacts], wants: Wants | None) -> None:
         group = Cgroup.open(self.root, path) if self.root is not None else None
         if group is None:
             return
         try:
-            facts = group.facts(stat=stat)
+            owner = cgroup2.owner(self.root or "", top)
+            stat, pressure, refaults = (True, wants.pressure, wants.refaults) if wants is not None else (False,) * 3
+            facts = group.weighed(owner, stat=stat, pressure=pressure, refaults=refaults)
             if facts is not None:
-                groups[path] = replace(facts, oom_group=group.oom_group())
+                groups[path] = facts
         finally:
             group.close()

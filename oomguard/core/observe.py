@@ -15,10 +15,12 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from ..judge import pace
 from ..judge.glob import is_inside, matches
-from ..judge.rank import WEIGHT, is_corridor, unit_path
+from ..judge.match import unit_path
+from ..judge.measure import Wants, wants
+from ..judge.rank import WEIGHT, is_corridor
 from ..judge.state import State, TargetState
 from ..linux import events, libc, procfs, psi
-from ..linux.cgroup2 import Cgroup, walk
+from ..linux.cgroup2 import Cgroup, owner, walk
 from ..model.facts import (
     CgroupFacts,
     Compressed,
@@ -137,6 +139,8 @@ class Senses:
         self.pressure_file = self._pressure_file()
         self.wants_pressure = self.wants_refaults = False
         self.zram: Zram | None = None
+        self.wants = Wants()  # of the survey that is made, and whose the guard's cgroup is
+        self.owner = 0
         self.epoll = select.epoll()
         self.handlers: dict[int, Callable[[int], None]] = {}
         self.watches: dict[str, Watch] = {}
@@ -778,29 +782,28 @@ class Senses:
         return asked
 
     def _survey(self, target: TargetId, depth: Literal["heaviest", "whole"]) -> Survey:
-        began = time.monotonic_ns()
+        began, now_ticks = time.monotonic_ns(), procfs.uptime_ticks()
+        guard = next((guard for guard in self.plan.guards if guard.name == target.guard), None)
+        self.wants = Wants() if guard is None else wants(guard.victim)
         if self.root is None:
             cgroups: tuple[CgroupFacts, ...] = ()
             processes = self._all_processes(target.cgroup)
         else:
             cgroups, processes = self._units(self.root, target.cgroup, depth)
-        return Survey(target, depth, cgroups, processes, time.monotonic_ns() - began)
+        return Survey(target, depth, cgroups, processes, time.monotonic_ns() - began, now_ticks)
 
     def _all_processes(self, path: str) -> tuple[ProcessFacts, ...]:
-        scores = self._scores()
         found: list[ProcessFacts] = []
         for pid in procfs.pids(self.proc_fd):
-            self._process(pid, None, scores, found)
+            self._process(pid, None, found)
         return tuple(process for process in found if is_inside(process.cgroup, path))
-
-    def _scores(self) -> bool:
-        return any(guard.victim.by == "oom_score" for guard in self.plan.guards)
 
     def _units(
         self, root: str, path: str, depth: Literal["heaviest", "whole"]
     ) -> tuple[tuple[CgroupFacts, ...], tuple[ProcessFacts, ...]]:
         """The heaviest units (all of them for "whole"), what lives in them, and the cgroups above them."""
-        whole = depth == "whole" or self._scores()
+        whole = depth == "whole" or self.wants.whole
+        self.owner = owner(root, path)
         swapped = self.host.swap_total_bytes - self.host.swap_free_bytes > self.host.total_bytes // PRUNE_SHARE
         prune = 0 if whole else PRUNE_MIN if swapped else max(PRUNE_MIN, self.host.used_bytes // PRUNE_SHARE)
         leaves: dict[str, list[str]] = {}
@@ -823,10 +826,9 @@ class Senses:
             order = [facts.path for facts in weighed[:HEAVIEST]]
         groups = {facts.path: facts for facts in weighed}
         processes: list[ProcessFacts] = []
-        scores = self._scores()
         for unit in [*aside, *order]:
             for leaf in leaves[unit]:
-                self._processes(root, leaf, scores, processes)
+                self._processes(root, leaf, processes)
         for unit in order:
             self._above(root, unit, path, groups)
         return tuple(groups.values()), tuple(processes)
@@ -874,8 +876,10 @@ class Senses:
             if group is None:
                 return None
             try:
-                facts = group.facts(stat=stat)
-                return None if facts is None else replace(facts, high_bytes=group.high(), oom_group=group.oom_group())
+                wants = self.wants
+                return group.weighed(
+                    self.owner, stat=stat, pressure=stat and wants.pressure, refaults=stat and wants.refaults
+                )
             finally:
                 group.close()
         except OSError as error:
@@ -891,7 +895,7 @@ class Senses:
                 groups[path] = facts
             path = path.rpartition("/")[0]
 
-    def _processes(self, root: str, path: str, scores: bool, into: list[ProcessFacts]) -> None:
+    def _processes(self, root: str, path: str, into: list[ProcessFacts]) -> None:
         try:
             group = Cgroup.open(root, path)
             if group is None:
@@ -904,11 +908,14 @@ class Senses:
             self._broken(error)
             return
         for pid in pids:
-            self._process(pid, path, scores, into)
+            self._process(pid, path, into)
 
-    def _process(self, pid: int, path: str | None, scores: bool, into: list[ProcessFacts]) -> None:
+    def _process(self, pid: int, path: str | None, into: list[ProcessFacts]) -> None:
+        wants = self.wants
         try:
-            process = procfs.read_process(self.proc_fd, pid, path, scores)
+            process = procfs.read_process(
+                self.proc_fd, pid, path, wants.scores, groups=wants.groups, exe=wants.exe
+            )
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM):  # hidepid, another user's
                 self._broken(error)

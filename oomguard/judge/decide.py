@@ -58,7 +58,9 @@ from ..model.verdict import (
 from . import escalate, pace
 from .detect import TABLE, Event, Sight, any_holds, crossed, describe, mib, since
 from .glob import is_inside
-from .rank import UNITS, Bounds, is_corridor, is_outweighed, rank, unit_path, why_no_unit, why_not_whole
+from .match import unit_path
+from .measure import looks_back, remembered
+from .rank import UNITS, Bounds, is_corridor, is_outweighed, rank, why_no_unit, why_not_whole
 from .state import Ban, Held, Hold, State, TargetState, Verdict, evolve
 from .trend import follow, span, tracked
 
@@ -75,6 +77,8 @@ REFRESH_SHARE: Final = 8  # surveys take at most one eighth of the time
 STRUCK_QUIET_NS: Final = 60 * SECOND  # a service whose restarts the kernel kills makes one incident, until it pauses
 TELL_AGAIN_NS: Final = 30 * SECOND  # "nobody may be taken" and "budget spent" are said again after that
 BAN_NS: Final = (60 * SECOND, 3600 * SECOND)  # the first one, and the longest
+WEIGHED_NS: Final = 5 * SECOND  # between two times that are remembered of what units weigh
+WEIGHED_MOST: Final = 64  # units of each
 UNSEEN_NS: Final = 100 * MS  # a target without facts, or whose survey did not come, is asked for again after that
 AFTER_NS: Final = SECOND  # nobody was there to take: look again for one after that
 ESRCH: Final = 3
@@ -553,6 +557,7 @@ class _Desk:
         trip = tuple(lease for lease in state.leases if lease.purpose == "tripwire")
         state = evolve(state, leases=trip, incident=0, hard_told=False, ended=0, asked="", pursuit=None)
         foot = escalate.AT_THE_FOOT
+        state = evolve(state, weighed=())
         return evolve(state, uninsurable=frozenset(), soft_climb=foot, hard_climb=foot, verdict=None)
 
     def _dismiss(self, state: TargetState) -> TargetState:
@@ -575,6 +580,14 @@ class _Desk:
         self.actions.append(Look(state.id, "whole"))
         return evolve(state, asked="whole")
 
+    def _remember(self, state: TargetState, survey: Survey) -> TargetState:
+        """What units weigh now, for what grows and thrashes: two times of it, the older one to compare with."""
+        if state.weighed and self.at - state.weighed[-1][0] < WEIGHED_NS:
+            return state
+        rows = sorted((f.path, remembered(f)) for f in survey.cgroups if f.stat is not None)
+        rows = sorted(rows, key=lambda row: -row[1][0])[:WEIGHED_MOST]
+        return evolve(state, weighed=(*state.weighed[-1:], (self.at, tuple(rows))))
+
     def _refresh(self, guard: Guard, state: TargetState) -> TargetState:
         """Survey again while armed, at a bounded share of the time."""
         wants = guard.soft is not None and any(isinstance(step, NominateStep) for step in guard.soft.do)
@@ -585,7 +598,10 @@ class _Desk:
     def _nominate(self, guard: Guard, state: TargetState, survey: Survey, sight: Sight) -> TargetState:
         if state.phase in ("calm", "draining"):
             return state
-        victims, ranking = rank(guard.victim, survey, self._bounds())
+        before = dict(state.weighed[0][1]) if state.weighed else None
+        victims, ranking = rank(guard.victim, survey, self._bounds(), before)
+        if looks_back(guard.victim):
+            state = self._remember(state, survey)
         if not victims:
             state = self._release(evolve(self._dismiss(state), ranking=ranking), "brake")
             return self._look(state, "whole") if survey.depth == "heaviest" else state

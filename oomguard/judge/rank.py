@@ -6,15 +6,17 @@ cgroup, a process tree, a process, as long as one of them holds most of it. What
 holds most.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 from ..model.facts import CgroupFacts, ProcessFacts, Survey
-from ..model.policy import Match, VictimRule
+from ..model.policy import VictimRule
 from ..model.verdict import Candidate, ProcessRef, Ranking, Victim
 from .detect import mib
 from .glob import is_inside, matches
+from .match import first, say, unit_name, unit_path, way_up
+from .measure import BY_PROCESS, Weighed, values, weights
 
 # "avoid" and "prefer" weigh, they do not decide: whoever holds that many times more is taken all the same. A bonus
 # that decided would end a 5 MB bystander for a 5 GB leak (rfjakob/earlyoom issues 103, 261, 344).
@@ -22,6 +24,9 @@ WEIGHT: Final = 4
 WORTHLESS_BYTES: Final = 1 << 20  # ending something that holds less than this helps nobody
 LISTED: Final = 12  # candidates that a ranking names, of those that may be taken and of those that may not
 MEMBERS: Final = 256  # processes that a victim names
+VICTIMS: Final = 4  # the first, and those in reserve
+MIXED: Final = 1000  # what the most of a measure counts in a mix
+ONE_BY_ONE: Final = ("process", "subtree", "process_group", "session")
 
 UNITS: Final = (".service", ".scope")
 
@@ -60,19 +65,12 @@ class _Scene:
     alive: tuple[ProcessFacts, ...]  # those that may die
     kept: dict[str, int]  # per cgroup, what those in and below it hold that may not
     shared: frozenset[str]  # cgroups with a whole unit below them
+    now_ticks: int
+    before: Mapping[str, tuple[int, int]]  # of units, in an earlier survey: (bytes held, bytes refaulted)
 
     def may_go(self, path: str) -> bool:
         """Whether the cgroup may be taken whole, as the part of one unit: cgroup.kill spares nobody below it."""
         return path not in self.kept and path not in self.shared
-
-
-def unit_path(path: str) -> str:
-    """The cgroup of the innermost service or scope on the way, else the cgroup itself."""
-    parts = path.split("/")
-    for end in range(len(parts), 0, -1):
-        if parts[end - 1].endswith(UNITS):
-            return "/".join(parts[:end])
-    return path
 
 
 def is_corridor(path: str) -> bool:
@@ -80,58 +78,7 @@ def is_corridor(path: str) -> bool:
     return path == "/" or path.endswith(".slice")
 
 
-def unit_name(path: str) -> str:
-    """The last part of the unit's path: "web-1.service"."""
-    return unit_path(path).rpartition("/")[2]
-
-
-def spare(match: Match, comm: str | None, cgroup: str) -> bool:
-    """Whether the match describes this process, or (comm None) this cgroup as a whole."""
-    # A comm may hold slashes ("kworker/0:1"), which mean nothing in it: there a star is any text.
-    if match.comm is not None and (comm is None or not matches(match.comm.replace("*", "**"), comm)):
-        return False
-    if match.unit is not None and not matches(match.unit, unit_name(cgroup)):
-        return False
-    return match.cgroup is None or any(matches(match.cgroup, path) for path in _way_up(cgroup))
-
-
-def _way_up(path: str) -> Iterable[str]:
-    """The cgroup and those around it: what is said of a container holds for what it makes inside of itself."""
-    yield path
-    while path not in ("", "/"):
-        path = path.rpartition("/")[0] or "/"
-        yield path
-
-
-# Answers of ``_first``, per list of rules: a survey asks the same of every worker of a service, again every 100 ms, and
-# the shipped policy has a hundred rules. Kept by identity of the list (held here, so that no other can have its id).
-_memos: dict[int, tuple[tuple[Match, ...], dict[tuple[str | None, str], Match | None]]] = {}
-_MEMO: Final = 4096  # answers a list; hostile comms must not grow it for ever
-_MEMOS: Final = 512  # lists: three a guard
-
-
-def _first(rules: tuple[Match, ...], comm: str | None, cgroup: str) -> Match | None:
-    if not rules:
-        return None
-    known = _memos.get(id(rules))
-    if known is None or known[0] is not rules:
-        if len(_memos) >= _MEMOS:
-            _memos.clear()
-        known = _memos[id(rules)] = (rules, {})
-    memo = known[1]
-    if (comm, cgroup) not in memo:
-        if len(memo) >= _MEMO:
-            memo.clear()
-        memo[comm, cgroup] = next((match for match in rules if spare(match, comm, cgroup)), None)
-    return memo[comm, cgroup]
-
-
-def _say(match: Match) -> str:
-    given = (("comm", match.comm), ("unit", match.unit), ("cgroup", match.cgroup))
-    return ", ".join(f'{name} = "{value}"' for name, value in given if value is not None)
-
-
-def refusal(process: ProcessFacts, rule: VictimRule, bounds: Bounds) -> str:
+def refusal(process: ProcessFacts, rule: VictimRule, bounds: Bounds, now_ticks: int = 0) -> str:
     """Why this process may never be taken; empty if it may."""
     if process.pid == 1:
         return "pid 1"
@@ -143,8 +90,21 @@ def refusal(process: ProcessFacts, rule: VictimRule, bounds: Bounds) -> str:
         return "oom_score_adj -1000"
     if (process.pid, process.start_ticks) in bounds.stuck:
         return "was tried before and did not end"
-    if match := _first(rule.never, process.comm, process.cgroup):
-        return f"never: {_say(match)}"
+    if match := first(rule.never, process.cgroup, process, now_ticks, unknown=True):
+        return f"never: {say(match)}"
+    return ""
+
+
+def _protection(path: str, root: str, facts: Mapping[str, CgroupFacts]) -> str:
+    """What spares everybody in this cgroup: its owner's word or its memory.min, or that of a cgroup on the way."""
+    for above in way_up(path):
+        if above in (root, "/") or not is_inside(above, root):
+            return ""
+        known = facts.get(above)
+        if known is not None and known.preference == "omit":
+            return f"{above}: oomd_omit"
+        if known is not None and 0 < known.unreclaimable_bytes <= known.min_bytes:
+            return f"{above}: {mib(known.unreclaimable_bytes)}, within its memory.min of {mib(known.min_bytes)}"
     return ""
 
 
@@ -167,10 +127,10 @@ def why_not_whole(rule: VictimRule, survey: Survey, path: str, bounds: Bounds) -
     last = path.rpartition("/")[2]
     if any(matches(pattern, last) for pattern in KEPT_WHOLE):
         return f"{last} is what others log in by, or write to"
-    if (match := _first(rule.never, None, path)) is not None:
-        return f"never: {_say(match)}"
+    if (match := first(rule.never, path)) is not None:
+        return f"never: {say(match)}"
     for process in survey.processes:
-        if is_inside(process.cgroup, path) and (why := refusal(process, rule, bounds)):
+        if is_inside(process.cgroup, path) and (why := refusal(process, rule, bounds, survey.now_ticks)):
             return f"{process.comm}[{process.pid}] lives there: {why}"
     return ""
 
@@ -185,30 +145,36 @@ def why_no_unit(rule: VictimRule, survey: Survey, path: str, bounds: Bounds) -> 
     return why_not_whole(rule, survey, path, bounds)
 
 
-def rank(rule: VictimRule, survey: Survey, bounds: Bounds) -> tuple[tuple[Victim, ...], Ranking]:
-    """The victims in order, best first (tokens 0: the judge gives them), and the reasons for everybody."""
+def rank(
+    rule: VictimRule, survey: Survey, bounds: Bounds, before: Mapping[str, tuple[int, int]] | None = None
+) -> tuple[tuple[Victim, ...], Ranking]:
+    """The victims in order, best first (tokens 0: the judge gives them), and the reasons for everybody.
+
+    ``before``: what units weighed in an earlier survey, where the rule asks for growth or refaults.
+    """
     refused: list[Candidate] = []
     alive: list[ProcessFacts] = []
-    kept = dict.fromkeys(() if is_corridor(bounds.own_cgroup or "/") else _way_up(bounds.own_cgroup), 0)
+    kept = dict.fromkeys(() if is_corridor(bounds.own_cgroup or "/") else way_up(bounds.own_cgroup), 0)
     root = survey.target.cgroup
+    facts = {facts.path: facts for facts in survey.cgroups}
     # One that moved, or whose pid was used again, while all were read may be listed twice, or be elsewhere by now.
     for process in {process.pid: process for process in survey.processes}.values():
-        why = refusal(process, rule, bounds)
+        why = refusal(process, rule, bounds, survey.now_ticks) or _protection(process.cgroup, root, facts)
         if why:
-            for path in _way_up(process.cgroup):
+            for path in way_up(process.cgroup):
                 kept[path] = kept.get(path, 0) + process.held_bytes
             if not process.kernel_thread:
                 refused.append(_candidate_process(process, 0, 0, why))
         elif is_inside(process.cgroup, root):
             alive.append(process)
-    if rule.by == "oom_score" or rule.take in ("process", "subtree"):
+    if rule.by in BY_PROCESS and (rule.by == "oom_score" or rule.take in ONE_BY_ONE):
         victims, listed, descent = _by_process(rule, survey, alive)
     else:
         homes = {_home(process.cgroup, root) for process in alive}
         homes |= {_home(facts.path, root) for facts in survey.cgroups if facts.path.endswith(UNITS)}
-        facts = {facts.path: facts for facts in survey.cgroups}
-        shared = frozenset(path for home in homes for path in _way_up(home) if path != home)
-        victims, listed, descent = _by_unit(rule, _Scene(root, facts, tuple(alive), kept, shared))
+        shared = frozenset(path for home in homes for path in way_up(home) if path != home)
+        scene = _Scene(root, facts, tuple(alive), kept, shared, survey.now_ticks, before or {})
+        victims, listed, descent = _by_unit(rule, scene)
     refused.sort(key=lambda candidate: -candidate.held_bytes)
     return tuple(victims), Ranking(rule.by, rule.take, tuple(listed[:LISTED] + refused[:LISTED]), tuple(descent))
 
@@ -216,16 +182,19 @@ def rank(rule: VictimRule, survey: Survey, bounds: Bounds) -> tuple[tuple[Victim
 def is_outweighed(rule: VictimRule, survey: Survey, ranking: Ranking) -> bool:
     """Whether a unit that was weighed, but whose processes were not read, might come before the first of the ranking.
 
-    A look at the heaviest three misses the fourth; that matters where one of the three is to be avoided.
+    A look at the heaviest three misses the fourth; that matters where one of the three is to be avoided. Where anything
+    but memory is weighed, all are looked at anyway.
     """
+    if rule.by != "memory":
+        return False
     best = next((candidate.score for candidate in ranking.candidates if candidate.rank == 1), 0)
     homes = {_home(process.cgroup, survey.target.cgroup) for process in survey.processes}
     most = WEIGHT if any(match.comm is not None for match in rule.prefer) else 1  # names that were not read
     return any(
-        _weighed(facts.unreclaimable_bytes + facts.swap_bytes, rule, None, facts.path)[0] * most > best
+        _weighed(facts.unreclaimable_bytes + facts.swap_bytes, rule, facts.path)[0] * most > best
         for facts in survey.cgroups
         if facts.stat is not None and facts.path.endswith(UNITS) and facts.path not in homes
-        if _first(rule.never, None, facts.path) is None
+        if first(rule.never, facts.path) is None
     )
 
 
@@ -235,15 +204,19 @@ def is_outweighed(rule: VictimRule, survey: Survey, ranking: Ranking) -> bool:
 def _by_process(
     rule: VictimRule, survey: Survey, alive: list[ProcessFacts]
 ) -> tuple[list[Victim], list[Candidate], list[str]]:
-    def weigh(process: ProcessFacts) -> int:
-        base = process.oom_score if rule.by == "oom_score" else process.held_bytes
-        return _weighed(base, rule, process.comm, process.cgroup)[0]
+    """Processes in their order; those of a process group or session are weighed together, so that none can hide."""
+    base = dict(zip((p.pid for p in alive), values(rule.by, alive), strict=True))
 
-    order = sorted(alive, key=lambda p: (-weigh(p), p.start_ticks, p.pid))
+    def weigh(process: ProcessFacts) -> int:
+        return _weighed(base[process.pid], rule, process.cgroup, process, survey.now_ticks)[0]
+
+    inodes = {facts.path: facts.inode for facts in survey.cgroups}
+    if rule.take in ("process_group", "session"):
+        return _by_group(rule, {p.pid: weigh(p) for p in alive}, alive, inodes)
+    order = sorted(alive, key=lambda p: (-weigh(p), -p.held_bytes, p.start_ticks, p.pid))
     order = [process for process in order if process.held_bytes >= WORTHLESS_BYTES]
     listed = [_candidate_process(p, weigh(p), i, rule.by.replace("_", " ")) for i, p in enumerate(order[:LISTED], 1)]
     _, below = _forest(alive)
-    inodes = {facts.path: facts.inode for facts in survey.cgroups}
     victims = []
     for process in order[:4]:
         members = _tree(process, below) if rule.take == "subtree" else (process,)
@@ -252,11 +225,63 @@ def _by_process(
     return victims, listed, [f"{rule.by}: process by process"]
 
 
+def _by_group(
+    rule: VictimRule, weights: dict[int, int], alive: Iterable[ProcessFacts], inodes: dict[str, int]
+) -> tuple[list[Victim], list[Candidate], list[str]]:
+    groups: dict[tuple[int, int], list[ProcessFacts]] = {}
+    for process in alive:
+        groups.setdefault(_group_of(process, rule.take), []).append(process)
+    aggregate = max if rule.by in ("oldest", "newest", "oom_score") else sum  # a hundred young ones are not old
+    scores = {key: aggregate(weights[p.pid] for p in members) for key, members in groups.items()}
+    meant = {key: _without_leader(members, key[1]) for key, members in groups.items()}
+    held = {key: sum(p.held_bytes for p in members) for key, members in meant.items()}
+    order = sorted((key for key in groups if held[key] >= WORTHLESS_BYTES), key=lambda k: (-scores[k], -held[k], k))
+    what, victims, listed = rule.take.replace("_", " "), [], []
+    for i, key in enumerate(order[:LISTED], 1):
+        first_of, spared = meant[key][0], len(groups[key]) - len(meant[key])
+        why = f"{what} {key[1]}, {len(meant[key])} processes{', its leader spared' if spared else ''}"
+        name = f"{first_of.comm}[{first_of.pid}]"
+        listed.append(Candidate(name, first_of.cgroup, scores[key], held[key], i, why))
+        if i <= VICTIMS:
+            home = _common([p.cgroup for p in meant[key]])
+            victims.append(_victim(_take_of(rule, meant[key]), home, inodes.get(home, 0), meant[key]))
+    return victims, listed, [f"{rule.by}: by {what}", *(candidate.why for candidate in listed[:1])]
+
+
+def _group_of(process: ProcessFacts, take: str) -> tuple[int, int]:
+    """(0, the pid of its leader); (1, its own pid) where no leader is known: then it stands for itself."""
+    leader = process.pgid if take == "process_group" else process.sid
+    return (0, leader) if leader > 0 else (1, process.pid)
+
+
+def _without_leader(members: Iterable[ProcessFacts], leader: int) -> tuple[ProcessFacts, ...]:
+    """The largest first. Who leads (a shell, an agent) is spared where the others hold most: its job dies, it lives."""
+    order = sorted(members, key=lambda p: (-p.held_bytes, p.start_ticks, p.pid))
+    rest = tuple(p for p in order if p.pid != leader)
+    spared = sum(p.held_bytes for p in rest) * 2 > sum(p.held_bytes for p in order)
+    return rest if spared else tuple(order)
+
+
+def _take_of(rule: VictimRule, members: tuple[ProcessFacts, ...]) -> Literal["process", "process_group", "session"]:
+    if len(members) == 1:
+        return "process"
+    return "session" if rule.take == "session" else "process_group"
+
+
+def _common(paths: list[str]) -> str:
+    """The innermost cgroup that all of these are in."""
+    found = paths[0]
+    for path in paths:
+        while not is_inside(path, found):
+            found = found.rpartition("/")[0] or "/"
+    return found
+
+
 # -- unit by unit, then down -------------------------------------------------------------------------------------
 
 
 def _by_unit(rule: VictimRule, scene: _Scene) -> tuple[list[Victim], list[Candidate], list[str]]:
-    units = sorted(_units(rule, scene), key=lambda u: (-u.weight, u.path))
+    units = sorted(_scored(rule, scene, list(_units(rule, scene))), key=lambda u: (-u.weight, -u.held, _id(u)))
     able = [unit for unit in units if unit.weight >= 0 and unit.members and unit.held >= WORTHLESS_BYTES]
     listed = [
         Candidate(unit.path, unit.path, unit.weight, unit.held, i, f"{len(unit.members)} processes{unit.why}")
@@ -265,12 +290,58 @@ def _by_unit(rule: VictimRule, scene: _Scene) -> tuple[list[Victim], list[Candid
     listed += [Candidate(unit.path, unit.path, 0, unit.held, 0, unit.why) for unit in units if unit.weight < 0]
     victims: list[Victim] = []
     descent: list[str] = []
-    for unit in able[:4]:
+    for unit in able[:VICTIMS]:
         victim, way = _descend(rule, scene, unit)
         victims.append(victim)
         if not descent:
             descent = way
     return victims, listed, descent
+
+
+def _id(unit: _Unit) -> tuple[str, int]:
+    return unit.path, min((p.pid for p in unit.members), default=0)
+
+
+def _scored(rule: VictimRule, scene: _Scene, units: list[_Unit]) -> Iterable[_Unit]:
+    """With the weight that they have by this rule: what is measured, and whom it prefers and avoids."""
+    bases = _bases(rule, scene, units)
+    for unit, base in zip(units, bases, strict=True):
+        if unit.weight < 0:
+            yield unit
+            continue
+        weight, why = _weighed_by_members(base, rule, unit, scene.now_ticks)
+        factor, owner = _owners_word(unit, scene)
+        yield replace(unit, weight=weight * factor // WEIGHT, why=unit.why + why + owner)
+
+
+def _bases(rule: VictimRule, scene: _Scene, units: list[_Unit]) -> list[int]:
+    def measured(kind: str) -> list[int]:
+        facts = (scene.facts.get(unit.path) if unit.whole_cgroup else None for unit in units)
+        rows = [Weighed(u.path, u.held, u.members, f) for u, f in zip(units, facts, strict=True)]
+        return weights(kind, rows, scene.before)
+
+    if rule.by != "mix":
+        return measured(rule.by)
+    total = [0] * len(units)
+    for kind, weight in rule.mix:
+        found = measured(kind)
+        most = max(found, default=0)
+        shares = [weight * MIXED * value // max(1, most) for value in found]
+        total = [sofar + share for sofar, share in zip(total, shares, strict=True)]
+    return total
+
+
+def _owners_word(unit: _Unit, scene: _Scene) -> tuple[int, str]:
+    """(how many quarters it weighs, why), by what the owner of its cgroup, or of one above, has said in an xattr."""
+    for path in way_up(unit.path) if unit.whole_cgroup else ():
+        known = scene.facts.get(path)
+        if path == scene.root or known is None or not known.preference:
+            continue
+        if known.preference == "avoid":
+            return 1, f", weighed 1/{WEIGHT}: {path}: oomd_avoid"
+        if known.preference == "prefer":
+            return WEIGHT * WEIGHT, f", weighed {WEIGHT} times: {path}: oomd_prefer"
+    return WEIGHT, ""
 
 
 def _units(rule: VictimRule, scene: _Scene) -> Iterable[_Unit]:
@@ -279,13 +350,11 @@ def _units(rule: VictimRule, scene: _Scene) -> Iterable[_Unit]:
         homes.setdefault(_home(process.cgroup, scene.root), []).append(process)
     for path, members in homes.items():
         if is_corridor(path):
-            yield from _trees_of_corridor(rule, path, members)
+            yield from _trees_of_corridor(path, members)
             continue
         held = _freed(scene, path, members)
-        never = _first(rule.never, None, path)
-        weight, why = _weighed_by_members(held, rule, path, members)
-        if never is not None:
-            weight, why = -1, f"never: {_say(never)}"
+        never = first(rule.never, path)
+        weight, why = (0, "") if never is None else (-1, f"never: {say(never)}")
         yield _Unit(path, weight, held, tuple(members), why, True)
 
 
@@ -308,36 +377,40 @@ def _home(cgroup: str, root: str) -> str:
     return path if root in ("/", path) or path.startswith(root + "/") else root
 
 
-def _trees_of_corridor(rule: VictimRule, path: str, members: list[ProcessFacts]) -> Iterable[_Unit]:
+def _trees_of_corridor(path: str, members: list[ProcessFacts]) -> Iterable[_Unit]:
     """Processes straight in the root or in a slice have no unit: every tree of them stands for itself."""
     tops, below = _forest(members)
     for top in tops:
         tree = _tree(top, below)
         held = sum(p.held_bytes for p in tree)
-        weight, why = _weighed(held, rule, top.comm, path)
-        yield _Unit(path, weight, held, tree, f", tree of {top.comm}[{top.pid}]{why}", False)
+        yield _Unit(path, 0, held, tree, f", tree of {top.comm}[{top.pid}]", False)
 
 
-def _weighed(base: int, rule: VictimRule, comm: str | None, cgroup: str) -> tuple[int, str]:
-    if match := _first(rule.avoid, comm, cgroup):
-        return base // WEIGHT, f", weighed 1/{WEIGHT}: avoid {_say(match)}"
-    if match := _first(rule.prefer, comm, cgroup):
-        return base * WEIGHT, f", weighed {WEIGHT} times: prefer {_say(match)}"
+def _weighed(
+    base: int, rule: VictimRule, cgroup: str, process: ProcessFacts | None = None, now_ticks: int = 0
+) -> tuple[int, str]:
+    if match := first(rule.avoid, cgroup, process, now_ticks, unknown=True):
+        return base // WEIGHT, f", weighed 1/{WEIGHT}: avoid {say(match)}"
+    if match := first(rule.prefer, cgroup, process, now_ticks):
+        return base * WEIGHT, f", weighed {WEIGHT} times: prefer {say(match)}"
     return base, ""
 
 
-def _weighed_by_members(held: int, rule: VictimRule, path: str, members: list[ProcessFacts]) -> tuple[int, str]:
+def _weighed_by_members(base: int, rule: VictimRule, unit: _Unit, now_ticks: int) -> tuple[int, str]:
     """A unit that no rule describes as a whole weighs what its processes do, each with the rules for its name.
 
-    A rule that names processes would otherwise say nothing of those that have a unit: most do.
+    A rule that names processes would otherwise say nothing of those that have a unit: most do. A tree without a unit is
+    called what its root is.
     """
-    weight, why = _weighed(held, rule, None, path)
-    total = sum(p.held_bytes for p in members)
+    if not unit.whole_cgroup:
+        return _weighed(base, rule, unit.path, unit.members[0], now_ticks)
+    weight, why = _weighed(base, rule, unit.path)
+    total = sum(p.held_bytes for p in unit.members)
     if why or not total:
         return weight, why
-    parts = [(p.held_bytes, *_weighed(p.held_bytes, rule, p.comm, p.cgroup)) for p in members]
+    parts = [(p.held_bytes, *_weighed(p.held_bytes, rule, p.cgroup, p, now_ticks)) for p in unit.members]
     told = max(parts, key=lambda part: (bool(part[2]), part[0]), default=(0, 0, ""))
-    return held * sum(part[1] for part in parts) // total, told[2]
+    return base * sum(part[1] for part in parts) // total, told[2]
 
 
 def _descend(rule: VictimRule, scene: _Scene, unit: _Unit) -> tuple[Victim, list[str]]:
@@ -349,9 +422,14 @@ def _descend(rule: VictimRule, scene: _Scene, unit: _Unit) -> tuple[Victim, list
         inside = tuple(p for p in scene.alive if is_inside(p.cgroup, group))
         return _victim("cgroup", group, _inode(group, facts), inside, unit.held if group == unit.path else None), way
     path, members = unit.path, unit.members
+    if rule.take in ONE_BY_ONE:
+        return _one_of(rule, scene, unit, way), way
     if rule.take == "cgroup":
+        path, members = _down_cgroups(path, members, way)
+    if rule.take in ("cgroup", "unit"):
+        whole = unit.held if path == unit.path else None
         if unit.whole_cgroup and scene.may_go(path):
-            return _victim("cgroup", path, _inode(path, facts), members, unit.held), way
+            return _victim("cgroup", path, _inode(path, facts), members, whole), way
         way.append("holds processes that must live, or other units, or is a slice: its own are taken one by one")
         return _victim("subtree", path, _inode(path, facts), members), way
     path, members = _down_cgroups(path, members, way)
@@ -368,6 +446,21 @@ def _descend(rule: VictimRule, scene: _Scene, unit: _Unit) -> tuple[Victim, list
     take: Literal["process", "subtree"] = "subtree" if len(chosen) > 1 else "process"
     home = chosen[0].cgroup
     return _victim(take, home, _inode(home, facts), chosen), way
+
+
+def _one_of(rule: VictimRule, scene: _Scene, unit: _Unit, way: list[str]) -> Victim:
+    """What this rule takes of the unit that was found by a measure that only units have: by memory."""
+    inodes = {path: known.inode for path, known in scene.facts.items()}
+    inner = replace(rule, by="memory", mix=())
+    if rule.take in ("process_group", "session"):
+        victims, _, steps = _by_group(inner, {p.pid: p.held_bytes for p in unit.members}, unit.members, inodes)
+        if victims:
+            way += steps[1:]
+            return victims[0]
+    top = max(unit.members, key=lambda p: (p.held_bytes, -p.start_ticks, -p.pid))
+    members = _tree(top, _forest(unit.members)[1]) if rule.take == "subtree" else (top,)
+    way.append(f"{top.comm}[{top.pid}]: {mib(top.held_bytes)}, the largest of it")
+    return _victim("subtree" if len(members) > 1 else "process", top.cgroup, inodes.get(top.cgroup, 0), members)
 
 
 def _down_cgroups(path: str, members: tuple[ProcessFacts, ...], way: list[str]) -> tuple[str, tuple[ProcessFacts, ...]]:
@@ -476,7 +569,7 @@ def _candidate_process(process: ProcessFacts, score: int, order: int, why: str) 
 
 
 def _victim(
-    take: Literal["process", "subtree", "cgroup"],
+    take: Literal["process", "subtree", "process_group", "session", "cgroup"],
     cgroup: str,
     inode: int,
     members: tuple[ProcessFacts, ...],

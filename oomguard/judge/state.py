@@ -89,6 +89,7 @@ class TargetState:
     asked: Literal["", "heaviest", "whole"] = ""  # the survey that is to come
     survey_ns: int = 0
     survey_took_ns: int = 0
+    weighed: tuple[tuple[int, tuple[tuple[str, tuple[int, int]], ...]], ...] = ()  # (when, units as then weighed)
     missed_ns: int = 0  # a survey did not come: none is asked for before that
     nominee: Victim | None = None
     former: Victim | None = None  # the nominee before: what the dead man has struck may be that one

@@ -21,7 +21,8 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from typing import Final
+from dataclasses import replace
+from typing import Final, Literal
 
 from oomguard.model.facts import CgroupFacts, MemoryEvents, MemoryStat, Pressure, Refaults
 
@@ -32,12 +33,29 @@ Owners = Callable[[str, str, int | None], int | None]
 
 _DIRECTORY: Final = os.O_DIRECTORY | os.O_NOFOLLOW
 
+Preference = Literal["", "prefer", "avoid", "omit"]
+_PREFERENCES: Final[tuple[tuple[str, Preference], ...]] = (
+    ("user.oomd_omit", "omit"),
+    ("trusted.oomd_avoid", "avoid"),
+    ("user.oomd_avoid", "avoid"),
+    ("trusted.oomd_prefer", "prefer"),
+    ("user.oomd_prefer", "prefer"),
+)
+
 # The backslash last: what it makes is no escape. By hand, since ``re`` is half a megabyte in every process.
 _ESCAPES: Final = ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\043", b"#"), (b"\\134", b"\\"))
 
 # A tree deeper than PATH_MAX cannot be opened by path. Its owner must not be able to break the walk with it: what is
 # below is charged to its ancestors, and seen and killed there.
 _UNREACHABLE: Final = files.GONE | {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
+
+
+def owner(root: str, path: str) -> int:
+    """Whose this cgroup is (uid); root's where it is gone."""
+    try:
+        return os.stat(full_path(root, path), follow_symlinks=False).st_uid
+    except OSError:
+        return 0
 
 
 def full_path(root: str, path: str) -> str:
@@ -424,6 +442,44 @@ class Cgroup:
             populated=self.populated(),
             oom_group=self.oom_group(),
         )
+
+    def weighed(
+        self, guard_uid: int, *, stat: bool, pressure: bool = False, refaults: bool = False
+    ) -> CgroupFacts | None:
+        """What a candidate is judged by: its use, memory.high, what protects it, what its owner wants.
+
+        ``guard_uid``: whose the cgroup of the guard is, see ``preference``.
+        """
+        facts = self.facts(stat=stat, pressure=pressure, refaults=refaults)
+        if facts is None:
+            return None
+        return replace(
+            facts,
+            high_bytes=self.high(),
+            oom_group=self.oom_group(),
+            min_bytes=self.limit("memory.min") or 0,
+            low_bytes=self.limit("memory.low") or 0,
+            preference=self.preference(guard_uid),
+        )
+
+    def preference(self, guard_uid: int) -> Preference:
+        """What its owner has asked of userspace OOM killers by xattr, as systemd (ManagedOOMPreference=) and oomd do.
+
+        Whoever owns a cgroup may set user.* on it, and a user owns all below his manager's. So, as systemd-oomd does,
+        his word counts where the guard's cgroup is his as well (``guard_uid``), and root's counts everywhere. Only root
+        can set trusted.*, and nobody reads it without CAP_SYS_ADMIN.
+        """
+        path = full_path(self.root, self.path)
+        try:
+            names = os.listxattr(path, follow_symlinks=False)
+            mine = bool(names) and os.stat(self._directory).st_uid in (0, guard_uid)
+            for name, meant in _PREFERENCES:
+                heard = name in names and (mine or name.startswith("trusted."))
+                if heard and os.getxattr(path, name, follow_symlinks=False).strip(b"\0\n") == b"1":
+                    return meant
+        except OSError:
+            pass  # gone, or a hierarchy without xattrs (before Linux 5.7): nothing was asked
+        return ""
 
     # ---- its place in the tree
 

@@ -299,10 +299,25 @@ def start_ticks(proc_fd: int, pid: int) -> int | None:
     return None if stat is None else stat[4]
 
 
-def read_process(proc_fd: int, pid: int, cgroup: str | None = None, scores: bool = False) -> ProcessFacts | None:
+def parse_groups(data: bytes) -> tuple[int, int]:
+    """(process group, session) of a whole /proc/PID/stat; 0 is one of another pid namespace."""
+    fields = data[data.rfind(b") ") + 2 :].split(b" ", 4)
+    return int(fields[2]), int(fields[3])
+
+
+def read_process(
+    proc_fd: int,
+    pid: int,
+    cgroup: str | None = None,
+    scores: bool = False,
+    *,
+    groups: bool = False,
+    exe: bool = False,
+) -> ProcessFacts | None:
     """One process, 17 us; None: gone. ``cgroup``: where it was found, if that is known; else it is read.
 
-    ``oom_score`` is 0 unless ``scores``. ``cgroup`` "" is one that the kernel cannot tell (a path over 4096 bytes).
+    ``oom_score`` is 0 unless ``scores``; process group and session are 0 unless ``groups``, ``exe`` None unless asked.
+    ``cgroup`` "" is one that the kernel cannot tell (a path over 4096 bytes).
     """
     path = f"/proc/{pid}"
     directory = files.open_at(proc_fd, str(pid), "/proc", os.O_PATH | os.O_DIRECTORY)
@@ -313,6 +328,7 @@ def read_process(proc_fd: int, pid: int, cgroup: str | None = None, scores: bool
         stat = None if data is None else parse_stat(data)
         if stat is None:
             return None
+        data_of_stat = data or b""
         _, comm, state, ppid, started, flags = stat
         name = comm.decode("utf-8", "surrogateescape")
         if flags & PF_KTHREAD:
@@ -344,9 +360,23 @@ def read_process(proc_fd: int, pid: int, cgroup: str | None = None, scores: bool
             status.swap_bytes,
             score,
             adj,
+            False,
+            *(parse_groups(data_of_stat) if groups else (0, 0)),
+            _exe(directory) if exe else None,
         )
     finally:
         os.close(directory)
+
+
+def _exe(directory: int) -> str | None:
+    """Where /proc/PID/exe leads; None: nowhere (a zombie), or it is not for us to see (CAP_SYS_PTRACE).
+
+    A link takes no lock that a thrashing process can hold (fs/proc/base.c: task_lock, and exe_file by reference).
+    """
+    try:
+        return os.readlink("exe", dir_fd=directory).removesuffix(" (deleted)")  # replaced by an upgrade since
+    except OSError:
+        return None
 
 
 def _cgroup(directory: int, path: str) -> str | None:

@@ -103,6 +103,9 @@ class CgroupFacts:
     populated: bool = True
     oom_group: bool = False
     refaults: Refaults | None = None  # read only where a policy asks
+    min_bytes: int = 0  # memory.min and memory.low of its own, of those that a survey weighs
+    low_bytes: int = 0
+    preference: Literal["", "prefer", "avoid", "omit"] = ""  # of its owner, by xattr, if he may say so here
 
     @property
     def unreclaimable_bytes(self) -> int:
@@ -132,6 +135,9 @@ class ProcessFacts:
     oom_score: int = 0
     oom_score_adj: int = 0
     kernel_thread: bool = False
+    pgid: int = 0  # its process group and its session, by the pid of their leaders; 0: of another pid namespace
+    sid: int = 0
+    exe: str | None = None  # what /proc/PID/exe leads to; None: not asked for, or not to be had
 
     @property
     def held_bytes(self) -> int:
@@ -187,6 +193,7 @@ class Survey:
     cgroups: tuple[CgroupFacts, ...]
     processes: tuple[ProcessFacts, ...]
     took_ns: int
+    now_ticks: int = 0  # when, in clock ticks since boot: what the start of a process is counted in; 0: not known
 
 
 @dataclass(frozen=True, slots=True)

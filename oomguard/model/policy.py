@@ -272,23 +272,32 @@ class Watermark:
 class Match:
     """A candidate matches when every pattern that is given matches. Patterns are globs (``judge.glob``).
 
-    ``unit`` is the innermost systemd unit of the cgroup; ``cgroup`` is the path from the cgroup root.
+    ``unit`` is the innermost systemd unit of the cgroup; ``cgroup`` is the path from the cgroup root. ``exe`` is what
+    /proc/PID/exe leads to. ``uid`` (the real one) and ``oom_score_adj``: from, to. An age of 0 is any.
     """
 
     comm: str | None = None
     unit: str | None = None
     cgroup: str | None = None
+    exe: str | None = None
+    uid: tuple[int, int] | None = None
+    oom_score_adj: tuple[int, int] | None = None
+    older_ns: int = 0
+    younger_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class VictimRule:
-    """Who may be a victim, and in what order."""
+    """Who may be a victim, and in what order. ``mix``: of several measures, each with its weight, where by is "mix"."""
 
-    by: Literal["memory", "oom_score"] = "memory"
-    take: Literal["auto", "process", "subtree", "cgroup"] = "auto"
+    by: Literal[
+        "memory", "oom_score", "growth", "swap", "pressure", "refaults", "oldest", "newest", "fair_share", "mix"
+    ] = "memory"
+    take: Literal["auto", "process", "process_group", "session", "subtree", "cgroup", "unit"] = "auto"
     never: tuple[Match, ...] = ()
     avoid: tuple[Match, ...] = ()  # weighed a quarter of what it holds
     prefer: tuple[Match, ...] = ()  # weighed four times
+    mix: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,14 +26,14 @@ class ProcessRef:
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """Who is to die: one process, a process tree, or a whole cgroup.
+    """Who is to die: one process, a process tree, those of a process group or session, or a whole cgroup.
 
     ``processes`` are those that are signalled one by one, the root of the tree first; for a cgroup they are its
     largest members, for the record only: the kill itself is one write to cgroup.kill.
     """
 
     token: int
-    take: Literal["process", "subtree", "cgroup"]
+    take: Literal["process", "subtree", "process_group", "session", "cgroup"]
     cgroup: str
     inode: int  # of the cgroup directory, 0: unknown
     unit: str

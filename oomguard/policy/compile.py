@@ -420,6 +420,23 @@ def _setting(table: schema.StepTable) -> model.Step | None:
 
 def _victim(table: schema.VictimTable) -> model.VictimRule:
     def matches(tables: Iterable[schema.MatchTable]) -> tuple[model.Match, ...]:
-        return tuple(model.Match(table.comm, table.unit, table.cgroup) for table in tables)
+        return tuple(_match(table) for table in tables)
 
-    return model.VictimRule(table.by, table.take, matches(table.never), matches(table.avoid), matches(table.prefer))
+    by: Any = table.by[0]
+    return model.VictimRule(
+        by, table.take, matches(table.never), matches(table.avoid), matches(table.prefer), table.by[1]
+    )
+
+
+def _match(table: schema.MatchTable) -> model.Match:
+    return model.Match(
+        table.comm,
+        table.unit,
+        table.cgroup,
+        table.exe,
+        table.uid if table.user is None else (table.user, table.user),
+        table.oom_score_adj,
+        table.older_than,
+        table.younger_than,
+    )
+

@@ -56,6 +56,22 @@ FORMS: dict[str, Schema] = {
     "_comm_glob": _GLOB,
     "_unit_glob": _GLOB,
     "_cgroup_glob": _CGROUP,
+    "_exe_glob": {"type": "string", "pattern": r"^[/*][^\[\]{}]*$"},
+    "_span.<locals>.span": {
+        "anyOf": [{"type": "integer"}, {"type": "string", "pattern": r"^\s*-?[0-9]+\s*\.\.\s*-?[0-9]+\s*$"}]
+    },
+    "_user": {"type": "string", "minLength": 1},
+    "_by": {
+        "anyOf": [
+            {"enum": list(schema.MEASURES)},
+            {
+                "type": "object",
+                "properties": {name: {"type": "integer", "minimum": 1, "maximum": 100} for name in schema.MIXABLE},
+                "additionalProperties": False,
+                "minProperties": 1,
+            },
+        ]
+    },
     "_path": _PATH,
     "_file": {"type": "string", "minLength": 1},
 }
@@ -170,7 +186,7 @@ WORDS: dict[str, dict[str, str]] = {
     "FreezeTable": {"for": "It goes on after that."},
     "SetOomScoreAdjTable": {"to": "0 to 1000.", "for": "It is put back after that."},
     "VictimTable": {
-        "by": "What counts: memory held (units as a whole), or the kernel's oom_score, process by process.",
+        "by": "What counts: memory, oom_score, growth, swap, pressure ... or a table of several with their weights.",
         "take": "auto goes down to the smallest thing that holds most; or always this.",
         "never": "Not under any circumstances.",
         "avoid": "Weighed a quarter of what it holds.",
@@ -180,6 +196,12 @@ WORDS: dict[str, dict[str, str]] = {
         "comm": "The process's name as in /proc/PID/comm, 15 bytes at most.",
         "unit": "The innermost service or scope that it runs in.",
         "cgroup": "Its path below /sys/fs/cgroup.",
+        "exe": "The file that it runs, as /proc/PID/exe leads to.",
+        "user": "Whose it is, by the name of the user when the policy is compiled.",
+        "uid": "Whose it is: a number, or from..to. Not to be borrowed, as names are.",
+        "oom_score_adj": "A number, or from..to.",
+        "older_than": "It was started longer ago.",
+        "younger_than": "It was started not so long ago.",
     },
     "BudgetTable": {"kills": "How many.", "per": "In which time."},
     "IncidentsTable": {"max_count": "So many are kept.", "max_bytes": "So large they are together at most."},

@@ -18,11 +18,9 @@ SECOND_NS = 10**9
 DAY_NS = 86400 * SECOND_NS
 
 LATER_STEPS = frozenset({"tell", "run"})
-LATER_WORDS = (
-    LATER_STEPS
-    | {"growth", "swap", "pressure", "oldest", "newest"}  # victim.by
-    | {"process_group", "session", "unit"}  # victim.take
-)
+LATER_WORDS = LATER_STEPS
+MEASURES = ("memory", "oom_score", "growth", "swap", "pressure", "refaults", "oldest", "newest", "fair_share")
+MIXABLE = MEASURES[:-1]
 
 _LONGEST_WORD = 64  # of a mistaken key, for the comparison with the right ones
 COMM_BYTES = 15  # TASK_COMM_LEN less its NUL: the kernel keeps no more of a name
@@ -121,6 +119,64 @@ def _cgroup_glob(value: object) -> str:
     return pattern
 
 
+def _exe_glob(value: object) -> str:
+    pattern = _glob(value)
+    if not pattern.startswith(("/", "*")):
+        raise Wrong(f"{shown(value)} never matches: it is a path", f'did you mean "**/{pattern}"?')
+    return pattern
+
+
+_SPAN = re.compile(r"\s*(-?[0-9]{1,10})\s*\.\.\s*(-?[0-9]{1,10})\s*")
+
+
+def _span(low: int, high: int, example: str) -> Callable[[object], tuple[int, int]]:
+    def span(value: object) -> tuple[int, int]:
+        """A number, or two of them: from, to."""
+        ends = _SPAN.fullmatch(value) if isinstance(value, str) else None
+        if ends is not None:
+            first, last = int(ends[1]), int(ends[2])
+        elif isinstance(value, int) and not isinstance(value, bool):
+            first = last = value
+        else:
+            raise Wrong(f"{shown(value)} is neither a number nor from..to", f"as in {example}")
+        if not low <= first <= last <= high:
+            raise Wrong(f"{shown(value)} is out of range", f"from {low} to {high}, the smaller one first")
+        return first, last
+
+    return span
+
+
+def _user(value: object) -> int:
+    """The uid of that name, as of now: names may come from a directory that is not there later."""
+    if not isinstance(value, str):
+        raise Wrong(f"{shown(value)} is not a user's name", "a number is uid =")
+    import pwd
+
+    try:
+        return pwd.getpwnam(value).pw_uid
+    except (KeyError, ValueError):
+        names = [entry.pw_name for entry in pwd.getpwall()[:1000]]
+        close = nearest(value, names)
+        hint = close if close.startswith("did you mean") else "getent passwd lists them"
+        raise Wrong(f"there is no user {shown(value)} on this machine", hint) from None
+
+
+def _by(value: object) -> tuple[str, tuple[tuple[str, int], ...]]:
+    """A measure, or a table of several with their weights: (its name, ()) or ("mix", ((name, weight), ...))."""
+    if isinstance(value, str):
+        if value not in MEASURES:
+            raise unknown("value", value, MEASURES)
+        return value, ()
+    if not isinstance(value, dict) or not value:
+        raise Wrong(f"{shown(value)} is no measure", 'as in "memory", or { memory = 3, growth = 1 }')
+    for name, weight in value.items():
+        if name not in MIXABLE:
+            raise unknown("measure", name, MIXABLE)
+        if not isinstance(weight, int) or isinstance(weight, bool) or not 1 <= weight <= 100:
+            raise Wrong(f"{name}: {shown(weight)} is no weight", "a whole number from 1 to 100")
+    return "mix", tuple((name, value[name]) for name in MIXABLE if name in value)
+
+
 def _path(value: object) -> str:
     if not isinstance(value, str) or not value.startswith("/") or "\0" in value or "/.." in value:
         raise Wrong(f"{shown(value)} is not an absolute path", 'as in "/var/lib/oomguard"')
@@ -154,6 +210,12 @@ ForecastField = Annotated[int, PlainValidator(_between(SECOND_NS // 2, 600 * SEC
 CountField = Annotated[int | None, Field(ge=0, le=10**9)]
 CommField = Annotated[str | None, PlainValidator(_comm_glob)]
 UnitField = Annotated[str | None, PlainValidator(_unit_glob)]
+ExeField = Annotated[str | None, PlainValidator(_exe_glob)]
+UidField = Annotated[tuple[int, int] | None, PlainValidator(_span(0, 2**32 - 2, '1000, or "1000..59999"'))]
+AdjField = Annotated[tuple[int, int] | None, PlainValidator(_span(-1000, 1000, '300, or "1..1000"'))]
+UserField = Annotated[int | None, PlainValidator(_user)]
+ByField = Annotated[tuple[str, tuple[tuple[str, int], ...]], PlainValidator(_by)]
+AgeField = Annotated[int, PlainValidator(_between(SECOND_NS // 100, 3650 * DAY_NS))]
 CgroupField = Annotated[str | None, PlainValidator(_cgroup_glob)]
 PathField = Annotated[str, PlainValidator(_path)]
 
@@ -410,6 +472,8 @@ def _step(value: object) -> object:
 def unknown(what: str, name: str, known: Iterable[str]) -> Wrong:
     """The refusal of a word, with the nearest one that would have been right."""
     known = list(known)
+    if name == "cmdline":
+        return Wrong("cmdline is not in the language: to read it may block for seconds", "match comm, exe or unit")
     if name in LATER_WORDS:
         return Wrong(f"{name} is not in this version", f"there are {', '.join(known)}" if known else "")
     return Wrong(f"unknown {what} {shown(name)}", nearest(name, known))
@@ -435,11 +499,21 @@ class MatchTable(Table):
     comm: CommField = None
     unit: UnitField = None
     cgroup: CgroupField = None
+    exe: ExeField = None
+    user: UserField = None
+    uid: UidField = None
+    oom_score_adj: AdjField = None
+    older_than: AgeField = 0
+    younger_than: AgeField = 0
 
     @model_validator(mode="after")
     def _check(self) -> "MatchTable":
         if not self.model_fields_set:
             raise Wrong("an empty table would match everybody", "name a comm, a unit or a cgroup")
+        if self.user is not None and self.uid is not None:
+            raise Wrong("user and uid say the same twice", "keep one of them")
+        if self.younger_than and self.older_than >= self.younger_than:
+            raise Wrong("nobody is older than that and younger", "older_than is the smaller one")
         return self
 
 
@@ -447,8 +521,8 @@ _Matches = Annotated[list[MatchTable], Field(max_length=512)]
 
 
 class VictimTable(Table):
-    by: Literal["memory", "oom_score"] = "memory"
-    take: Literal["auto", "process", "subtree", "cgroup"] = "auto"
+    by: ByField = ("memory", ())
+    take: Literal["auto", "process", "process_group", "session", "subtree", "cgroup", "unit"] = "auto"
     never: _Matches = []
     avoid: _Matches = []
     prefer: _Matches = []

@@ -161,7 +161,7 @@ def step(step: model.Step) -> Value:
 
 def _victim(rule: model.VictimRule) -> dict[str, Value]:
     return {
-        "by": rule.by,
+        "by": dict(rule.mix) if rule.by == "mix" else rule.by,
         "take": rule.take,
         "never": _matches(rule.never),
         "avoid": _matches(rule.avoid),
@@ -175,5 +175,14 @@ def _matches(matches: Iterable[model.Match]) -> list[Value]:
 
 def match(match: model.Match) -> dict[str, Value]:
     """One table of ``never``, ``avoid`` or ``prefer``."""
-    given = {"comm": match.comm, "unit": match.unit, "cgroup": match.cgroup}
+    given: dict[str, Value | None] = {"comm": match.comm, "unit": match.unit, "cgroup": match.cgroup, "exe": match.exe}
+    given |= {"uid": _span(match.uid), "oom_score_adj": _span(match.oom_score_adj)}
+    given |= {"older_than": units.shown_duration(match.older_ns) if match.older_ns else None}
+    given |= {"younger_than": units.shown_duration(match.younger_ns) if match.younger_ns else None}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _span(bounds: tuple[int, int] | None) -> int | str | None:
+    if bounds is None:
+        return None
+    return bounds[0] if bounds[0] == bounds[1] else f"{bounds[0]}..{bounds[1]}"

@@ -83,7 +83,8 @@ def name(victim: Victim) -> str:
     if victim.take == "cgroup" or not victim.processes:
         return f"{victim.cgroup} ({victim.count} processes)"
     root = f"{victim.processes[0].comm}[{victim.processes[0].pid}]"
-    return root if victim.take == "process" else f"{root} and its tree ({victim.count} processes)"
+    more = "its tree" if victim.take == "subtree" else f"its {victim.take.replace('_', ' ')}"
+    return root if victim.take == "process" else f"{root} and {more} ({victim.count} processes)"
 
 
 @dataclass(slots=True)

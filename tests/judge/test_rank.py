@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from oomguard.judge.match import describes, unit_name, unit_path
 from oomguard.judge.rank import (
     MEMBERS,
     Bounds,
@@ -12,9 +13,6 @@ from oomguard.judge.rank import (
     is_inside,
     rank,
     refusal,
-    spare,
-    unit_name,
-    unit_path,
 )
 from oomguard.model.facts import CgroupFacts, ProcessFacts
 from oomguard.model.policy import Match, VictimRule
@@ -449,7 +447,8 @@ def test_a_never_for_a_cgroup_covers_what_lives_deeper_in_it() -> None:
     ],
 )
 def test_matches(match: Match, comm: str | None, path: str, expected: bool) -> None:
-    assert spare(match, comm, path) is expected
+    one = None if comm is None else process(7, comm, path)
+    assert describes(match, path, one) is expected
 
 
 # -- hostile facts -------------------------------------------------------------------------------------------------

@@ -11,8 +11,9 @@ from typing import Final, Literal, assert_never
 
 from oomguard.judge.decide import begin, decide
 from oomguard.judge.glob import is_inside
+from oomguard.judge.match import unit_path
 from oomguard.judge.pace import NEVER
-from oomguard.judge.rank import is_corridor, unit_path
+from oomguard.judge.rank import is_corridor
 from oomguard.judge.state import State, TargetState
 from oomguard.model.facts import (
     CgroupFacts,

@@ -4,9 +4,9 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,9 @@ from ..policy import files, units
 from ..policy.faults import Wrong
 from ..report import store
 from . import live, say
+
+if TYPE_CHECKING:
+    from ..report.others import Kill
 
 LEVELS = ("secrets", "names", "none")  # as report.export has them
 
@@ -32,14 +35,23 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @app.command("list")
-def list_(state_dir: StateDir = None, config: Config = files.DEFAULT, json: Json = False) -> None:
+def list_(
+    state_dir: StateDir = None,
+    config: Config = files.DEFAULT,
+    json: Json = False,
+    others: Annotated[
+        bool, typer.Option("--others", help="And what systemd-oomd, earlyoom and nohang killed, from the journal.")
+    ] = False,
+) -> None:
     """List all incidents, newest first."""
     directory = where(state_dir, config)
     found = store.list_incidents(directory)
+    more = _others() if others else []
     if json:
-        say.as_json([summary.plain() for summary in found])
-    elif found:
-        _table(found)
+        plain = [summary.plain() for summary in found] + [{"id": "", **kill.plain()} for kill in more]
+        say.as_json(sorted(plain, key=lambda row: str(row["time"]), reverse=True))
+    elif found or more:
+        _table(found, more)
     else:
         say.aside(f"no incidents in {directory / 'incidents'}")
 
@@ -231,7 +243,17 @@ def where(asked: Path | None, config: Path) -> Path:
     return configured
 
 
-def _table(found: list[store.Summary]) -> None:
+def _others() -> "list[Kill]":
+    from ..report import others
+
+    try:
+        return others.kills()
+    except others.NoJournal as error:
+        say.aside(f"what other daemons killed is not known: {error}")
+        return []
+
+
+def _table(found: list[store.Summary], others: "Sequence[Kill]" = ()) -> None:
     from ..report.words import duration, size
 
     rows: list[tuple[str, ...]] = []
@@ -246,6 +268,10 @@ def _table(found: list[store.Summary]) -> None:
         late = duration(it.latency_ms) if it.latency_ms is not None else ""
         killed_by = it.killed_by if it.killed_by != "none" else "-"
         rows.append((it.time[:19] + "Z", observed, it.policy, killed_by, victims, freed, late, it.id))
+    for kill in others:
+        who = (f"{kill.comm}[{kill.pid}]" if kill.pid else kill.comm) or kill.cgroup
+        rows.append((kill.time[:19] + "Z", "other", "", kill.by, who, "", "", ""))
+    rows.sort(key=lambda row: row[0], reverse=True)
     say.table(("TIME", "KIND", "POLICY", "KILLED BY", "VICTIM", "FREED", "LATENCY", "ID"), rows)
 
 

@@ -346,6 +346,7 @@ class Daemon:
     deadman_ns: int = 2 * SECOND_NS  # so long without a turn of the core, and the dead man acts; 0: never
     incidents_max_count: int = 200
     incidents_max_bytes: int = 512 << 20
+    incidents_max_age_ns: int = 0  # 0: none is too old
     budget: Budget | None = None  # of all guards together
     shadow: str = ""  # the file of a policy that is judged beside this one, and never acts
 

@@ -252,6 +252,7 @@ def _daemon(merged: _Whole, faults: list[Fault]) -> model.Daemon:
         deadman_ns=table.deadman,
         incidents_max_count=table.incidents.max_count,
         incidents_max_bytes=table.incidents.max_bytes,
+        incidents_max_age_ns=table.incidents.max_age,
         budget=_budget(table.budget),
         shadow=table.shadow,
     )

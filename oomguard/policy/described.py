@@ -50,6 +50,7 @@ FORMS: dict[str, Schema] = {
     "share": _SHARE,
     "rate": _RATE,
     "_between.<locals>.check": _DURATION,
+    "_age": _DURATION,
     "_deadman": _DURATION,
     "_size_between.<locals>.check": _SIZE,
     "_glob": _GLOB,
@@ -204,7 +205,11 @@ WORDS: dict[str, dict[str, str]] = {
         "younger_than": "It was started not so long ago.",
     },
     "BudgetTable": {"kills": "How many.", "per": "In which time."},
-    "IncidentsTable": {"max_count": "So many are kept.", "max_bytes": "So large they are together at most."},
+    "IncidentsTable": {
+        "max_count": "So many are kept.",
+        "max_bytes": "So large they are together at most.",
+        "max_age": "None is older; 0s: none is too old.",
+    },
     "DaemonTable": {
         "state_dir": "Where incidents are kept.",
         "runtime_dir": "Status page, and the journal of what must be undone after a crash.",

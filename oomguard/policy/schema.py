@@ -549,6 +549,14 @@ class GuardTable(Table):
     disabled: bool = False
 
 
+def _age(value: object) -> int:
+    """Nanoseconds; 0: never. Less than an hour would take them from under the eyes of who reads them."""
+    nanoseconds = units.duration(value)
+    if nanoseconds and not 3600 * SECOND_NS <= nanoseconds <= 36500 * 86400 * SECOND_NS:
+        raise Wrong(f"{shown(value)} is out of range", 'from "1h" to "36500d"; "0s": none is too old')
+    return nanoseconds
+
+
 def _deadman(value: object) -> int:
     nanoseconds = _between(0, 10 * SECOND_NS)(value)
     if 0 < nanoseconds < SECOND_NS // 2:
@@ -559,6 +567,7 @@ def _deadman(value: object) -> int:
 class IncidentsTable(Table):
     max_count: int = Field(default=200, ge=1, le=1_000_000)
     max_bytes: Annotated[int, PlainValidator(_size_between(1 << 20, 1 << 50))] = 512 << 20
+    max_age: Annotated[int, PlainValidator(_age)] = 0  # ns; 0: none is too old
 
 
 class DaemonTable(Table):

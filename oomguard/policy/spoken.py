@@ -42,6 +42,7 @@ def _places(daemon: model.Daemon) -> dict[str, Value]:
         "incidents": {
             "max_count": daemon.incidents_max_count,
             "max_bytes": units.shown_size(daemon.incidents_max_bytes),
+            "max_age": units.shown_duration(daemon.incidents_max_age_ns),
         },
     }
 

@@ -220,7 +220,8 @@ class Scribe:
         self._ring, self._minutes, self._plan = ring, minutes, plan
         self._guards = {guard.name: guard for guard in plan.guards}
         daemon = plan.daemon
-        self._shelf = shelf.Shelf(state_dir, daemon.incidents_max_count, daemon.incidents_max_bytes)
+        bounds = daemon.incidents_max_count, daemon.incidents_max_bytes, daemon.incidents_max_age_ns / 1e9
+        self._shelf = shelf.Shelf(state_dir, *bounds)
         self._box = blackbox.BlackBox(f"{state_dir}/{blackbox.NAME}")
         self._boxless = False  # there will be none
         self._boot_id = _boot_id(daemon.proc)

@@ -12,6 +12,7 @@ import grp
 import json
 import os
 import re
+import time
 from collections.abc import Iterator
 from typing import Final
 
@@ -57,9 +58,9 @@ def safe(value: object) -> object:
 class Shelf:
     """The directory of all incidents."""
 
-    def __init__(self, state_dir: str, max_count: int, max_bytes: int) -> None:
+    def __init__(self, state_dir: str, max_count: int, max_bytes: int, max_age_s: float = 0) -> None:
         self.path = f"{state_dir}/incidents"
-        self._max_count, self._max_bytes = max_count, max_bytes
+        self._max_count, self._max_bytes, self._max_age_s = max_count, max_bytes, max_age_s
         try:
             self.gid = grp.getgrnam("oomguard").gr_gid
         except KeyError:
@@ -93,15 +94,17 @@ class Shelf:
         _remove(f"{self.path}/{incident}")
 
     def prune(self, keep: set[str]) -> Iterator[None]:
-        """Take away the oldest until count and bytes are within their limits; never one of ``keep``."""
+        """Take away the oldest until count, bytes and age are within their limits; never one of ``keep``."""
         names = self.names()
         sizes: dict[str, int] = {}
         for incident in names:
             sizes[incident] = _size(f"{self.path}/{incident}")
             yield
         count, total = len(names), sum(sizes.values())
+        # Names begin with their time, so that they can be compared as texts.
+        oldest = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time.time() - self._max_age_s)) if self._max_age_s else ""
         for incident in names:
-            if count <= self._max_count and total <= self._max_bytes:
+            if count <= self._max_count and total <= self._max_bytes and incident >= oldest:
                 return
             if incident in keep:
                 continue

@@ -46,7 +46,7 @@ def test_everything_that_can_be_written(tmp_path: Path) -> None:
         heap = "8MiB"
         worker_heap = "1M"
         ring = "1MiB"
-        incidents = { max_count = 7, max_bytes = "1GiB" }
+        incidents = { max_count = 7, max_bytes = "1GiB", max_age = "30d" }
         [policy.all]
         cgroup = "/system.slice/web-*.service"
         mode = "observe"
@@ -81,6 +81,7 @@ def test_everything_that_can_be_written(tmp_path: Path) -> None:
         ring_bytes=1 << 20,
         incidents_max_count=7,
         incidents_max_bytes=1 << 30,
+        incidents_max_age_ns=30 * 86400 * S,
     )
     (guard,) = plan.guards
     assert guard.soft == model.Watermark(

@@ -165,6 +165,18 @@ def many_processes(case: Case) -> Advice | None:
     return Advice("many processes", saw, (do,))
 
 
+def back_again(case: Case) -> Advice | None:
+    """The victim was started again, and a minute later it held half as much as when it died, or more."""
+    looks: list[Any] = case.it.get("after") or []
+    back = [it for it in (looks[-1]["victims"] if looks else ()) if it["again"]]
+    if not back:
+        return None
+    unit, when = _unit(back[0]["cgroup"]), looks[-1]["at_s"]
+    saw = f"{printable(back[0]['comm'])} was started again, and {when:.0f} s later held {size(back[0]['bytes'])} again."
+    do = (f"Slow its restarts down: RestartSec=, StartLimitBurst= and StartLimitIntervalSec= of {unit}",)
+    return Advice("back again", saw, do)
+
+
 def heap_without_limit(case: Case) -> Advice | None:
     """A JVM or a Node whose command line bounds no heap."""
     for victim in case.victims:
@@ -302,6 +314,7 @@ RULES: Final[Mapping[str, Callable[[Case], Advice | None]]] = {
     "no guard": no_guard,
     "the kernel was first": kernel_first,
     "nobody to take": nobody_to_take,
+    "back again": back_again,
     "throttled by memory.high": throttled,
     "heap without a limit": heap_without_limit,
     "fork storm": fork_storm,

@@ -59,6 +59,19 @@ def sentence(incident: dict[str, Any]) -> str:
     return f"Memory of {where} got short and recovered; nobody was killed."
 
 
+def aftermath(incident: dict[str, Any]) -> list[str]:
+    """What it looked like 1, 10 and 60 s later, a sentence each; none where nobody has looked."""
+    told = []
+    for look in incident.get("after", ()):
+        text = f"{look['at_s']:.0f} s later: {size(look['available_bytes'])} available"
+        back = [it for it in look["victims"] if it["restarted"]]
+        for it in back[:2]:
+            again = "again" if it["again"] else "so far"
+            text += f"; {it['comm']} was started again and holds {size(it['bytes'])} {again}"
+        told.append(text + ".")
+    return told
+
+
 def verdict(incident: dict[str, Any]) -> str:
     """Did it help, in one sentence."""
     return _helped(incident)[0]
@@ -171,6 +184,8 @@ class _Page:
             yield from self.item("", f"Ended: {self.it['outcome']}.", "")
         verdict, color = _helped(self.it)
         yield from self.item("", verdict, color)
+        for line in aftermath(self.it)[-1:]:
+            yield from self.item("", line, "")
 
     def advice(self) -> Iterator[str]:
         found = advise(self.it, most=99 if self.whole else 2)

@@ -102,6 +102,11 @@ def notified(text: str) -> Doc:
     return told(kind="hard", killed_by="none", victims=[], kills=[], timeline=[entry])
 
 
+def look(again: bool) -> dict[str, Any]:
+    victim = {"comm": "leak", "cgroup": LEAK, "restarted": True, "bytes": 400 * MIB if again else MIB, "again": again}
+    return {"at_s": 60.1, "available_bytes": 300 * MIB, "victims": [victim]}
+
+
 LEAKING, TIGHT = leaking(), at_its_limit()
 CASES: dict[str, tuple[Callable[[], Doc], Callable[[], Doc]]] = {  # rule: (speaks of this, is silent about that)
     "leak": (lambda: LEAKING, sudden),
@@ -120,6 +125,7 @@ CASES: dict[str, tuple[Callable[[], Doc], Callable[[], Doc]]] = {  # rule: (spea
     "page cache thrash": (lambda: refaults(40_000), lambda: refaults(500)),
     "tmpfs": (lambda: memory(Shmem=400), lambda: memory(Shmem=20)),
     "kernel memory": (lambda: memory(SUnreclaim=350, PageTables=20), lambda: memory(SUnreclaim=40, PageTables=20)),
+    "back again": (lambda: told(after=[look(again=True)]), lambda: told(after=[look(again=False)])),
     "no guard": (lambda: told(killed_by="kernel", policy="", guard=None), lambda: LEAKING),
     "the kernel was first": (lambda: told(killed_by="kernel", kind="kernel"), lambda: LEAKING),
     "nobody to take": (

@@ -150,3 +150,13 @@ def test_an_incident_with_next_to_nothing_in_it(incident: dict[str, Any]) -> Non
     incident |= {"complete": False, "killed_by": "none", "latency_ms": None, "gone_ms": None, "freed_bytes": None}
     page = text.half_page(incident)
     assert "This incident is not complete: it is still open." in page
+
+
+def test_what_it_looked_like_later(incident: dict[str, Any]) -> None:
+    victim = {"comm": "import", "cgroup": "/x", "restarted": True, "bytes": 400 << 20, "again": True}
+    looks = [
+        {"at_s": at_s, "available_bytes": 700 << 20, "victims": [victim][: at_s > 30]} for at_s in (1.0, 10.0, 60.2)
+    ]
+    page = text.half_page({**incident, "after": looks})
+    assert "60 s later: 700 MiB available; import was started again and holds 400 MiB again." in page
+    assert "1 s later" not in page

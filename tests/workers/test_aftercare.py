@@ -9,9 +9,7 @@ import pytest
 from oomguard.workers import aftercare
 
 STAT = "{pid} ({comm}) S 1 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 {ticks} 1 1 1\n"
-STATUS = (
-    "Name:\tx\nUid:\t0\t0\t0\t0\nRssAnon:\t{kib} kB\nRssFile:\t1 kB\nRssShmem:\t0 kB\nVmSwap:\t0 kB\nThreads:\t1\n"
-)
+STATUS = "Name:\tx\nUid:\t0\t0\t0\t0\nRssAnon:\t{kib} kB\nRssFile:\t1 kB\nRssShmem:\t0 kB\nVmSwap:\t0 kB\nThreads:\t1\n"
 WEB = "/system.slice/web.service"
 
 

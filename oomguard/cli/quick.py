@@ -8,6 +8,7 @@ What is asked for in any other way, or in vain, is left to the command proper, w
 import os
 import stat
 
+from .. import __version__
 from ..model import kept
 from . import become, origin, say
 
@@ -17,6 +18,9 @@ PROC, CGROUP = "/proc", "/sys/fs/cgroup"
 def answer(words: list[str]) -> bool:
     """False: nothing was done; the command proper has to."""
     match words:
+        case ["--version"]:
+            say.line(f"oomguard {__version__}")
+            return True
         case ["undo", *rest]:
             return _undo(_options(rest, ("--runtime-dir", "--proc", "--cgroup"), "--json"))
         case ["run", *rest]:

@@ -15,7 +15,7 @@ def test_version() -> None:
 def test_help_names_every_command_and_hides_the_inner_one() -> None:
     answer = oomguard("--help")
     assert answer.code == 0
-    for command in ("run", "check", "status", "incidents", "undo"):
+    for command in ("run", "check", "show", "explain", "import", "schema", "status", "incidents", "undo"):
         assert f"  {command} " in answer.out
     assert "compile" not in answer.out
     nothing_asked = oomguard()

@@ -105,7 +105,10 @@ def check_policy(directory: Path, *raws: bytes) -> str:
 
 def check_faults(faults: object, files: dict[str, bytes]) -> None:
     assert isinstance(faults, tuple | list)
+    shadow = any(fault.key == "daemon.shadow" for fault in faults)  # then there is one more file
     for fault in faults:
+        if shadow and fault.file not in files:
+            continue
         hold(isinstance(fault, Fault) and bool(fault.message), f"{fault!r} says nothing")
         hold(fault.file in files, f"{fault!r} is of no file of ours")
         hold(1 <= fault.line <= files[fault.file].count(b"\n") + 1, f"{fault!r} is on no line of the file")

@@ -440,4 +440,3 @@ def _match(table: schema.MatchTable) -> model.Match:
         table.older_than,
         table.younger_than,
     )
-

@@ -41,7 +41,7 @@ class Machine:
     def __init__(self, plan: Plan, processes: tuple[ProcessFacts, ...] = ()) -> None:
         self.court = Court(plan)
         self.plan = plan
-        self.processes = processes or (process(100, "hog", "/system.slice/hog.service", 500, score=900),)
+        self.processes = processes or (process(100, "hog", "/system.slice/hog.service", 500, score=900, swap=100),)
 
     def ends(
         self,

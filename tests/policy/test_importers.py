@@ -89,6 +89,12 @@ def test_earlyoom_takes_the_highest_score_but_for_what_is_told(tmp_path: Path, o
     assert machine.ends(available=4, swap_free=4) == f"KILL {victim}"
 
 
+def test_earlyoom_takes_groups_and_spares_root(tmp_path: Path) -> None:
+    (guard,) = plan(tmp_path, draft(tmp_path, "earlyoom", ("earlyoom", "-g --ignore-root-user"))).guards
+    assert guard.victim.take == "process_group"
+    assert [match.uid for match in guard.victim.never] == [(0, 0)]
+
+
 def test_earlyoom_as_debian_has_it(tmp_path: Path) -> None:
     found = draft(tmp_path, "earlyoom", ("earlyoom", f"# options\n{DEFAULT}# EARLYOOM_ARGS='-m 5'\n"))
     assert lost(found) == {}
@@ -101,9 +107,9 @@ def test_earlyoom_of_a_unit(tmp_path: Path) -> None:
 
 
 def test_earlyoom_tells_what_it_cannot_say(tmp_path: Path) -> None:
-    text = "EARLYOOM_ARGS=\"-g -N /bin/x --avoid '^a+$' --ignore ^12345678901234567$\"\n"
+    text = "EARLYOOM_ARGS=\"-N /bin/x --avoid '^a+$' --ignore ^12345678901234567$\"\n"
     found = draft(tmp_path, "earlyoom", ("earlyoom", text))
-    assert lost(found) == {"-g": 1, "-N": 1, "--avoid": 1}
+    assert lost(found) == {"-N": 1, "--avoid": 1}
     assert "12345678901234567 is left out" in str(found.differs[0])
 
 
@@ -174,10 +180,10 @@ def test_nohang_adjusts_by_name_path_and_cgroup(tmp_path: Path) -> None:
     found = draft(tmp_path, "nohang", ("nohang-desktop.conf", DESKTOP))
     rule = plan(tmp_path, found).guards[0].victim
     assert [match.comm for match in rule.prefer] == ["Web Content", "Privileged Cont"]
-    assert [match.comm or match.cgroup for match in rule.avoid] == [
-        *("dnf", "yum", "packagekitd", "gnome-shell", "Xorg", "/system.slice/**"),
+    assert [match.comm or match.cgroup or match.exe or match.uid for match in rule.avoid] == [
+        *("dnf", "yum", "packagekitd", "/usr/bin/gnome-shell", "/usr/lib/xorg/Xorg", "/system.slice/**", (0, 0)),
     ]
-    assert lost(found) == {"@BADNESS_ADJ_RE_UID": 19, "@SOFT_ACTION_RE_NAME": 20, "post_kill_exe": 21}
+    assert lost(found) == {"@SOFT_ACTION_RE_NAME": 20, "post_kill_exe": 21}
 
 
 def test_nohang_never_takes_what_is_far_below_any_score(tmp_path: Path) -> None:
@@ -259,7 +265,7 @@ def test_oomd_as_debian_has_it(tmp_path: Path) -> None:
     assert lost(found) == {}
     guards = plan(tmp_path, found).guards
     assert [guard.cgroup for guard in guards] == ["/user.slice", "/system.slice", "/system.slice"]
-    assert {guard.victim.take for guard in guards} == {"cgroup"}
+    assert [(guard.victim.by, guard.victim.take) for guard in guards] == [*[("memory", "unit")] * 2, ("swap", "unit")]
     assert {guard.cooldown_ns for guard in guards} == {15 * 10**9}
 
 
@@ -297,7 +303,9 @@ def test_oomd_ends_and_tells_how_it_chooses_otherwise(tmp_path: Path, action: st
     found = draft(tmp_path, "oomd", ("oomd.json", text))
     (guard,) = plan(tmp_path, found).guards
     assert guard.mode == "observe"
-    assert f"it: {action}" in [fault.key for fault in found.differs]
+    exact = {"kill_by_swap_usage": "swap", "kill_by_pressure": "pressure"}
+    assert guard.victim.by == exact.get(action, "memory")
+    assert (f"it: {action}" in [fault.key for fault in found.differs]) == (action not in exact)
     assert lost(found) == {"it: size_threshold": 1}
 
 
@@ -312,7 +320,7 @@ USERS = (
     "[Service]\nManagedOOMMemoryPressure=kill\nManagedOOMMemoryPressureLimit=50%\n",
 )
 MANAGED = ("user.slice", "[Slice]\nManagedOOMMemoryPressure=kill\n")
-INSIDE = (process(100, "hog", "/user.slice/user-1.slice/user@1.service/app.slice/hog.scope", 500),)
+INSIDE = (process(100, "hog", "/user.slice/user-1.slice/user@1.service/app.slice/hog.scope", 500, swap=200),)
 
 
 @pytest.mark.parametrize(

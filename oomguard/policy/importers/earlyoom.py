@@ -32,8 +32,6 @@ _LOST = {
     "-N": "no script is run for a kill",
     "-P": "no script is run before a kill",
     "--kernel-oom": "the kernel's killer is not called: the victim is chosen here",
-    "--ignore-root-user": "who is spared is told by name, unit or cgroup, not by user",
-    "-g": "process groups are not taken: a process, its subtree or its cgroup is",
 }
 
 
@@ -129,6 +127,11 @@ def _victim(draft: Draft, page: Page, line: int, options: dict[str, str]) -> dic
         draft.differ(
             page, line, "--sort-by-rss", "anonymous and shared memory and swap are weighed, not the resident set"
         )
+    if "-g" in options:
+        rule["take"] = "process_group"
+        draft.differ(page, line, "-g", "the leader of the group is spared where the others hold most")
+    if "--ignore-root-user" in options:
+        victim(rule, "never", {"uid": 0})
     for option, which in (("--ignore", "never"), ("--avoid", "avoid"), ("--prefer", "prefer")):
         if option in options:
             names(draft, page, line, rule, (option, which, options[option]))

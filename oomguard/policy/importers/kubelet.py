@@ -57,7 +57,7 @@ def read(pages: Sequence[Page]) -> Draft:
         if why and config.get(key):
             draft.lose(page, page.line_of(key), key, why)
     if "soft" in guard or "hard" in guard:
-        guard["victim"] = {"by": "memory", "take": "cgroup"}
+        guard["victim"] = {"by": "memory", "take": "unit"}
         draft.guards["kubelet"] = guard
         how = "the container that holds most is ended, whole; requests, priorities and pods are not known here"
         draft.differ(page, 1, "eviction", how)

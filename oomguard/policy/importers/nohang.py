@@ -203,8 +203,6 @@ def _victim(draft: Draft, page: Page, rules: list[tuple[int, str, str]]) -> dict
         except Wrong as wrong:
             draft.lose(page, line, name, wrong.message)
             continue
-        if name.endswith("REALPATH"):
-            draft.differ(page, line, name, "by the process's name, not by the path of its program")
         for match in found:
             victim(rule, which, match)
         weighed = weighed or (line if which != "never" else 0)
@@ -220,14 +218,14 @@ def _matches(kind: str, expression: str) -> list[dict[str, Any]]:
             return [{"comm": glob} for glob in patterns.comms(expression) if _fits(glob)]
         case "CGROUP_V1" | "CGROUP_V2":
             return [{"cgroup": glob} for glob in patterns.cgroups(expression)]
-        case "REALPATH":  # the name of the program, of which a process has 15 bytes
-            names = [
-                path.rpartition("/")[2].encode()[:COMM_BYTES].decode("utf-8", "ignore")
-                for path in patterns.exact(expression)
-            ]
-            return [{"comm": name} for name in names if name]
+        case "REALPATH":
+            return [{"exe": glob} for glob in patterns.cgroups(expression)]
+        case "UID":
+            return [{"uid": int(text)} for text in patterns.exact(expression) if text.isdecimal()]
         case _:
-            raise Wrong(f"{kind.lower()} is not among what a process is known by here: comm, unit and cgroup are")
+            raise Wrong(
+                f"{kind.lower()} is not among what a process is known by here: comm, exe, uid, unit and cgroup are"
+            )
 
 
 def _fits(glob: str) -> bool:

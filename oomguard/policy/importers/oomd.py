@@ -20,12 +20,14 @@ _COMMENT = re.compile(r'("(?:[^"\\\n]|\\.)*")|//[^\n]*|/\*.*?\*/', re.DOTALL)
 _DELAY = "15"  # its default post_action_delay, seconds
 _SILENT = frozenset({"dump_cgroup_overview", "dump_kill_info", "continue", "stop", "correlate"})
 _KILLS = {
-    "kill_by_memory_size_or_growth": "",
-    "kill_by_swap_usage": "the one that holds most, memory and swap, is ended, not the one most in swap",
-    "kill_by_pressure": "the one that holds most is ended, not the one under most pressure",
+    "kill_by_memory_size_or_growth": "the one that holds most is ended, however fast others grow",
+    "kill_by_swap_usage": "",
+    "kill_by_pressure": "",
     "kill_by_io_cost": "the one that holds most is ended: the cost of input and output is not known here",
     "kill_by_pg_scan": "the one that holds most is ended: pages scanned are not known here",
 }
+
+_BY = {"kill_by_swap_usage": "swap", "kill_by_pressure": "pressure"}
 
 
 @dataclass(slots=True)
@@ -275,15 +277,13 @@ def _guards(draft: Draft, rules: _Ruleset) -> None:
         guard["cooldown"] = units.shown_duration(
             int(_number({"post_action_delay": rules.delay}, "post_action_delay") * 10**9)
         )
-        guard["victim"] = {"by": "memory", "take": "cgroup"}
+        recursive = str(rules.args.get("recursive", "false")).lower() == "true"
+        guard["victim"] = {"by": _BY.get(rules.kill, "memory"), "take": "cgroup" if recursive else "unit"}
         draft.guards[name] = guard
 
 
 def _tell_kill(draft: Draft, rules: _Ruleset) -> None:
     if how := _KILLS[rules.kill]:
-        draft.differ(rules.page, rules.line, f"{rules.name}: {rules.kill}", how)
-    else:
-        how = "the one that holds most is ended, however fast others grow"
         draft.differ(rules.page, rules.line, f"{rules.name}: {rules.kill}", how)
     if any(not target.endswith("/*") and "*" in target for target in rules.targets) or len(rules.targets) > 1:
         how = "every unit below the guard's cgroup is a candidate; spare others by victim.never"

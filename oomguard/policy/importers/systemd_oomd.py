@@ -118,25 +118,22 @@ def _by_pressure(draft: Draft, unit: _Unit, oomd: _Unit) -> dict[str, Any]:
 def _by_swap(draft: Draft, unit: _Unit, oomd: _Unit) -> dict[str, Any]:
     used = Fraction((_share(oomd, "SwapUsedLimit") or _SWAP_USED).removesuffix("%"))
     page, line, _ = unit.said["ManagedOOMSwap"]
-    draft.differ(
-        page, line, "ManagedOOMSwap", "the one that holds most, memory and swap, is ended, not the one most in swap"
-    )
     if used >= 100:
         draft.differ(page, line, "SwapUsedLimit", "100% is never exceeded; here it is 99.9%")
         used = Fraction("99.9")
     left = f"{float(100 - used):.10g}%"
     if unit.name == "-.slice":  # there swap in use is the machine's, and none is in use where there is none
-        return _guard(draft, unit, {"available_below": left, "swap_above": f"{float(used):.10g}%"})
+        return _guard(draft, unit, {"available_below": left, "swap_above": f"{float(used):.10g}%"}, "swap")
     draft.differ(page, line, "ManagedOOMSwap", "without any swap systemd-oomd ends nobody, and this does")
-    return _guard(draft, unit, {"available_below": left, "swap_free_below": left})
+    return _guard(draft, unit, {"available_below": left, "swap_free_below": left}, "swap")
 
 
-def _guard(draft: Draft, unit: _Unit, clause: dict[str, Any]) -> dict[str, Any]:
+def _guard(draft: Draft, unit: _Unit, clause: dict[str, Any], by: str = "memory") -> dict[str, Any]:
     return {
         "cgroup": _cgroup(draft, unit),
         "cooldown": _COOLDOWN,
         "hard": {"when": [clause], "do": ["kill"]},
-        "victim": {"take": "cgroup"},
+        "victim": {"by": by, "take": "cgroup"},
     }
 
 

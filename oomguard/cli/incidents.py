@@ -87,6 +87,7 @@ def report(
     state_dir: StateDir = None,
     config: Config = files.DEFAULT,
     raw: Annotated[bool, typer.Option("--raw/--no-raw", help="With the kernel's files of that moment.")] = True,
+    json: Json = False,
 ) -> None:
     """Draw it: one HTML file that needs no network."""
     try:
@@ -102,7 +103,10 @@ def report(
     text = page.page(doc, _lies(directory, incident, doc) if raw else None)
     with open(path, "w", encoding="utf-8", opener=_private) as file:
         file.write(text)
-    say.line(str(path))
+    if json:
+        say.as_json({"file": str(path), "bytes": path.stat().st_size})
+    else:
+        say.line(str(path))
 
 
 @app.command()

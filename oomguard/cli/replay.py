@@ -1,4 +1,7 @@
-"""``oomguard incidents replay``: was that right, and what would another policy have done? Needs no daemon."""
+"""``oomguard incidents replay``: was that right, and what would another policy have done? Needs no daemon.
+
+The judge and the compiler are imported when they are asked: ``incidents list`` needs neither.
+"""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -6,13 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from .. import policy
-from ..model.policy import Guard
-from ..policy import PolicyError, files
+from ..policy import files
 from ..report import store
-from ..report.replay import CannotReplay, Fate, Replay, again, under
-from ..report.words import printable
 from . import incidents, say
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..model.policy import Guard
+    from ..report.replay import Fate, Replay
 
 Ids = Annotated[
     list[str] | None,
@@ -35,8 +39,10 @@ def replay(
     whole: Whole = False,
 ) -> None:
     """Judge incidents again: 0 every verdict is the same, 1 one is not (or nothing could be judged)."""
+    from ..report.replay import CannotReplay, again, under
+
     guards = None if other is None else _guards(other)
-    done: list[Replay] = []
+    done: list[Replay] = []  # a local annotation is not evaluated
     failed: dict[str, str] = {}
     for name, doc in _docs(incidents.where(state_dir, config), ids or []):
         try:
@@ -52,7 +58,10 @@ def replay(
     raise typer.Exit(say.FOUND if any(it.changed for it in done) or not done else say.FINE)
 
 
-def _guards(path: Path) -> tuple[Guard, ...]:
+def _guards(path: Path) -> "tuple[Guard, ...]":
+    from .. import policy
+    from ..policy import PolicyError
+
     try:
         return policy.load(files.find(path)).guards
     except PolicyError as error:
@@ -80,7 +89,7 @@ def _whole_directory(path: Path) -> Iterator[tuple[str, dict[str, Any] | None]]:
             yield found.parent.name, None
 
 
-def _summary(done: Sequence[Replay], failed: dict[str, str]) -> dict[str, Any]:
+def _summary(done: "Sequence[Replay]", failed: dict[str, str]) -> dict[str, Any]:
     return {
         "judged": len(done),
         "turns": sum(it.turns for it in done),
@@ -89,7 +98,7 @@ def _summary(done: Sequence[Replay], failed: dict[str, str]) -> dict[str, Any]:
     }
 
 
-def _print(done: Sequence[Replay], failed: dict[str, str], whole: bool) -> None:
+def _print(done: "Sequence[Replay]", failed: dict[str, str], whole: bool) -> None:
     for it in done:
         if it.changed or len(done) == 1 or whole:
             _print_one(it, whole or len(done) == 1)
@@ -104,12 +113,12 @@ def _print(done: Sequence[Replay], failed: dict[str, str], whole: bool) -> None:
         say.aside("there are no incidents")
 
 
-def _print_one(it: Replay, turns: bool) -> None:
+def _print_one(it: "Replay", turns: bool) -> None:
     say.line(f"{it.id}  {'CHANGED' if it.changed else 'the same'}: {_verdict(it)}")
     if it.part:
         say.line(f"  in part: {it.part}")
     lines = [
-        f"  {sign} {difference.at_ms / 1000:+.3f} s  {printable(text)}"
+        f"  {sign} {difference.at_ms / 1000:+.3f} s  {text}"
         for difference in it.differences
         for sign, texts in (("-", difference.was), ("+", difference.now))
         for text in texts
@@ -120,7 +129,7 @@ def _print_one(it: Replay, turns: bool) -> None:
         say.line(f"  ({len(lines) - _TURNS} more)")
 
 
-def _verdict(it: Replay) -> str:
+def _verdict(it: "Replay") -> str:
     if it.exact or it.was is None or it.now is None or it.changed:
         return _fate(it.was) if it.was == it.now else f"was {_fate(it.was)}, would be {_fate(it.now)}"
     moved = (it.now.at_ms - it.was.at_ms) / 1000
@@ -128,5 +137,5 @@ def _verdict(it: Replay) -> str:
     return f"{_fate(it.was)}, {when}"
 
 
-def _fate(fate: Fate | None) -> str:
+def _fate(fate: "Fate | None") -> str:
     return "nobody killed" if fate is None else f"{fate.what} killed at {fate.at_ms / 1000:+.3f} s"

@@ -913,9 +913,7 @@ class Senses:
     def _process(self, pid: int, path: str | None, into: list[ProcessFacts]) -> None:
         wants = self.wants
         try:
-            process = procfs.read_process(
-                self.proc_fd, pid, path, wants.scores, groups=wants.groups, exe=wants.exe
-            )
+            process = procfs.read_process(self.proc_fd, pid, path, wants.scores, groups=wants.groups, exe=wants.exe)
         except OSError as error:
             if error.errno not in (errno.EACCES, errno.EPERM):  # hidepid, another user's
                 self._broken(error)

@@ -21,6 +21,7 @@ SYSTEM_CALLS = {
     "sched_setscheduler", "prctl", "setrlimit", "prlimit64", "epoll_create1", "epoll_ctl", "epoll_wait", "eventfd2",
     "signalfd4", "timerfd_create", "inotify_init1", "inotify_add_watch", "openat", "pread64", "pwrite64", "fallocate",
     "fdatasync", "flock", "execve", "clone", "clone3", "wait4", "kill", "capset", "sendmsg", "socket", "getrandom",
+    "connect", "sendto", "recvfrom", "setsid", "setgroups", "setresuid", "setresgid",
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from ..model.verdict import (
     Reap,
     Reclaim,
     Release,
+    Run,
     Snapshot,
     UnitJob,
     Victim,
@@ -61,6 +62,7 @@ class Hands:
         self.proc_fd = procfs.open_proc(plan.daemon.proc)
         self.held: dict[int, Held] = {}
         self.yielded = False
+        self.runs_hooks = False
         self.aim(plan)
 
     def aim(self, plan: Plan) -> None:
@@ -81,7 +83,7 @@ class Hands:
             case Reap():
                 if action.target.guard not in self.observing:
                     self.orders.post(("reap", action.token))
-            case Lease() | Release() | Reclaim() | UnitJob():
+            case Lease() | Release() | Reclaim() | UnitJob() | Run():
                 return self._change(action)
             case Look():
                 self.senses.ask(action.target, action.depth)
@@ -93,7 +95,7 @@ class Hands:
                 assert_never(action)
         return None
 
-    def _change(self, action: Lease | Release | Reclaim | UnitJob) -> Outcome:
+    def _change(self, action: Lease | Release | Reclaim | UnitJob | Run) -> Outcome:
         """What changes something in the kernel, and nobody's life: the reaper does it."""
         match action:
             case Lease():
@@ -106,6 +108,9 @@ class Hands:
                 if not held:
                     self.orders.post(("reclaim", action.token, action.cgroup, action.inode, size, until_ns))
                 return self._done(action.token, "Reclaim", 0, held)
+            case Run():  # the record of the turn is the order
+                held = action.target.guard in self.observing
+                return self._done(action.token, "Run", 0 if held or self.runs_hooks else errno.ENOSYS, held)
             case UnitJob():
                 held = action.target.guard in self.observing
                 if not held:

@@ -13,6 +13,8 @@ from ..judge import decide as judge
 from ..linux import cgroup2, memlock, procfs, systemd
 from ..model import statuspage
 from ..model.facts import Result
+from ..model.policy import Plan, RunStep
+from ..workers.pool import Mailbox
 from . import rehearse
 from .act import Hands
 from .boot import Boot
@@ -37,6 +39,7 @@ class Arm:
         """OSError with the path: the status page cannot be made."""
         self.plan, self.plan_text, self.root, self.pool = boot.plan, boot.plan_text, boot.root, boot.pool
         self.orders, self.answers, self.journal = boot.orders, boot.answers, boot.journal
+        self.boot = boot
         self.recorder = Recorder(boot.ring, tuple(boot.bells.values()), boot.minutes)
         self.status = Status(f"{self.plan.daemon.runtime_dir}/{statuspage.NAME}", self.plan.version)
         self.status.undone = len(boot.undone)
@@ -71,7 +74,12 @@ class Arm:
         for worker in self.pool.workers.values():
             loop.mind(worker)
         senses.listen(self.answers.bell, 1, lambda _mask: self._answers(senses, book, hands))
+        if self.boot.hooked is not None:
+            self._hear_hooks(self.boot.hooked, senses, hands)
+        loop.hook_up = lambda plan: self._hook_up(plan, loop)
         for what, why in rehearse.syscalls(senses.proc_fd):
+            self.degraded(what, why)
+        for what, why in rehearse.measures(plan, self.root):
             self.degraded(what, why)
         rehearse.storm(plan)
         loop.watchdog_ns = _watchdog_ns()
@@ -83,11 +91,39 @@ class Arm:
         self.status.arm()
         return loop
 
+    def _hear_hooks(self, hooked: Mailbox, senses: Senses, hands: Hands) -> None:
+        def heard(_mask: int) -> None:
+            for token, what, number, took_ns, value in hooked.take()[0]:
+                senses.tell(Result(token, what, number, took_ns, value))
+
+        hands.runs_hooks = True
+        senses.listen(hooked.bell, 1, heard)
+
+    def _hook_up(self, plan: Plan, loop: Loop) -> None:
+        """A reload has brought new actions; the first hook takes a process of its own, and all is calm."""
+        for what, why in rehearse.measures(plan, self.root):
+            self.degraded(what, why)
+        if self.boot.hooked is not None or not any(isinstance(step, RunStep) for step in plan.steps()):
+            return
+        try:
+            hooked = self.boot.start_runner(plan)
+        except OSError as error:
+            self.degraded("runner", f"{error.strerror}: no hook is run")
+            return
+        self.recorder.bells = tuple(self.boot.bells.values())
+        self._hear_hooks(hooked, loop.senses, loop.hands)
+        loop.came(self.pool.workers["runner"])
+
     def _answers(self, senses: Senses, book: LeaseBook, hands: Hands) -> None:
         messages, lost = self.answers.take()
         for token, what, number, took_ns, value in messages:
             if what == "Lost":
                 lost = 1
+                continue
+            if what == "UnitJob" and not token:  # the rehearsal's
+                if number:
+                    why = f"systemd cannot be asked for jobs: {os.strerror(number)}: no unit is restarted or stopped"
+                    self.degraded("units", why)
                 continue
             senses.tell(Result(token, what, number, took_ns, value))
             if what in ("Lease", "Release"):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..linux import cgroup2, leases, libc, procfs
 from ..model.codec import from_plain
-from ..model.policy import Daemon, Plan, UnitStep
+from ..model.policy import Daemon, Plan, RunStep, UnitStep
 from ..model.ring import MINUTES_BYTES, Ring
 from ..workers.pool import Mailbox, Pool
 
@@ -113,6 +113,7 @@ class Boot:
         plan, daemon = self.plan, self.plan.daemon
         self.ring, self.minutes = Ring.create(daemon.ring_bytes), Ring.create(MINUTES_BYTES)
         self.orders, self.answers = Mailbox(), Mailbox()
+        self.hooked: Mailbox | None = None  # the answers of hooks, for a policy with any
         self.pool = Pool(daemon.worker_heap_bytes)
         self.bells = bells = {name: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for name in ("scribe", "herald")}
         pool, ring, minutes, root = self.pool, self.ring, self.minutes, self.root or daemon.cgroup
@@ -136,9 +137,25 @@ class Boot:
 
             herald.run(ring, bells["herald"], pool.alive, plan)
 
+        if any(isinstance(step, RunStep) for step in plan.steps()):
+            self.start_runner(plan)
         pool.add("reaper", self.orders.bell, (self.answers.bell, self.lock_fd, pool.pulse.right), reap, REAPER_HEAP)
         pool.add("scribe", bells["scribe"], (), write)
         pool.add("herald", bells["herald"], (), tell, NOT_LOCKED)
+
+    def start_runner(self, plan: Plan) -> Mailbox:
+        """The process for hooks, for a policy that has any."""
+        self.hooked = hooked = Mailbox()
+        bell = self.bells["runner"] = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        pool, ring = self.pool, self.ring
+
+        def hooks() -> None:
+            from ..workers import runner
+
+            runner.run(ring, bell, pool.alive, plan, hooked)
+
+        pool.add("runner", bell, (hooked.bell,), hooks, NOT_LOCKED)
+        return hooked
 
     def _dead_man(self) -> "DeadMan":
         from .deadman import DeadMan

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -46,6 +47,7 @@ class Loop:
         self.renewed = False  # the next turn is the first under a new plan
         self.reload = Reload(senses, self._swap, self._refuse)
         self.dead: list[Worker] = []
+        self.hook_up: Callable[[Plan], None] = lambda _plan: None
 
     def run(self) -> None:
         """Until SIGTERM or SIGINT."""
@@ -149,15 +151,19 @@ class Loop:
             self.dead.append(worker)
             self.status.degraded(worker.name, f"the {worker.name} ended and cannot be started: {error.strerror}")
             return
-        self.mind(worker)
-        memlock.populate()  # the fork has left our pages shared with it: the next write to each would fault
-        self.status.arm()  # what that took is no sign of anything
+        self.came(worker)
         self.hands.book.again()
         self.hands.again()
-        self.state = replace(self.state, ours=frozenset({os.getpid(), *self.pool.pids()}))
         self.status.mended(worker.name)
         self.recorder.plan(self.plan)  # it was forked with the plan of the boot
         self.recorder.say("WORKER_RESTARTED", f"the {worker.name} had ended and was started again", time.monotonic_ns())
+
+    def came(self, worker: Worker) -> None:
+        """It was forked from the armed core."""
+        self.mind(worker)
+        memlock.populate()  # the fork has left our pages shared with it: the next write to each would fault
+        self.status.arm()  # what that took is no sign of anything
+        self.state = replace(self.state, ours=frozenset({os.getpid(), *self.pool.pids()}))
 
     # -- reload --------------------------------------------------------------------------------------------------
 
@@ -176,6 +182,7 @@ class Loop:
         self.plan, self.renewed = plan, True
         if any(isinstance(step, UnitStep) for step in plan.steps()):
             self.hands.orders.post(("prepare", 0))
+        self.hook_up(plan)
         keep_plan(plan, text)
         self.recorder.plan(plan)
         self.status.mended("reload")

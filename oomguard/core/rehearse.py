@@ -24,7 +24,7 @@ from ..model.facts import (
     TargetSeen,
     VictimGone,
 )
-from ..model.policy import Plan
+from ..model.policy import Plan, ReclaimStep, RunStep
 from ..model.ring import Ring
 from ..model.verdict import Action, Nominate
 from .record import Recorder
@@ -66,6 +66,18 @@ def syscalls(proc_fd: int) -> list[tuple[str, str]]:
         if fd is not None:
             os.close(fd)
         os.waitpid(pid, 0)
+    return missing
+
+
+def measures(plan: Plan, root: str | None) -> list[tuple[str, str]]:
+    """What this policy's actions take besides, where it is missing. What systemd says is asked for by the reaper."""
+    missing: list[tuple[str, str]] = []
+    steps = plan.steps()
+    if any(isinstance(step, ReclaimStep) for step in steps) and not os.access(f"{root}/memory.reclaim", os.W_OK):
+        missing.append(("reclaim", "there is no memory.reclaim that we may write to (Linux 5.19)"))
+    for step in steps:
+        if isinstance(step, RunStep) and not os.access(step.argv[0], os.X_OK):
+            missing.append((f"hook {step.argv[0]}", "there is no such program: it is not run"))
     return missing
 
 

@@ -7,7 +7,7 @@ conditions, phase, what to do in that phase, when to look again. Nothing here kn
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
-from typing import Final, assert_never
+from typing import Final, Literal, assert_never
 
 from ..model.facts import CgroupFacts, Observation, Result, Survey, TargetId
 from ..model.policy import (
@@ -23,6 +23,7 @@ from ..model.policy import (
     NotifyStep,
     Plan,
     ReclaimStep,
+    RunStep,
     SetHighStep,
     SetMaxStep,
     SetOomScoreAdjStep,
@@ -50,6 +51,7 @@ from ..model.verdict import (
     Reap,
     Reclaim,
     Release,
+    Run,
     Score,
     Snapshot,
     UnitJob,
@@ -476,6 +478,9 @@ class _Desk:
                 if not state.asked and self.at >= state.missed_ns:
                     state = self._look(state, "heaviest")
                 break  # whom to freeze is told by the next turn
+            if isinstance(step, RunStep):
+                climb = self._run(guard, state, step, climb, why)
+                continue
             state, climb = self._step(guard, state, sight, step, climb, "" if quiet else why)
         return evolve(state, soft_climb=climb) if mark is guard.soft else evolve(state, hard_climb=climb)
 
@@ -513,8 +518,8 @@ class _Desk:
                 return self._freeze(guard, state, step, climb)
             case UnitStep():
                 return self._unit(guard, state, step, climb)
-            case WaitStep():
-                raise AssertionError("a wait is no action")
+            case WaitStep() | RunStep():
+                raise AssertionError("the list itself sees to these")
             case _:
                 assert_never(step)
         return state, escalate.done(climb)
@@ -1049,6 +1054,15 @@ class _Desk:
         self._lease(state.id, lease, 0)
         others = tuple(other for other in state.leases if other.token != token)
         return evolve(state, leases=(*others, lease)), escalate.done(climb, token)
+
+    def _run(
+        self, guard: Guard, state: TargetState, step: RunStep, climb: escalate.Climb, why: str
+    ) -> escalate.Climb:
+        token = self._new_token(state.id)
+        mark: Literal["soft", "hard"] = "soft" if state.phase == "armed" else "hard"
+        self.actions.append(Run(state.id, token, step.argv, step.user, step.deadline_ns, mark, why))
+        self._try(guard, state, f"{step.argv[0]} is run")
+        return escalate.done(climb, token)
 
     def _unit(
         self, guard: Guard, state: TargetState, step: UnitStep, climb: escalate.Climb

@@ -238,6 +238,15 @@ class UnitStep:
     verb: Literal["restart", "stop"]
 
 
+@dataclass(frozen=True, slots=True)
+class RunStep:
+    """Run a program, as this user ("": the one that may do nothing), for so long at most."""
+
+    argv: tuple[str, ...]
+    user: str
+    deadline_ns: int
+
+
 LimitStep = SetHighStep | SetMaxStep | SetSwapMaxStep
 Step = (
     SnapshotStep
@@ -252,6 +261,7 @@ Step = (
     | ReclaimStep
     | FreezeStep
     | UnitStep
+    | RunStep
 )
 
 

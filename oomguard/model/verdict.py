@@ -196,6 +196,19 @@ class UnitJob:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Run a hook. Its runner follows the ring: this record is the order."""
+
+    target: TargetId
+    token: int
+    argv: tuple[str, ...]
+    user: str
+    deadline_ns: int
+    watermark: Literal["soft", "hard"]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Mute:
     """Do not listen to the target's memory.events until then: cache explains them, or nothing can come of them."""
 
@@ -226,7 +239,20 @@ class Close:
 
 
 Action = (
-    Look | Snapshot | Notify | Nominate | Dismiss | Kill | Reap | Lease | Release | Reclaim | UnitJob | Mute | Close
+    Look
+    | Snapshot
+    | Notify
+    | Nominate
+    | Dismiss
+    | Kill
+    | Reap
+    | Lease
+    | Release
+    | Reclaim
+    | UnitJob
+    | Run
+    | Mute
+    | Close
 )
 
 

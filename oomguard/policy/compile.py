@@ -229,6 +229,7 @@ def _table_hint(way: Key) -> str:
         "kill": '"kill" alone, or { kill = { grace = "2s" } }',
         "wait": '{ wait = "2s" }',
         "reclaim": '{ reclaim = "64MiB" }, or { reclaim = { size = "64MiB", within = "2s" } }',
+        "run": '{ run = ["/usr/local/bin/drain", "--now"] }',
         "freeze": '{ freeze = { for = "5s" } }',
         "set_high": '{ set_high = { to = "90%", for = "30s" } }',
         "set_max": '{ set_max = { to = "90%", for = "30s" } }',
@@ -396,6 +397,8 @@ def _step(table: schema.StepTable) -> model.Step:
         return model.WaitStep(table.wait)
     if table.reclaim:
         return model.ReclaimStep(table.reclaim.size, table.reclaim.within)
+    if table.run:
+        return model.RunStep(tuple(table.run.argv), table.run.user, table.run.deadline)
     if table.restart_unit or table.stop_unit:
         return model.UnitStep("restart" if table.restart_unit else "stop")
     if table.freeze:

@@ -40,6 +40,7 @@ _DURATION: Schema = {
 }
 _GLOB: Schema = {"type": "string", "minLength": 1, "pattern": r"^[^\[\]{}]+$"}
 _CGROUP: Schema = {"type": "string", "pattern": r"^/[^\[\]{}]*$", "examples": ["/", "/system.slice/web-*.service"]}
+_ARGV: Schema = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 64}
 _PATH: Schema = {"type": "string", "pattern": "^/"}
 
 # What a validator of ``schema`` and ``units`` accepts, by its name. Ranges are left to ``check``.
@@ -74,6 +75,7 @@ FORMS: dict[str, Schema] = {
         ]
     },
     "_path": _PATH,
+    "_argument": {"type": "string"},
     "_file": {"type": "string", "minLength": 1},
 }
 
@@ -170,6 +172,7 @@ WORDS: dict[str, dict[str, str]] = {
         "wait": "So long has what stands before it to help; the list goes on while the watermark holds.",
         "reclaim": "Have the kernel take back so much of the guard's cgroup.",
         "freeze": "Stop the nominee's cgroup as a whole for a time.",
+        "run": "Run a program; it is told everything as JSON on its standard input.",
         "restart_unit": "Have systemd restart the unit of the guard's cgroup, or of the nominee.",
         "stop_unit": "Have systemd stop that unit.",
         "kill": "End the victim.",
@@ -184,6 +187,11 @@ WORDS: dict[str, dict[str, str]] = {
     "SetMaxTable": {"to": "Shares are of the limit.", "for": "It is put back after that."},
     "SetSwapMaxTable": {"to": "Shares are of memory.swap.max; 0: no more.", "for": "It is put back after that."},
     "ReclaimTable": {"size": "So much; shares are of the limit.", "within": "For so long at most."},
+    "RunTable": {
+        "argv": "The program by its absolute path, and its arguments. No shell.",
+        "user": "As whom it runs; by default as oomguard's own unprivileged user, or nobody.",
+        "deadline": "It is killed after that.",
+    },
     "FreezeTable": {"for": "It goes on after that."},
     "SetOomScoreAdjTable": {"to": "0 to 1000.", "for": "It is put back after that."},
     "VictimTable": {
@@ -307,4 +315,8 @@ def _bare_steps() -> list[str]:
     return [name for name in schema.StepTable.model_fields if not takes_options(name)]
 
 
-_SHORT: dict[str, Callable[[], Schema]] = {"_step": lambda: {"enum": _bare_steps()}, "_reclaim": lambda: _AMOUNT}
+_SHORT: dict[str, Callable[[], Schema]] = {
+    "_step": lambda: {"enum": _bare_steps()},
+    "_reclaim": lambda: _AMOUNT,
+    "_run": lambda: _ARGV,
+}

@@ -17,7 +17,7 @@ from .faults import Wrong, shown
 SECOND_NS = 10**9
 DAY_NS = 86400 * SECOND_NS
 
-LATER_STEPS = frozenset({"tell", "run"})
+LATER_STEPS = frozenset({"tell"})
 LATER_WORDS = LATER_STEPS
 MEASURES = ("memory", "oom_score", "growth", "swap", "pressure", "refaults", "oldest", "newest", "fair_share")
 MIXABLE = MEASURES[:-1]
@@ -429,6 +429,32 @@ class SetOomScoreAdjTable(Table):
     for_: LeaseField = Field(alias="for")
 
 
+def _argument(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise Wrong(f"{shown(value)} is not an argument", "each in quotes of its own")
+    return value
+
+
+def _run(value: object) -> object:
+    """run = ["/path", "argument"] is short for the table with that argv."""
+    if isinstance(value, str):
+        hint = f"run = [{', '.join(shown(part) for part in value.split())}]" if value.startswith("/") else ""
+        raise Wrong("a hook is a list: the program and its arguments; no shell is asked", hint)
+    return {"argv": value} if isinstance(value, list) else value
+
+
+class RunTable(Table):
+    argv: Annotated[list[Annotated[str, PlainValidator(_argument)]], Field(min_length=1, max_length=64)]
+    user: str = Field(default="", max_length=64)
+    deadline: WithinField = 10 * SECOND_NS
+
+    @model_validator(mode="after")
+    def _check(self) -> "RunTable":
+        if not self.argv[0].startswith("/"):
+            raise Wrong(f"{shown(self.argv[0])} is not an absolute path", "no PATH is searched: /usr/local/bin/...")
+        return self
+
+
 def _reclaim(value: object) -> object:
     """reclaim = "64MiB" is short for the table with that size."""
     return {"size": value} if isinstance(value, str | int) and not isinstance(value, bool) else value
@@ -443,6 +469,7 @@ class StepTable(Table):
     wait: WaitField = None
     reclaim: Annotated[ReclaimTable | None, BeforeValidator(_reclaim)] = None
     freeze: FreezeTable | None = None
+    run: Annotated[RunTable | None, BeforeValidator(_run)] = None
     restart_unit: Nothing | None = None
     stop_unit: Nothing | None = None
     kill: KillTable | None = None

@@ -131,7 +131,7 @@ _LIMITS: dict[type, str] = {
 }
 
 
-def step(step: model.Step) -> Value:
+def step(step: model.Step) -> Value:  # noqa: PLR0911 - one line a kind
     """One step of ``do``."""
     match step:
         case model.SnapshotStep():
@@ -147,6 +147,9 @@ def step(step: model.Step) -> Value:
         case model.ReclaimStep():
             within = units.shown_duration(step.within_ns)
             return {"reclaim": {"size": units.shown_amount(step.amount), "within": within}}
+        case model.RunStep():
+            said: dict[str, Value] = {"argv": list(step.argv), "deadline": units.shown_duration(step.deadline_ns)}
+            return {"run": said | ({"user": step.user} if step.user else {})}
         case model.UnitStep():
             return f"{step.verb}_unit"
         case model.FreezeStep():

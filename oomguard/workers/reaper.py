@@ -178,15 +178,15 @@ class Reaper:
                     number = self._write(leases.Entry(*rest[0]))
                 case "unit":
                     number = self._ask(token, *rest)
-                case "prepare":
-                    _call()
+                case "prepare":  # the very road of a job, to its end: what is loaded and answered now is so later
+                    number = self._ask(0, "look", "")
                 case "undo":
                     value = bool(leases.undo(leases.Entry(*rest[0]), self.cgroup, self.proc))
                 case _:
                     number = errno.ENOSYS
         except OSError as error:
             number = error.errno or errno.EIO
-        if what == "unit" and number:
+        if what in ("unit", "prepare") and number:
             self.answers.post((token, "UnitJob", number, time.monotonic_ns() - began, 0))
         if what in ("reap", "write", "undo"):
             name = {"reap": "Reap", "write": "Lease", "undo": "Release"}[what]
@@ -195,7 +195,10 @@ class Reaper:
     def _ask(self, token: int, verb: str, unit: str) -> int:
         """Ask systemd for a job. An errno; 0: it is asked, and ``_job`` hears the answer."""
         try:
-            call = _call()("RestartUnit" if verb == "restart" else "StopUnit", unit, "replace")
+            if verb == "look":
+                call = _call()("GetDefaultTarget")
+            else:
+                call = _call()("RestartUnit" if verb == "restart" else "StopUnit", unit, "replace")
         except OSError as error:
             return error.errno or errno.EIO
         self.jobs[call.fd] = (token, call, time.monotonic_ns())

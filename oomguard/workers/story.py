@@ -26,6 +26,7 @@ from ..model.verdict import (
     Ranking,
     Reclaim,
     Release,
+    Run,
     Snapshot,
     UnitJob,
     Victim,
@@ -195,6 +196,7 @@ class Story:
                     | Release(target=self.target)
                     | Reclaim(target=self.target)
                     | UnitJob(target=self.target)
+                    | Run(target=self.target)
                 ):
                     self._change(action, outcomes, seen.at_ns)
                 case Notify(target=self.target) if action.message not in _TOLD_OTHERWISE:
@@ -363,7 +365,7 @@ class Story:
         reached.add("killed")
         self._gone(seen, reached)  # the death that the dead man has caused may have been told together with it
 
-    def _change(self, action: Lease | Release | Reclaim | UnitJob, outcomes: list[Outcome], at_ns: int) -> None:
+    def _change(self, action: Lease | Release | Reclaim | UnitJob | Run, outcomes: list[Outcome], at_ns: int) -> None:
         match action:
             case Lease():
                 self._lease(action, at_ns, _take(outcomes, "Lease", action.token))
@@ -371,6 +373,8 @@ class Story:
                 self._tell(at_ns, "release", f"{self._leases.pop(action.token)} put back")
             case Reclaim() if len(self._measures) < _KILLS_MAX:
                 self._measures[action.token] = f"reclaimed from {action.cgroup}"
+            case Run() if len(self._measures) < _KILLS_MAX:
+                self._measures[action.token] = f"{action.argv[0]} has ended"
             case UnitJob() if len(self._measures) < _KILLS_MAX:
                 self._measures[action.token] = f"systemd has taken the order to {action.verb} {action.unit}"
             case _:

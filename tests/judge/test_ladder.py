@@ -26,6 +26,7 @@ from oomguard.model.policy import (
     NominateStep,
     NotifyStep,
     ReclaimStep,
+    RunStep,
     SetMaxStep,
     SetSwapMaxStep,
     SnapshotStep,
@@ -34,7 +35,7 @@ from oomguard.model.policy import (
     VictimRule,
     WaitStep,
 )
-from oomguard.model.verdict import Lease, Notify, Reclaim
+from oomguard.model.verdict import Lease, Notify, Reclaim, Run
 
 from .world import (
     MIB,
@@ -485,3 +486,35 @@ def test_an_observer_restarts_nothing() -> None:
     it.sees(1010, surveys=leak())
     it.sees(1100, host=meminfo(40))
     assert measures(it) == ["would have been done: web.service is restarted"]
+
+
+# -- hooks ---------------------------------------------------------------------------------------------------------
+
+DRAIN = RunStep(("/usr/local/bin/drain", "--now"), "web", 10 * SECOND)
+
+
+def test_a_hook_has_its_time_and_then_the_victim_is_taken() -> None:
+    it = court(DRAIN, wait(5000), KillStep())
+    it.sees(1000, host=meminfo(100))
+    it.sees(1010, surveys=leak())
+    assert done(it.sees(1100, host=meminfo(40))) == ["run 2: /usr/local/bin/drain --now"]
+    (run,) = [a for a in it.said if isinstance(a, Run)]
+    assert (run.user, run.watermark, run.deadline_ns) == ("web", "hard", 10 * SECOND)
+    assert run.why == "available 40.0 MiB below 50.0 MiB (5 % of 1000.0 MiB)"
+    assert done(it.sees(3000, host=meminfo(40), results=(Result(2, "Run", 0),))) == [], "it may help still"
+    it.sees(6100, host=meminfo(40))
+    assert done(it.sees(6110, surveys=leak())) == ["KILL 1", "reap 1"]
+
+
+def test_a_hook_that_failed_is_not_waited_for() -> None:
+    it = court(DRAIN, wait(5000), KillStep())
+    it.sees(1000, host=meminfo(100))
+    it.sees(1010, surveys=leak())
+    it.sees(1100, host=meminfo(40))
+    assert done(it.sees(1200, host=meminfo(40), results=(Result(2, "Run", 10, 0, 3),))) == ["KILL 1", "reap 1"]
+
+
+def test_a_hook_of_soft_is_told_that_it_is_soft() -> None:
+    it = court(KillStep(), soft=(*SOFT_STEPS, DRAIN))
+    it.sees(1000, host=meminfo(100))
+    assert [a.watermark for a in it.said if isinstance(a, Run)] == ["soft"]

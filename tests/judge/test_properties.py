@@ -33,9 +33,9 @@ from oomguard.model.policy import (
     Guard,
     KillStep,
     Match,
-    NotifyStep,
     Plan,
     ReclaimStep,
+    RunStep,
     SetHighStep,
     SetOomScoreAdjStep,
     StallAbove,
@@ -245,13 +245,14 @@ SOFT = (*SOFT_STEPS, SetOomScoreAdjStep(1000, 2 * SECOND), SetHighStep(share(90)
 
 
 RECLAIM, FREEZE = ReclaimStep(Amount(bytes=64 * MIB), SECOND), FreezeStep(2 * SECOND)
+RUN = RunStep(("/bin/true",), "", SECOND)
 MORE = (*SOFT, RECLAIM, WaitStep(400 * MS), FREEZE)
 
 
 def lists(kill: Step) -> st.SearchStrategy[tuple[Step, ...]]:
     """What hard does: mostly the kill alone, or after something milder; now and then nobody is killed."""
     wait = WaitStep(400 * MS)
-    short, long = (RECLAIM, wait), (RECLAIM, FREEZE, UnitStep("restart"), wait, NotifyStep(), wait)
+    short, long = (RECLAIM, wait), (RECLAIM, FREEZE, UnitStep("restart"), wait, RUN, wait)
     return st.sampled_from([(kill,), (kill,), (*short, kill), (*long, kill), (*long, FREEZE, kill), (*short, FREEZE)])
 
 
@@ -313,7 +314,7 @@ def happenings(draw: st.DrawFn) -> dict[str, object]:
         "found": [*draw(st.lists(processes, max_size=5, unique_by=lambda one: one.pid)), *draw(st.sampled_from(HOGS))],
         "gone": draw(st.sampled_from(["", "pursued", "", "nominee", "nonsense"])),
         "errno": draw(st.sampled_from([0, 0, 0, ESRCH, EPERM])),
-        "what": draw(st.sampled_from(["Kill", "Nominate", "Lease", "Release", "Reclaim", "UnitJob"])),
+        "what": draw(st.sampled_from(["Kill", "Nominate", "Lease", "Release", "Reclaim", "UnitJob", "Run"])),
         "kernel": draw(st.sampled_from([*[None] * 18, "/", WEB])),
         "events": draw(st.booleans()),
     }

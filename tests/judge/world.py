@@ -63,6 +63,7 @@ from oomguard.model.verdict import (
     Reap,
     Reclaim,
     Release,
+    Run,
     Snapshot,
     UnitJob,
 )
@@ -267,6 +268,8 @@ def brief(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one line a k
             return f"release {action.token}"
         case Reclaim():
             return f"reclaim {action.token}: {action.bytes // MIB} MiB of {action.cgroup}"
+        case Run():
+            return f"run {action.token}: {' '.join(action.argv)}"
         case UnitJob():
             return f"{action.verb} {action.token}: {action.unit}"
         case Mute():

@@ -119,6 +119,35 @@ def test_a_good_policy_is_taken_over(world: World, daemon: Start) -> None:
     assert guarding.end() == 0
 
 
+def test_a_hook_has_a_process_of_its_own_from_the_reload_that_brings_it(world: World, daemon: Start) -> None:
+    guarding = daemon(world, policy(OBSERVE, world))
+    guarding.hear("READY=1")
+    assert "runner" not in guarding.workers(), "who has no hook has no such process"
+    told = world.root / "told"
+    told.touch()
+    told.chmod(0o666)
+    for above in (world.root, *world.root.parents):
+        if str(above).startswith("/tmp/"):
+            above.chmod(0o755)
+    hooked = HOST.replace('"notify", "kill"]', f'"notify", {{ run = ["/usr/bin/tee", "{told}"] }}]')
+    assert hooked != HOST
+    (world.root / "policy.toml").write_text(policy(hooked, world))
+    guarding.process.send_signal(signal.SIGHUP)
+    guarding.hear("RELOADING=1")
+    guarding.hear("READY=1")
+    until(lambda: "runner" in guarding.workers())
+    world.available(50)
+    until(lambda: told.read_text().endswith("}"))
+    assert json.loads(told.read_text())["watermark"] == "hard"
+    world.available(900)
+    guarding.phase("calm")
+    assert guarding.end() == 0
+    again = daemon(world, policy(hooked, world))
+    again.hear("READY=1")
+    assert "runner" in again.workers()
+    assert again.end() == 0
+
+
 def test_a_wrong_policy_is_refused_and_the_old_one_stays(world: World, daemon: Start, hog: Hog) -> None:
     guarding = daemon(world, policy(HOST, world))
     guarding.hear("READY=1")

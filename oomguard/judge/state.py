@@ -145,6 +145,7 @@ class State:
     counters: Counters = Counters()
 
 
+_HOME = __name__.rpartition(".")[0]
 _Known = TypeVar("_Known", TargetState, State, Counters)
 _PARTS = {kind: tuple(part.name for part in fields(kind)) for kind in (TargetState, State, Counters)}
 _TAKE = {kind: attrgetter(*names) for kind, names in _PARTS.items()}
@@ -186,13 +187,14 @@ def seed(plan: Plan, before: State, actions: tuple[Action, ...], renewed: bool =
         plan.daemon.budget,
         before.spent,
         before.shadows,
+        tuple((target, number, at_ns) for target, (number, at_ns) in before.struck.items()),
     )
 
 
 def _told(value: Any) -> Any:
     """In values of the model alone, which is what the recorder's code knows."""
-    if isinstance(value, Held | Pursuit | Climb | Hold | Verdict):
-        return tuple(getattr(value, part.name) for part in fields(value))
     if isinstance(value, tuple):
         return tuple(_told(item) for item in value)
+    if type(value).__module__.startswith(_HOME):
+        return tuple(_told(getattr(value, part.name)) for part in fields(value))
     return tuple(value) if isinstance(value, frozenset) else value

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from .facts import Compressed, MemInfo, Observation, Pressure, Refaults
+from .facts import Compressed, MemInfo, Observation, Pressure, Refaults, TargetId
 from .policy import Budget, Guard
 from .verdict import Action, Outcome
 
@@ -33,6 +33,7 @@ class Seed:
     budget: Budget | None = None  # the host's
     spent: tuple[int, ...] = ()  # kills that count for it
     shadows: int = 0
+    struck: tuple[tuple[TargetId, int, int], ...] = ()  # target, incident, when
 
 
 @dataclass(frozen=True, slots=True)

@@ -209,6 +209,7 @@ def _grown(seed: Seed) -> State:
         stuck=tuple(Ban(*(*ban, FOREVER, FOREVER)[:4]) for ban in seed.stuck),
         spent=seed.spent,
         shadows=seed.shadows,
+        struck=MappingProxyType({target: (number, at_ns) for target, number, at_ns in seed.struck}),
         host=seed.host,
         pressure=seed.pressure,
         refaults=seed.refaults,

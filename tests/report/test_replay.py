@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
+from oomguard.judge.state import State
 from oomguard.model.facts import TargetId
+from oomguard.model.incident import Seed
 from oomguard.model.policy import Budget, Match, VictimRule
 from oomguard.report import replay
 from tests.incidents.recorded import Recorded
@@ -63,6 +65,12 @@ def test_the_same_policy_rules_the_same(name: str) -> None:
         told = replay.again(world.incident(target))
         assert told.differences == []
         assert told.turns > 1
+
+
+def test_what_the_judge_remembers_is_in_the_seed() -> None:
+    """What is new in the judge's memory must be told as well, or it cannot be judged again."""
+    left_out = {"past", "counters"}  # kills of cgroups that are gone; numbers for the status
+    assert {part.name for part in fields(State)} - {part.name for part in fields(Seed)} == left_out
 
 
 def test_a_verdict_that_was_not_ours_is_found() -> None:

@@ -162,8 +162,12 @@ def _wide(guard: model.Guard, matches: Matches) -> _Doubts:
 
 def _spares(match: model.Match, comm: str, path: str, matches: Matches) -> bool:
     """Whether the match describes them by what is known of them here: name, unit and cgroup."""
-    others = [key for key in spoken.match(match) if key not in ("comm", "unit", "cgroup")]
-    if others or (match.comm is not None and not matches(match.comm.replace("*", "**"), comm)):
+    others = [key for key in spoken.match(match) if key not in ("comm", "unit", "cgroup", "uid")]
+    if (
+        others
+        or (match.uid is not None and match.uid[0] > 0)
+        or (match.comm is not None and not matches(match.comm.replace("*", "**"), comm))
+    ):
         return False
     if match.unit is not None and not matches(match.unit, path.rpartition("/")[2]):
         return False

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from oomguard.judge.glob import matches
-from oomguard.judge.rank import spare
+from oomguard.judge.match import describes
+from oomguard.model.facts import ProcessFacts
 from oomguard.model.policy import Match
 from oomguard.policy import hidden
 
@@ -72,10 +73,11 @@ PATTERNS = st.text(st.sampled_from("ab*?/"), min_size=1, max_size=5).filter(lamb
 
 @given(PATTERNS, PATTERNS, st.text("ab/", max_size=6))
 def test_what_is_called_hidden_is(wide: str, narrow: str, name: str) -> None:
-    for one, other, args in (
-        (Match(comm=wide), Match(comm=narrow), (name, "/")),
-        (Match(unit=wide), Match(unit=narrow), (None, f"/{name}.service")),
-        (Match(cgroup=f"/{wide}"), Match(cgroup=f"/{narrow}"), (None, f"/{name}")),
+    for one, other, comm, cgroup in (
+        (Match(comm=wide), Match(comm=narrow), name, "/"),
+        (Match(unit=wide), Match(unit=narrow), "x", f"/{name}.service"),
+        (Match(cgroup=f"/{wide}"), Match(cgroup=f"/{narrow}"), "x", f"/{name}"),
     ):
-        if hidden.covers(one, other, matches) and spare(other, *args):
-            assert spare(one, *args), (one, other, args)
+        process = ProcessFacts(7, 7, 1, comm, cgroup, 0, "S", 0, 0, 0)
+        if hidden.covers(one, other, matches) and describes(other, cgroup, process):
+            assert describes(one, cgroup, process), (one, other, process)

@@ -1,11 +1,14 @@
 """``oomguard status``: what the running daemon says about itself, read from its page."""
 
+import time
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from ..model.statuspage import GuardLine, StatusPage
 from ..policy import files
+from ..report import store
 from . import live, say
 from .run import Config
 
@@ -21,10 +24,37 @@ def status(runtime_dir: live.Runtime = None, config: Config = files.DEFAULT, jso
             say.as_json({"pid": None, "error": str(error)})
         say.fail(say.FOUND, str(error))
     held = live.held(page.numbers.pid)
+    lately = _lately(Path(files.state_dir(config)))
     if json:
-        say.as_json(report(page, held))
+        say.as_json({**report(page, held), "lately": lately})
     else:
         _print(page, held)
+        _print_lately(lately)
+
+
+def _lately(state_dir: Path) -> dict[str, object] | None:
+    """What the incidents of the last day say of us; None: they may not be read."""
+    since = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time.time() - 86400))
+    try:
+        verdicts = store.lately(state_dir, since)
+    except OSError:
+        return None
+    return {
+        "helped": sum(verdict["helped"] is True for verdict in verdicts),
+        "did_not_help": sum(verdict["helped"] is False for verdict in verdicts),
+        "kernel_killed": sum(verdict["kernel_killed"] for verdict in verdicts),
+        "unable": sum(verdict["unable"] is not None for verdict in verdicts),
+        "last": verdicts[0] if verdicts else None,
+    }
+
+
+def _print_lately(lately: dict[str, object] | None) -> None:
+    last = lately["last"] if lately is not None else None
+    if lately is None or not isinstance(last, dict):
+        return
+    words = ("helped", "did_not_help", "kernel_killed", "unable")
+    told = ", ".join(f"{lately[word]} {word.replace('_', ' ')}" for word in words if lately[word])
+    say.line(f"lately    {told + '; ' if told else ''}last: {say.printable(last['text'])} ({last['id']})")
 
 
 def report(page: StatusPage, held: live.Held | None) -> dict[str, object]:

@@ -144,6 +144,22 @@ def too_many(
     return going
 
 
+def lately(state_dir: Path, since: str, most: int = 20) -> list[dict[str, Any]]:
+    """The verdicts on ourselves of incidents since then (as in their names: 20260131T031204Z), newest first.
+
+    What cannot be read, or is of schema 1, has none. No more than the ``most`` newest are looked at. OSError.
+    """
+    found = []
+    for name in sorted((name for name in _names(state_dir) if name >= since), reverse=True)[:most]:
+        try:
+            doc = _parse(state_dir / "incidents" / name / "incident.json", whole=False)
+        except (OSError, Damaged):
+            continue
+        if doc.get("verdict") is not None:
+            found.append({"id": name, **doc["verdict"]})
+    return found
+
+
 def _names(state_dir: Path) -> Iterator[str]:
     try:
         with os.scandir(state_dir / "incidents") as entries:

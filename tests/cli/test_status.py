@@ -14,6 +14,10 @@ from oomguard.model import statuspage
 
 from .command import oomguard
 
+RECORDED = Path(__file__).parents[1].joinpath(
+    "report/incidents/schema-2/incidents/20260131T031204Z-host-072511/incident.json"
+)
+
 
 @pytest.fixture
 def core() -> Iterator[subprocess.Popen[bytes]]:
@@ -56,6 +60,7 @@ def test_for_programs(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
     assert answer.code == 0
     seen: dict[str, Any] = answer.json
     memory = seen.pop("memory")
+    assert set(seen.pop("lately") or {"last"}) >= {"last"}
     assert seen == {
         "pid": core.pid,
         "version": "9.9.9",
@@ -96,6 +101,24 @@ def test_for_people(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
     assert "since     2 snapshots, 3 kills, 4 by the kernel\n" in answer.out
     assert "web     armed  enforce  7        200 MiB   256 MiB   /system.slice/web-*.service\n" in answer.out
     assert "degraded: swap_above: no swap\n" in answer.out
+
+
+def test_the_verdicts_of_the_last_day(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
+    """Did we help? An incident says so; yesterday's is history, and a damaged one says nothing."""
+    publish(tmp_path, core.pid)
+    config = tmp_path / "oomguard.toml"
+    config.write_text(f'[daemon]\nstate_dir = "{tmp_path}"\n[policy.host]\ncgroup = "/"\n')
+    for hours, content in ((1, RECORDED.read_bytes()), (2, b"{"), (30, RECORDED.read_bytes())):
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(time.time() - hours * 3600))
+        directory = tmp_path / "incidents" / f"{stamp}-host-072511"
+        directory.mkdir(parents=True)
+        (directory / "incident.json").write_bytes(content)
+    arguments = ("status", "--runtime-dir", tmp_path, "--config", config)
+    lately = oomguard(*arguments, "--json").json["lately"]
+    last = lately.pop("last")
+    assert lately == {"helped": 0, "did_not_help": 1, "kernel_killed": 0, "unable": 0}
+    assert (last["again"], last["text"]) == (True, "it helped until import came back and took as much again")
+    assert f"lately    1 did not help; last: {last['text']} ({last['id']})\n" in oomguard(*arguments).out
 
 
 def test_workers_count_too(tmp_path: Path) -> None:

@@ -829,6 +829,25 @@ def test_a_disk_that_is_full_first_and_has_room_later(core: Core, tmp_path: Path
         subprocess.run(["umount", "-l", core.state_dir], check=True)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a file system of its own")
+def test_a_read_only_disk(core: Core, tmp_path: Path) -> None:
+    """It follows the core to the end, and what is lost is said once."""
+    core.state_dir = tmp_path / "state"
+    core.state_dir.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "ro,size=64m", "none", core.state_dir]
+    done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
+    if done.returncode:
+        pytest.skip(f"no mount here: {done.stderr.decode()}")
+    try:
+        core.start()
+        engage(core, victim())
+        said = core.end()
+        assert said.count("incident.json not written") == 1
+        assert "Read-only file system" in said
+    finally:
+        subprocess.run(["umount", "-l", core.state_dir], check=True)
+
+
 def test_a_directory_that_vanishes(core: Core) -> None:
     core.start()
     core.turn(Snapshot(HOST, "soft", 1, "low"), Nominate(HOST, victim(), ranking()), host=machine(90))

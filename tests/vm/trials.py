@@ -170,7 +170,7 @@ def cut_power(vm: Machine, plan: CutPlan) -> CutResult:
         vm.cut()
         vm.boot_again()
         started = time.monotonic()
-        back = vm.wait_for(f"systemctl is-active -q {UNIT}", 180)
+        back = vm.wait_for(f"systemctl is-active -q {UNIT}", 300)
         back_after = round(time.monotonic() - started, 1) if back else None
         vm.wait_for(f"! ls {INCIDENTS}/*/ring.jsonl", 60)
         listed = json.loads(vm.check("oomguard incidents list --json", timeout=120))
@@ -187,7 +187,7 @@ def cut_power(vm: Machine, plan: CutPlan) -> CutResult:
             tuple(len(doc["ring"]) for doc in shown),
             tuple(faults),
             tuple(path for path in before if before[path] != after.get(path)),
-            vm.run(f"journalctl -q -b -u {UNIT} -o cat | grep -i 'scribe\\|incident' | tail -20").out,
+            vm.run(f"systemctl show -P SubState {UNIT}; journalctl -q -b -u {UNIT} -o cat | tail -20").out,
         )
 
 

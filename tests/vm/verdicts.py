@@ -103,7 +103,7 @@ def faults_of_the_cut(result: CutResult) -> tuple[str, ...]:
     whole = [entry for entry in result.listed if entry["complete"] or entry["ended"]]
     return told(
         (not result.engaged, "no incident had begun: this trial showed nothing"),
-        (result.back_after_s is None, f"the daemon did not come back after the boot: {result.said or 'it says nothing'}"),
+        (result.back_after_s is None, f"the daemon did not come back after the boot: {result.said}"),
         (any(entry["damaged"] for entry in result.listed), f"damaged: {result.listed}"),
         (len(whole) != len(result.listed), "an incident is neither whole nor does it say that it is not"),
         (not result.listed and result.plan.after_s >= 3, "nothing is known of the engagement"),

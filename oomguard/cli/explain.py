@@ -161,19 +161,19 @@ def _way_up(path: str) -> Iterator[str]:
 
 def _covering(plan: Plan, path: str) -> list[tuple[Guard, str]]:
     """Guards with the cgroup that each of them watches around this one; the innermost first, as they are judged."""
-    from ..judge.glob import matches
+    from ..judge.select import selects
 
     found = []
     for target in _way_up(path):
         for guard in plan.guards:
-            if guard.cgroup == target or (guard.cgroup != "/" != target and matches(guard.cgroup, target)):
+            if guard.cgroup == target or (guard.cgroup != "/" != target and selects(guard.cgroup, target)):
                 found.append((guard, target))
     return found
 
 
 def _guarded_below(plan: Plan, machine: "Machine", path: str) -> list[tuple[str, str]]:
     """(policy, cgroup) of what is guarded inside of it."""
-    from ..judge.glob import matches
+    from ..judge.select import selects
 
     below = machine.below(path)
     return [
@@ -181,7 +181,7 @@ def _guarded_below(plan: Plan, machine: "Machine", path: str) -> list[tuple[str,
         for guard in plan.guards
         if guard.cgroup != "/"
         for name in below
-        if matches(guard.cgroup, name)
+        if selects(guard.cgroup, name)
     ]
 
 

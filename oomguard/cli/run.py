@@ -90,9 +90,9 @@ def compile_(
 
 def doubts(plan: Plan) -> list[Fault]:
     """What is dangerous, or can never happen on this machine."""
-    from ..judge.glob import matches
+    from ..judge.select import fits
 
-    return policy.warnings(plan, matches)
+    return policy.warnings(plan, fits)
 
 
 def _absolute(path: Path) -> Path:

@@ -14,10 +14,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from ..judge import pace
-from ..judge.glob import is_inside, matches
+from ..judge.glob import is_inside
 from ..judge.match import unit_path
 from ..judge.measure import Wants, wants
 from ..judge.rank import WEIGHT, is_corridor
+from ..judge.select import globs, selects
 from ..judge.state import State, TargetState
 from ..linux import events, libc, procfs, psi
 from ..linux.cgroup2 import Cgroup, owner, walk
@@ -435,7 +436,7 @@ class Senses:
         self._ask_of_the_machine()
         for path, watch in self.watches.items():
             watch.aim(self._guards(path))
-        patterns = tuple(sorted({guard.cgroup for guard in plan.guards if guard.cgroup != "/"}))
+        patterns = tuple(sorted({glob for guard in plan.guards if guard.cgroup != "/" for glob in globs(guard.cgroup)}))
         if self.forest is not None:
             self.ignore(self.forest.fileno())
             self.forest.close()
@@ -518,7 +519,7 @@ class Senses:
             return True  # broken is not gone
 
     def _guards(self, path: str) -> tuple[Guard, ...]:
-        return tuple(guard for guard in self.plan.guards if guard.cgroup != "/" and matches(guard.cgroup, path))
+        return tuple(guard for guard in self.plan.guards if guard.cgroup != "/" and selects(guard.cgroup, path))
 
     def _watch_limits(self, path: str) -> None:
         """Be told when a limit on the way up is written. systemd makes a service's cgroup first and limits it then."""
@@ -578,7 +579,8 @@ class Senses:
             self.appeared.append(TargetSeen(target, facts))
             for condition in _conditions(guard):
                 if isinstance(condition, StallAbove):
-                    above = pressure_above(self.root or "", guard.cgroup, self.proc)
+                    patterns = globs(guard.cgroup)
+                    above = pressure_above(self.root or "", patterns[0] if len(patterns) == 1 else "/*", self.proc)
                     self.triggers.come(Target(target, condition, watch.group.where("memory.pressure")), above)
         self._listen_events(watch)
         return True

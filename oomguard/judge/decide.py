@@ -1251,7 +1251,8 @@ def _who(victim: Victim) -> str:
     if victim.take == "cgroup" or not victim.processes:
         return f"{victim.cgroup} ({victim.count} processes)"
     root = victim.processes[0]
-    more = f" and {victim.count - 1} below it" if victim.count > 1 else ""
+    where = "below it" if victim.take == "subtree" else f"of its {victim.take.replace('_', ' ')}"
+    more = f" and {victim.count - 1} {where}" if victim.count > 1 else ""
     return f"{root.comm}[{root.pid}]{more}"
 
 

@@ -346,6 +346,11 @@ class Cgroup:
         """A limit of its own, bytes; None: "max". Gone and absent limit nothing and are None too: ask ``alive``."""
         return files.number(self._once(name))
 
+    def protection(self, name: str) -> int:
+        """memory.min or memory.low of its own, bytes: "max" is more than there is, absent and gone are nothing."""
+        data = self._once(name)
+        return 1 << 62 if data == b"max\n" else files.number(data) or 0
+
     def high(self) -> int | None:
         """memory.high, bytes; as ``limit``."""
         return files.number(self._once("memory.high"))
@@ -457,8 +462,8 @@ class Cgroup:
             facts,
             high_bytes=self.high(),
             oom_group=self.oom_group(),
-            min_bytes=self.limit("memory.min") or 0,
-            low_bytes=self.limit("memory.low") or 0,
+            min_bytes=self.protection("memory.min"),
+            low_bytes=self.protection("memory.low"),
             preference=self.preference(guard_uid),
         )
 

@@ -328,7 +328,7 @@ class Guard:
     """One ``[policy.NAME]`` table."""
 
     name: str
-    cgroup: str  # a glob over cgroup paths; "/" is the machine
+    cgroup: str  # a glob over cgroup paths, or another selector (``judge.select``); "/" is the machine
     mode: Mode = "enforce"
     soft: Watermark | None = None
     hard: Watermark | None = None

@@ -264,7 +264,7 @@ def _guard(merged: _Merged, numbers: Iterator[int], faults: list[Fault]) -> mode
     home = merged.fault((), "")
     guard = model.Guard(
         name=str(merged.key[-1]),
-        cgroup=table.cgroup or "",
+        cgroup=table.selector,
         mode=table.mode,
         soft=_watermark(table.soft, numbers),
         hard=_watermark(table.hard, numbers),
@@ -276,14 +276,19 @@ def _guard(merged: _Merged, numbers: Iterator[int], faults: list[Fault]) -> mode
         budget=_budget(table.budget),
         origin=f"{home.file}:{home.line}",
     )
+    named = [kind for kind in schema.SELECTORS if getattr(table, kind) is not None]
+    if len(named) > 1:
+        message = f"{' and '.join(named)} say twice whom it guards"
+        faults.append(merged.fault((named[-1],), message, "keep one of them, or write two policies"))
     faults += [merged.fault(way, message, hint) for way, message, hint in _contradictions(guard, left_out)]
     return guard
 
 
 def _contradictions(guard: model.Guard, left_out: set[str]) -> Iterator[tuple[Key, str, str]]:
     """What no single table can know. ``left_out`` keys were wrong: nothing is said about what they would have been."""
-    if not guard.cgroup and "cgroup" not in left_out:
-        yield ("cgroup",), "cgroup is missing", 'cgroup = "/" is the whole machine'
+    if not guard.cgroup and not left_out & set(schema.SELECTORS):
+        hint = 'cgroup = "/" is the whole machine; or name a unit, a slice, a container or a pod'
+        yield ("cgroup",), "cgroup is missing", hint
     if not (guard.soft or guard.hard or left_out & {"soft", "hard"}):
         yield (), "neither soft nor hard: this policy would do nothing", f"add [policy.{guard.name}.hard]"
     if guard.tripwire and guard.cgroup == "/":

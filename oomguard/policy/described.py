@@ -57,6 +57,8 @@ FORMS: dict[str, Schema] = {
     "_glob": _GLOB,
     "_comm_glob": _GLOB,
     "_unit_glob": _GLOB,
+    "_system_unit_glob": _GLOB,
+    "_slice_glob": _GLOB,
     "_cgroup_glob": _CGROUP,
     "_exe_glob": {"type": "string", "pattern": r"^[/*][^\[\]{}]*$"},
     "_span.<locals>.span": {
@@ -101,6 +103,10 @@ WHOLE: dict[str, Callable[[Schema], Schema]] = {
 WORDS: dict[str, dict[str, str]] = {
     "GuardTable": {
         "cgroup": "Whom it guards: / is the machine, else a path below /sys/fs/cgroup or a pattern (* ** ?).",
+        "unit": "Whom it guards: systemd units of the system by their names, wherever their slice is.",
+        "slice": "Whom it guards: slices by their names.",
+        "container": "Whom it guards: each container of that engine.",
+        "pod": "Whom it guards: each pod of that class of service.",
         "mode": "enforce, or observe: decide, record and report, but touch nothing.",
         "soft": "The soft watermark: memory will be short. Nobody should be harmed yet.",
         "hard": "The hard watermark: the kernel would kill soon.",

@@ -106,6 +106,20 @@ def _unit_glob(value: object) -> str:
     return pattern
 
 
+def _system_unit_glob(value: object) -> str:
+    pattern = _unit_glob(value)
+    if "**" in pattern:
+        raise Wrong(f"{shown(value)}: a unit's name has no /, which ** stands for", "* is all of a name")
+    return pattern
+
+
+def _slice_glob(value: object) -> str:
+    pattern = _system_unit_glob(value)
+    if not pattern.endswith((".slice", "*")):
+        raise Wrong(f"{shown(value)} never matches: a slice's name ends in .slice", f'did you mean unit = "{pattern}"?')
+    return pattern
+
+
 def _cgroup_glob(value: object) -> str:
     pattern = _glob(value)
     if not pattern.startswith("/"):
@@ -210,6 +224,8 @@ ForecastField = Annotated[int, PlainValidator(_between(SECOND_NS // 2, 600 * SEC
 CountField = Annotated[int | None, Field(ge=0, le=10**9)]
 CommField = Annotated[str | None, PlainValidator(_comm_glob)]
 UnitField = Annotated[str | None, PlainValidator(_unit_glob)]
+SystemUnitField = Annotated[str | None, PlainValidator(_system_unit_glob)]
+SliceField = Annotated[str | None, PlainValidator(_slice_glob)]
 ExeField = Annotated[str | None, PlainValidator(_exe_glob)]
 UidField = Annotated[tuple[int, int] | None, PlainValidator(_span(0, 2**32 - 2, '1000, or "1000..59999"'))]
 AdjField = Annotated[tuple[int, int] | None, PlainValidator(_span(-1000, 1000, '300, or "1..1000"'))]
@@ -560,10 +576,17 @@ class BudgetTable(Table):
     per: LeaseField
 
 
+SELECTORS = ("cgroup", "unit", "slice", "container", "pod")
+
+
 class GuardTable(Table):
     """``[policy.NAME]``. That cgroup and a watermark are there is checked later, when files are merged."""
 
     cgroup: CgroupField = None
+    unit: SystemUnitField = None
+    slice: SliceField = None
+    container: Literal["docker", "podman", "nerdctl", "kubernetes", "any"] | None = None
+    pod: Literal["guaranteed", "burstable", "besteffort", "any"] | None = None
     mode: Literal["enforce", "observe"] = "enforce"
     soft: WatermarkTable | None = None
     hard: WatermarkTable | None = None
@@ -574,6 +597,13 @@ class GuardTable(Table):
     cooldown: DurationField = 5 * SECOND_NS
     budget: BudgetTable | None = None
     disabled: bool = False
+
+    @property
+    def selector(self) -> str:
+        """Whom it guards, as the plan has it; "" if that is not said."""
+        kinds = ((kind, getattr(self, kind)) for kind in SELECTORS)
+        kind, name = next(((kind, name) for kind, name in kinds if name is not None), ("", ""))
+        return name if kind in ("", "cgroup") else f"{kind}={name}"
 
 
 def _age(value: object) -> int:

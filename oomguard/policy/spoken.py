@@ -49,7 +49,7 @@ def _places(daemon: model.Daemon) -> dict[str, Value]:
 
 def _guard(guard: model.Guard) -> dict[str, Value]:
     said: dict[str, Value] = {
-        "cgroup": guard.cgroup,
+        **_selector(guard.cgroup),
         "mode": guard.mode,
         "tripwire": guard.tripwire,
         "brake": guard.brake,
@@ -64,6 +64,11 @@ def _guard(guard: model.Guard) -> dict[str, Value]:
         said["hard"] = _watermark(guard.hard)
     said["victim"] = _victim(guard.victim)
     return said
+
+
+def _selector(selector: str) -> dict[str, Value]:
+    kind, _, name = selector.partition("=")
+    return {"cgroup": selector} if selector.startswith("/") else {kind: name}
 
 
 def _watermark(watermark: model.Watermark) -> dict[str, Value]:

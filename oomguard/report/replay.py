@@ -13,7 +13,8 @@ from typing import Any, Final
 from ..judge.decide import begin, decide
 from ..judge.detect import mib
 from ..judge.escalate import Climb, Pursuit
-from ..judge.glob import is_inside, matches
+from ..judge.glob import is_inside
+from ..judge.select import selects
 from ..judge.state import Ban, Held, Hold, State, TargetState, Verdict
 from ..model.codec import from_plain
 from ..model.facts import CgroupFacts, Observation, Result, Stalled, Survey, TargetId, TargetSeen, VictimGone
@@ -309,7 +310,7 @@ class _Court:
             if guard.cgroup == "/":
                 found = ["/"] if first else []
             else:
-                found = [path for path in self.paths if path in groups and matches(guard.cgroup, path)]
+                found = [path for path in self.paths if path in groups and selects(guard.cgroup, path)]
             for path in found:
                 target = TargetId(guard.name, path)
                 if target not in self.known:

@@ -825,11 +825,11 @@ def test_a_survey_brings_what_can_be_read(
             raise OSError(number, os.strerror(number), path)
         return opened(Cgroup, root, path)
 
-    def half(*arguments: object) -> object:
+    def half(*arguments: object, **more: object) -> object:
         calls.append(1)
         if len(calls) % 2:
             raise OSError(number, os.strerror(number), "/proc/1")
-        return read(*arguments)  # type: ignore[arg-type]
+        return read(*arguments, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Cgroup, "open", some)
     monkeypatch.setattr(procfs, "read_process", half)

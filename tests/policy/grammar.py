@@ -81,11 +81,20 @@ STEPS = st.sampled_from(described._bare_steps()) | right("StepTable")
 WATERMARKS = st.fixed_dictionaries(
     {"when": st.lists(right("ClauseTable"), min_size=1, max_size=3), "do": st.lists(STEPS, min_size=1, max_size=4)}
 )
+APART = ("disabled", "tripwire", *schema.SELECTORS)
 GUARDS = st.builds(
-    lambda rest, victim, cgroup, marks: {**rest, **marks, "victim": victim, "cgroup": cgroup},
-    right("GuardTable").map(lambda guard: {k: v for k, v in guard.items() if k not in ("disabled", "tripwire")}),
+    lambda rest, victim, whom, marks: {**rest, **marks, "victim": victim, **whom},
+    right("GuardTable").map(lambda guard: {k: v for k, v in guard.items() if k not in APART}),
     right("VictimTable"),
-    st.sampled_from(["/", "/system.slice/web-*.service", "/a/**"]),
+    st.sampled_from(
+        [
+            *({"cgroup": path} for path in ("/", "/system.slice/web-*.service", "/a/**")),
+            {"unit": "web-*.service"},
+            {"slice": "user-*.slice"},
+            {"container": "docker"},
+            {"pod": "any"},
+        ]
+    ),
     st.dictionaries(st.sampled_from(["soft", "hard"]), WATERMARKS, min_size=1, max_size=2),
 )
 POLICIES = st.fixed_dictionaries(

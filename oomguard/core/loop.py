@@ -113,7 +113,9 @@ class Loop:
         self.senses.signals.clear()
         self.reload.hurry(at_ns)
         if self.reload.wanted and self.calm():
+            before = memlock.faults()
             self.reload.begin(self.plan, self.notify_socket)
+            self.status.excuse(before)  # posix_spawn takes a page for the child's stack
         if self.dead and self.calm():
             self._revive()
         self.hands.book.retry(at_ns)

@@ -55,6 +55,11 @@ class Status:
         self.faults = memlock.faults()
         self.armed = True
 
+    def excuse(self, before: tuple[int, int]) -> None:
+        """What was begun with so many faults may take pages, being done in calm only: its own do not count."""
+        now = memlock.faults()
+        self.faults = (self.faults[0] + now[0] - before[0], self.faults[1] + now[1] - before[1])
+
     def publish(self, plan: Plan, state: State, at_ns: int, dropped: int, moved: bool = True) -> None:
         """Store what is known now; at most four times a second unless a phase ``moved``."""
         self.turns += 1

@@ -20,9 +20,10 @@ endif
 IN_VENV := .venv/bin
 CONFIG ?= etc/oomguard.toml
 PYTEST_ARGS ?=
+FUZZ ?= 600
 BENCH_ARGS ?=
 
-.PHONY: help venv run test lint wheels install uninstall bench storms
+.PHONY: help venv run test lint fuzz wheels install uninstall bench storms
 
 help: ## this list
 	@echo 'oomguard: make TARGET'
@@ -42,6 +43,9 @@ test: venv ## everything: linters, unit tests, real kernel, virtual machine (PYT
 lint: venv ## ruff and mypy --strict
 	@$(IN_VENV)/ruff check .
 	@$(IN_VENV)/mypy --strict
+
+fuzz: venv ## ten minutes (FUZZ=seconds) of policy files, and of other daemons' configurations, as nobody would write them
+	@$(IN_VENV)/python -m tests.policy.fuzz $(FUZZ)
 
 wheels: venv ## gather in ./wheels what `make install` needs on a machine without network
 	@tools/wheels.sh

@@ -36,6 +36,8 @@ def show(
         say.as_json({"files": list(plan.files), **tables, "origins": _origins(tables, origins)})
         return
     say.line(f"# {'In force' if in_force else 'Effective'}, of {', '.join(plan.files)}")
+    if in_force and (words := _options(plan)):
+        say.line(f"# Started with {' '.join(words)}, which comes before the files.")
     if in_force and not origins.sources:
         say.line("# The files have changed since it was compiled: they cannot tell who said what.")
     for name, file, line in origins.disabled():
@@ -71,6 +73,12 @@ def kept_plan(directory: Path) -> Plan:
 def is_current(plan: Plan) -> bool:
     """Whether the files still are what the plan was made from."""
     return bool(plan.made_from) and plan.made_from == origin.digest(plan.argv, plan.files[0], _place(plan))
+
+
+def _options(plan: Plan) -> list[str]:
+    """What was said on the command line besides the file."""
+    words = list(plan.argv)
+    return words[words.index("--config") + 2 :] if "--config" in words else []
 
 
 def _place(plan: Plan) -> str:

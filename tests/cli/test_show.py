@@ -57,7 +57,7 @@ def test_a_wrong_policy_is_not_shown(config: Path) -> None:
 def keep(config: Path, directory: Path) -> Plan:
     """As a daemon leaves it."""
     directory.mkdir(mode=0o700)
-    argv = become.again(str(config), False, {})
+    argv = become.again(str(config), True, {})
     plan = policy.load([config])
     plan = replace(plan, argv=argv, made_from=origin.digest(argv, str(config), ""))
     content = json.dumps(codec.to_plain(plan)).encode()
@@ -68,7 +68,9 @@ def keep(config: Path, directory: Path) -> Plan:
 def test_what_is_in_force_is_not_what_stands_in_the_file_now(config: Path, tmp_path: Path) -> None:
     keep(config, tmp_path / "run")
     words = ("show", "--in-force", "--runtime-dir", tmp_path / "run", "--config", config)
-    assert f"# {config}:3\n" in oomguard(*words).out
+    answer = oomguard(*words)
+    assert f"# {config}:3\n" in answer.out
+    assert "# Started with --observe, which comes before the files.\n" in answer.out
     config.write_text(HOST.replace("5%", "6%"))
     answer = oomguard(*words)
     assert "The files have changed" in answer.out

@@ -630,6 +630,8 @@ class _Desk:
         """Whether the nominee's cgroup may be stopped as a whole, while it is known who lives in it."""
         assert state.nominee is not None
         path, inode = state.nominee.cgroup, state.nominee.inode
+        if state.facts is not None and state.facts.path == path:
+            inode = inode or state.facts.inode  # a survey tells of what is below the guard's cgroup, not of itself
         bounds = self._bounds()
         around = unit_path(state.id.cgroup)
         home = around if around.endswith(UNITS) else unit_path(path)

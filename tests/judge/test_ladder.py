@@ -329,6 +329,19 @@ def test_another_nominee_lets_the_frozen_one_go() -> None:
     assert "release 2" in it.sees(1500, host=meminfo(100), surveys=other)
 
 
+def test_the_guards_own_cgroup_is_known_without_a_survey_of_it() -> None:
+    """Seen on a real machine: a survey lists what is below the cgroup that it is of."""
+    path = "/work.slice/frozen.service"
+    hard = watermark(when(MemoryAbove(share(95))), do=(FREEZE, wait(1000), KillStep()))
+    it = Court(plan(replace(limit_guard(path), hard=hard)))
+    it.sees(0, host=meminfo(900), appeared=(TargetSeen(TargetId("limited", path), cgroup(path, 1, 0, 100)),))
+    it.sees(1000, cgroups=(cgroup(path, 97, 0, 100),))
+    seen = replace(survey(path, [process(70, "leak", path, 97)], guard="limited"), cgroups=())
+    assert f"lease 2: step cgroup.freeze {path}" in it.sees(1010, surveys=(seen,))
+    (lease,) = [action for action in it.said if isinstance(action, Lease)]
+    assert lease.inode == cgroup(path, 1).inode
+
+
 OURS = 7
 
 

@@ -1057,9 +1057,7 @@ class _Desk:
         others = tuple(other for other in state.leases if other.token != token)
         return evolve(state, leases=(*others, lease)), escalate.done(climb, token)
 
-    def _run(
-        self, guard: Guard, state: TargetState, step: RunStep, climb: escalate.Climb, why: str
-    ) -> escalate.Climb:
+    def _run(self, guard: Guard, state: TargetState, step: RunStep, climb: escalate.Climb, why: str) -> escalate.Climb:
         token = self._new_token(state.id)
         mark: Literal["soft", "hard"] = "soft" if state.phase == "armed" else "hard"
         self.actions.append(Run(state.id, token, step.argv, step.user, step.deadline_ns, mark, why))

@@ -167,7 +167,7 @@ def seed(plan: Plan, before: State, actions: tuple[Action, ...], renewed: bool =
     known = before.targets
     opened = {a.target for a in actions if isinstance(a, Snapshot)}
     opened = {target for target in opened if target not in known or not known[target].incident}
-    if not opened and not renewed:
+    if not opened and not (renewed and any(state.incident for state in known.values())):
         return None
     told = [state for state in known.values() if state.phase != "calm" or state.id in opened]
     names = _PARTS[TargetState]

@@ -165,7 +165,7 @@ def cut_power(vm: Machine, plan: CutPlan) -> CutResult:
         before = bystanders(vm, make=True)
         service = hovering_leak(vm, plan.limited) if plan.hovering else steep_leak(plan.limited)
         service.start(vm)
-        engaged = vm.run(f"until ls {INCIDENTS}/*/ring.jsonl; do sleep 0.02; done 2>/dev/null", timeout=30).rc == 0
+        engaged = vm.run(f"until ls {INCIDENTS}/*/ring.jsonl; do sleep 0.02; done 2>/dev/null", timeout=120).rc == 0
         time.sleep(plan.after_s)
         vm.cut()
         vm.boot_again()

@@ -20,6 +20,8 @@ KINDS = [
 texts = st.text(st.characters(codec="utf-8") | st.characters(min_codepoint=0xDC80, max_codepoint=0xDCFF), max_size=15)
 st.register_type_strategy(str, texts)
 st.register_type_strategy(float, st.floats(allow_nan=False))
+# ``object`` in a seed is whatever a field of the judge's memory holds: plain values, or some of the model.
+st.register_type_strategy(object, st.none() | st.integers() | texts | st.tuples(st.integers(), texts))
 
 SAMPLE = verdict.ProcessRef(7, 8, "x", "/", 9)
 

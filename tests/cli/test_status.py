@@ -171,7 +171,7 @@ def test_where_nobody_runs(tmp_path: Path) -> None:
     assert oomguard("status", "--runtime-dir", tmp_path, "--json").json["pid"] is None
 
 
-@pytest.mark.parametrize("pid", [2**22 + 1, os.getpid(), 1])
+@pytest.mark.parametrize("pid", [2**22 + 1, os.getpid(), 1], ids=["nobody", "another program", "init"])
 def test_the_page_of_one_who_has_ended(tmp_path: Path, pid: int) -> None:
     """No such pid, or a later process that has the number now."""
     publish(tmp_path, pid)

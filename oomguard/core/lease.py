@@ -97,18 +97,30 @@ class LeaseBook:
     def found_high(self, path: str, inode: int, now: int | None) -> int | None:
         """The memory.high that its owner gave this cgroup, where ``now`` is ours. None: "max"."""
         file = self.files.get((leases.HIGH, path, inode, 0, 0))
-        if file is None or not leases.stands(file.entry, leases.MAX if now is None else now):
-            return now
-        return None if file.entry.found == leases.MAX else file.entry.found
+        return now if file is None else self._owners(file, now)
 
     def found_limit(self, name: str, path: str, now: int | None) -> int | None:
         """The limit of this name that its owner gave this cgroup, where ``now`` is ours. None: "max"."""
         kind = leases.KINDS[name]
-        for file in self.files.values():
-            entry = file.entry
-            if entry.kind == kind and entry.path == path and leases.stands(entry, leases.MAX if now is None else now):
-                return None if entry.found == leases.MAX else entry.found
-        return now
+        file = next((file for file in self.files.values() if (file.entry.kind, file.entry.path) == (kind, path)), None)
+        return now if file is None else self._owners(file, now)
+
+    def _owners(self, file: _File, now: int | None) -> int | None:
+        """What the owner of a limit gave it, where ``now`` is ours; and where the owner's is back, ours once more.
+
+        systemd writes all limits of a unit anew after a daemon-reload, when it or a unit beside it is started or
+        changed: it does not know of ours, and did not mean it. Any other value is somebody's will, and left alone.
+        """
+        value = leases.MAX if now is None else now
+        entry = file.entry
+        if value == entry.found:
+            if value != entry.value and file.wanted and not file.busy:
+                file.entry = entry._replace(value=value)
+                self._issue(file, next(reversed(file.wanted)))
+            return now
+        if not leases.stands(entry, value):
+            return now
+        return None if entry.found == leases.MAX else entry.found
 
     def found_score(self, pid: int, start_ticks: int, now: int) -> int:
         """The oom_score_adj that its owner gave this process, where ``now`` is ours."""

@@ -250,7 +250,8 @@ class _Desk:
         if old.facts is not None and old.facts.inode != facts.inode:
             self._appear(target, facts)
             return
-        moved = old.facts is not None and old.facts.limit_bytes != facts.limit_bytes
+        limits = (facts.limit_bytes, facts.high_bytes)
+        moved = old.facts is not None and (old.facts.limit_bytes, old.facts.high_bytes) != limits
         self.targets[target] = evolve(old, facts=facts)
         self.fresh.add(target)
         if moved:

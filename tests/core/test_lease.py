@@ -229,6 +229,56 @@ def test_what_its_owner_gave_it_is_known(rig: Rig) -> None:
     assert rig.book.found_high("/free", os.stat(rig.root / "free").st_ino, 200 * MIB) is None
 
 
+@pytest.mark.parametrize("owners", ["max", str(512 * MIB)])
+def test_systemd_writes_the_units_settings_anew(rig: Rig, owners: str) -> None:
+    """After a daemon-reload, when a unit beside it is started: what was there before is there again, and ours is lost."""
+    rig.make("web", owners)
+    inode = os.stat(rig.root / "web").st_ino
+    found = None if owners == "max" else int(owners)
+    rig.lend(1, "web", 300 * MIB)
+    rig.lend(2, "web", 200 * MIB)
+    rig.work()
+    rig.write("web", owners)
+    assert rig.book.found_high("/web", inode, found) == found
+    assert rig.book.found_high("/web", inode, found) == found, "on its way by now: nothing is ordered twice"
+    rig.fetch()
+    assert len(rig.pending) == 1
+    rig.work()
+    assert rig.high("web") == str(200 * MIB)
+    rig.book.end(2)
+    rig.work()
+    assert rig.high("web") == str(300 * MIB)
+    rig.write("web", owners)
+    rig.book.end(1)
+    rig.work()
+    assert rig.book.found_high("/web", inode, found) == found
+    rig.work()
+    assert rig.high("web") == owners, "what is over is not written again"
+    assert rig.entries() == []
+
+
+def test_what_somebody_wrote_on_purpose_is_left_alone(rig: Rig) -> None:
+    rig.make("web")
+    rig.lend(1, "web", 200 * MIB)
+    rig.work()
+    rig.write("web", str(900 * MIB))
+    assert rig.book.found_high("/web", os.stat(rig.root / "web").st_ino, 900 * MIB) == 900 * MIB
+    rig.work()
+    assert rig.high("web") == str(900 * MIB)
+
+
+def test_a_limit_too_is_written_again(rig: Rig) -> None:
+    rig.make("web")
+    (rig.root / "web" / "memory.max").write_text("max\n")
+    inode = os.stat(rig.root / "web").st_ino
+    rig.book.lend(Lease(HOST, 1, "memory.max", "/web", inode, 0, 0, 200 * MIB, "step"))
+    rig.work()
+    (rig.root / "web" / "memory.max").write_text("max\n")
+    assert rig.book.found_limit("memory.max", "/web", None) is None
+    rig.work()
+    assert (rig.root / "web" / "memory.max").read_text().strip() == str(200 * MIB)
+
+
 def test_a_cgroup_that_is_gone(rig: Rig) -> None:
     rig.make("web")
     rig.lend(1, "web", 100 * MIB)

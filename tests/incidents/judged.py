@@ -34,6 +34,8 @@ def all_again(incidents: Path) -> list[replay.Replay]:
             doc = store.load_file(path.parent)
         except (store.Damaged, json.JSONDecodeError):
             continue
+        if not doc.get("complete") and not doc.get("ended"):
+            continue  # it is being written
         found = again(doc)
         if found is not None:
             done.append(found)

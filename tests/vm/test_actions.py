@@ -1,0 +1,137 @@
+"""What a policy may do before it kills, on real cgroups and real units: reclaim, freeze, limits, a unit restarted."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from .machine import Machine
+from .storms import UNIT, add_policy, incidents, journal, status
+
+SLICE = "/sys/fs/cgroup/work.slice"
+WEB = "/run/probe/restarted"
+
+# Each service is guarded by a line in bytes; memory is not short, so nothing but the policy touches it.
+POLICIES = """\
+[policy.reclaimed]
+cgroup = "/work.slice/reclaimed.service"
+cooldown = "1h"
+[policy.reclaimed.hard]
+when = [{ memory_above = "16MiB" }]
+do = [{ reclaim = { size = "100MiB", within = "20s" } }]
+
+[policy.frozen]
+cgroup = "/work.slice/frozen.service"
+[policy.frozen.hard]
+when = [{ memory_above = "40MiB" }]
+do = [{ freeze = { for = "60s" } }, { wait = "8s" }, "kill"]
+
+[policy.lent]
+cgroup = "/work.slice/lent.service"
+cooldown = "1h"
+[policy.lent.hard]
+when = [{ memory_above = "16MiB" }]
+do = [
+  { freeze = { for = "5m" } },
+  { set_max = { to = "200MiB", for = "5m" } },
+  { set_swap_max = { to = "0", for = "5m" } },
+  { set_high = { to = "180MiB", for = "5m" } },
+]
+
+[policy.tripped]
+cgroup = "/work.slice/tripped.service"
+tripwire = true
+[policy.tripped.hard]
+when = [{ memory_above = "90%" }]
+do = ["kill"]
+
+[policy.restarted]
+cgroup = "/work.slice/restarted.service"
+[policy.restarted.hard]
+when = [{ memory_above = "16MiB" }]
+do = [{ run = ["/usr/bin/id"] }, "restart_unit", { wait = "1h" }, "kill"]
+"""
+HOLD = "import time; {first}held = bytearray(b'x') * ({mib} << 20); time.sleep(3600)"
+CACHE = "import os; open('/var/tmp/cache', 'wb').write(bytes(120 << 20)); os.sync(); "
+GROW = """\
+import time
+held = []
+while True:
+    held.append(bytearray(b"x") * (2 << 20))
+    time.sleep(0.1)
+"""
+# Leaks in its first life, and not in its second.
+ONCE = f"""\
+import os, time
+leaks = not os.path.exists("{WEB}")
+open("{WEB}", "w").close()
+held = bytearray(b"x") * (30 * leaks << 20)
+time.sleep(3600)
+"""
+
+
+def start(vm: Machine, name: str, program: str, settings: str = "") -> None:
+    """systemd writes the limits of what runs already anew, after each daemon-reload: ours must stand all the same."""
+    vm.put(f"/run/probe/{name}.py", program)
+    unit = f"[Service]\nSlice=work.slice\n{settings}ExecStart=/usr/bin/python3 -I -S /run/probe/{name}.py\n"
+    vm.put(f"/run/systemd/system/{name}.service", unit)
+    vm.check(f"systemctl daemon-reload && systemctl start {name}.service", timeout=60)
+
+
+def value(vm: Machine, name: str, file: str) -> str:
+    return vm.check(f"cat {SLICE}/{name}.service/{file}").strip()
+
+
+def told(vm: Machine, policy: str, message: str) -> list[str]:
+    rows = [json.loads(line) for line in vm.check(f"journalctl -q -o json OOMGUARD_POLICY={policy}").splitlines()]
+    return [row["MESSAGE"] for row in rows if message in row["MESSAGE"]]
+
+
+def test_all_that_is_milder_than_a_kill(installed_vm: Machine) -> None:
+    vm = installed_vm
+    add_policy(vm, "actions", POLICIES)
+    lacking = {row["what"] for row in status(vm)["degraded"]}
+    assert not {what for what in lacking if not what.startswith("policy ")}, "this machine can do all of it"
+    start(vm, "tripped", HOLD.format(mib=24, first=""), "MemoryMax=100M\n")
+    assert vm.wait_for(f"test $(cat {SLICE}/tripped.service/memory.high) != max", 30), journal(vm, UNIT)
+    tripwire = value(vm, "tripped", "memory.high")
+    start(vm, "reclaimed", HOLD.format(mib=24, first=CACHE))
+    start(vm, "frozen", GROW)
+    start(vm, "lent", HOLD.format(mib=24, first=""))
+    start(vm, "restarted", ONCE)
+
+    # A unit restarted: another process, and it is not killed an hour later.
+    assert vm.wait_for("test $(systemctl show -P NRestarts restarted) = 0 && journalctl -q OOMGUARD_POLICY=restarted "
+                       "| grep -q 'restarted.service is restarted'", 60)  # fmt: skip
+    assert vm.wait_for("journalctl -q -u restarted | grep -c Started | grep -q 2", 60), journal(vm, UNIT)
+
+    # Its hook was somebody else; the runner came with the reload.
+    hook = "journalctl -q -t oomguard-hook | grep -q 'uid=[1-9]'"
+    assert vm.wait_for(hook, 60), vm.run("journalctl -q -t oomguard-hook").out + journal(vm, UNIT)
+
+    # Frozen, looked at, and killed.
+    assert vm.wait_for("journalctl -q OOMGUARD_POLICY=frozen | grep -q 'is frozen for'", 60), journal(vm, UNIT)
+    assert vm.wait_for("journalctl -q OOMGUARD_POLICY=frozen | grep -q 'is gone'", 60), journal(vm, UNIT)
+    assert told(vm, "frozen", "killed ")
+
+    # Reclaimed: the cache is gone, and the process is not.
+    assert vm.wait_for(f"test $(cat {SLICE}/reclaimed.service/memory.current) -lt {90 << 20}", 60), journal(vm, UNIT)
+    assert vm.check("systemctl is-active reclaimed").strip() == "active"
+
+    # Lent, all of it; and back, however the daemon ends.
+    assert vm.wait_for(f"grep -q 'frozen 1' {SLICE}/lent.service/cgroup.events", 60), journal(vm, UNIT)
+    files = {"memory.max": str(200 << 20), "memory.swap.max": "0", "memory.high": str(180 << 20), "cgroup.freeze": "1"}
+    deadline = time.monotonic() + 30
+    while {file: value(vm, "lent", file) for file in files} != files:
+        assert time.monotonic() < deadline, {file: value(vm, "lent", file) for file in files}
+        time.sleep(0.5)
+    assert value(vm, "tripped", "memory.high") == tripwire
+    vm.check(f"systemctl kill -s KILL {UNIT}; systemctl stop {UNIT}", timeout=60)
+    assert value(vm, "tripped", "memory.high") == "max"
+    back = {"memory.max": "max", "memory.swap.max": "max", "memory.high": "max", "cgroup.freeze": "0"}
+    assert {file: value(vm, "lent", file) for file in back} == back
+    assert vm.wait_for(f"grep -q 'frozen 0' {SLICE}/lent.service/cgroup.events", 10)
+    vm.check(f"systemctl start {UNIT}", timeout=90)
+    found = incidents(vm)
+    assert {"reclaimed", "frozen", "lent", "restarted"} <= {incident["policy"] for incident in found}
+    assert [incident["killed_by"] for incident in found if incident["policy"] == "restarted"] == ["none"]

@@ -38,7 +38,7 @@ run: venv ## start the daemon in the foreground with etc/oomguard.toml (or CONFI
 
 test: venv ## everything: linters, unit tests, real kernel, virtual machine (PYTEST_ARGS='-k judge' for less)
 	@tools/prepare.sh vm
-	@$(IN_VENV)/python -m pytest -n 2 --dist loadgroup --durations=10 --durations-min=5 $(PYTEST_ARGS)
+	@tools/test.sh $(PYTEST_ARGS)
 
 lint: venv ## ruff and mypy --strict
 	@$(IN_VENV)/ruff check .

@@ -1,20 +1,8 @@
-"""Two lanes for `make test`: what runs in the virtual machine beside what runs here.
-
-A machine is waited for most of the time, and only one runs at a time; the rest of the tests fill that time. Within a
-lane tests run one after the other, as they do without pytest-xdist.
-
-And the last lines of a run in which no machine could be started say so, in red.
-"""
+"""The last lines of a run in which no machine could be started say so, in red."""
 
 from __future__ import annotations
 
 import pytest
-
-
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("vm" if item.get_closest_marker("vm") else "here"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -752,10 +752,15 @@ class _Desk:
         return ""
 
     def _spent(self, guard: Guard, state: TargetState, message: str, text: str) -> TargetState:
-        if not state.told_ns or self.at - state.told_ns >= TELL_AGAIN_NS:
-            self._tell(state, message, text)
-            state = evolve(state, told_ns=self.at)
+        state = self._complain(state, message, text)
         return evolve(self._to(state, "spent"), again_ns=self.at + max(AFTER_NS, guard.cooldown_ns))
+
+    def _complain(self, state: TargetState, message: str, text: str) -> TargetState:
+        """Say why nothing is done, at once and every now and then."""
+        if state.told_ns and self.at - state.told_ns < TELL_AGAIN_NS:
+            return state
+        self._tell(state, message, text)
+        return evolve(state, told_ns=self.at)
 
     def _signal(self, guard: Guard, state: TargetState, sight: Sight) -> TargetState:
         victim = state.nominee
@@ -1084,7 +1089,7 @@ class _Desk:
                 self.actions.append(UnitJob(state.id, token, step.verb, hold.unit, hold.path))
                 self._try(guard, state, f"{hold.unit} is {done}")
                 return self._spend(guard, state), escalate.done(climb, token)
-            self._tell(state, "BUDGET_SPENT", f"{why}: {hold.unit} is not {done}")
+            state = self._complain(state, "BUDGET_SPENT", f"{why}: {hold.unit} is not {done}")
             return state, escalate.done(climb, hoped=True)
         self._tell(state, "MEASURE", why)
         return state, escalate.done(climb, hoped=True)

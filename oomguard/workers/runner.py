@@ -30,6 +30,7 @@ HOOKS_MAX: Final = 4  # at once: in a storm every target may ask for one
 USERS: Final = ("oomguard", "nobody")
 CANNOT: Final = 126  # as a shell says it
 ENVIRONMENT: Final = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8"}
+_ENCODER: Final = json.JSONEncoder(check_circular=False)  # the real module, loaded now and not when a hook is due
 _JOURNAL: Final = "/run/systemd/journal/socket"
 
 
@@ -142,7 +143,7 @@ class Runner:
             self._answers.post((action.token, "Run", errno.EBUSY, 0, 0))
             return
         try:
-            self.hooks.append(_spawned(action, json.dumps(self.context(turn, action)).encode()))
+            self.hooks.append(_spawned(action, _ENCODER.encode(self.context(turn, action)).encode()))
         except (OSError, KeyError) as error:
             number = error.errno or errno.EIO if isinstance(error, OSError) else errno.EINVAL
             self._answers.post((action.token, "Run", number, 0, 0))

@@ -231,7 +231,7 @@ def test_what_its_owner_gave_it_is_known(rig: Rig) -> None:
 
 @pytest.mark.parametrize("owners", ["max", str(512 * MIB)])
 def test_systemd_writes_the_units_settings_anew(rig: Rig, owners: str) -> None:
-    """After a daemon-reload, when a unit beside it is started: what was there before is there again, and ours is lost."""
+    """After a daemon-reload, when a unit beside it is started: what was before is there again, and ours is lost."""
     rig.make("web", owners)
     inode = os.stat(rig.root / "web").st_ino
     found = None if owners == "max" else int(owners)

@@ -1,8 +1,13 @@
-"""The last lines of a run in which no machine could be started say so, in red."""
+"""For all tests: Ctrl-C is Ctrl-C, and a run in which no machine could be started says so in its last lines, in red."""
 
 from __future__ import annotations
 
+import signal
+
 import pytest
+
+# A shell starts what it runs in the background with SIGINT ignored, and so would be all that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

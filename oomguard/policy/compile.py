@@ -43,8 +43,10 @@ def plan_of(read: Sequence[Source | Fault], paths: Sequence[Path], *, observe: b
         daemon, shadows = _shadow(daemon, merged.daemon, numbers, faults)
         guards += shadows
     if len(guards) > _MOST_GUARDS:
-        file, _, line = guards[_MOST_GUARDS].origin.rpartition(":")
-        faults.append(Fault(file, int(line), "policy", f"more than {_MOST_GUARDS} policies"))
+        first = guards[_MOST_GUARDS]
+        file, _, line = first.origin.rpartition(":")
+        key = f"policy.{first.name.removeprefix(model.SHADOW)}"
+        faults.append(Fault(file, int(line), key, f"more than {_MOST_GUARDS} policies"))
     if not guards and not faults:
         faults.append(Fault(str(paths[-1]), 1, "policy", "no policy is in force: nothing would be guarded"))
     if faults:

@@ -66,10 +66,11 @@ def sequences(expression: str) -> list[str]:
         raise Wrong(f"{shown(expression)}: a ) without its (")
     whole = []
     for sequence in found:
-        inner = sequence.lstrip(BEGIN).rstrip(END)
-        if BEGIN in inner or END in inner:
-            continue  # "a^b": nothing is so
-        whole.append((BEGIN if sequence.startswith(BEGIN) else "") + inner + (END if sequence.endswith(END) else ""))
+        before, begins, inner = sequence.rpartition(BEGIN)
+        inner, ends, after = inner.partition(END)
+        if before.strip(BEGIN + ANY) or after.strip(END + ANY):
+            continue  # "a^b": nothing is so; ".*^b" is "^b", since the star may be empty
+        whole.append(begins + inner + ends)
     return whole
 
 

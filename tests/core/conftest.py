@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.incidents import judged
-
 from .world import Daemon, World, until
 
 
@@ -51,6 +49,8 @@ def daemon() -> Iterator[Callable[..., Daemon]]:
     yield start
     for one in started:
         one.close()
+    from tests.incidents import judged  # not in the virtual machine, and neither are the tests of a whole daemon
+
     for world in {id(one.world): one.world for one in started}.values():
         print((world.root / "log").read_text(errors="replace"))
         judged.all_again(world.root / "state" / "incidents")

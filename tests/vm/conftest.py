@@ -73,6 +73,7 @@ def installed_vm(able: None, request: pytest.FixtureRequest) -> Iterator[Machine
 
 def judge_again(vm: Machine) -> None:
     """Whatever incidents the test has made: the verdicts must be the same again."""
+    vm.run(f"systemctl stop {UNIT}", timeout=90)  # what is still being written is written
     found = "$(ls incidents/*/incident.json incidents/*/ring.jsonl 2>/dev/null)"
     if vm.run(f'cd /var/lib/oomguard && f={found}; [ "$f" ] && tar -czf /var/tmp/incidents.tgz $f').rc != 0:
         return

@@ -6,7 +6,7 @@ language has but this version has not are listed here too, so that they are refu
 
 import re
 from collections.abc import Callable, Iterable
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
@@ -285,6 +285,8 @@ class PressureTable(Table):
     full: ShareField = None
     over: Literal["10s", "60s", "300s"] = "10s"
 
+    key: ClassVar[str] = "pressure_above"
+
     @property
     def line(self) -> Literal["some", "full"]:
         return "some" if self.some is not None else "full"
@@ -294,30 +296,17 @@ class PressureTable(Table):
         return self.some if self.some is not None else self.full or 0.0
 
     @model_validator(mode="after")
-    def _check(self) -> "PressureTable":
-        _only_one("pressure_above", some=self.some, full=self.full)
+    def _check(self) -> Self:
+        _only_one(self.key, some=self.some, full=self.full)
         return self
 
 
-class PressureRisingTable(Table):
+class PressureRisingTable(PressureTable):
     """``pressure_rising``: the same, and more than the longer average."""
 
-    some: ShareField = None
-    full: ShareField = None
     over: Literal["10s", "60s"] = "10s"
 
-    @property
-    def line(self) -> Literal["some", "full"]:
-        return "some" if self.some is not None else "full"
-
-    @property
-    def share(self) -> float:
-        return self.some if self.some is not None else self.full or 0.0
-
-    @model_validator(mode="after")
-    def _check(self) -> "PressureRisingTable":
-        _only_one("pressure_rising", some=self.some, full=self.full)
-        return self
+    key: ClassVar[str] = "pressure_rising"
 
 
 class GrowthTable(Table):

@@ -6,6 +6,7 @@ that the same story can be told again from a recording.
 """
 
 import binascii
+from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
@@ -43,6 +44,7 @@ _NS_PER_MS: Final = 1_000_000
 # What a death gives back arrives within milliseconds of the last thread's end; what is free seconds later has other
 # causes as well. Two seconds leave room for a reaper that is still at work.
 _SETTLED_NS: Final = 2_000_000_000
+_LEVELS: Final = 16  # a core that stood still turns a few times before it hears what was done in its place
 # A storm can go on for hours; its first and worst minutes are what is read.
 _REPORTS_MAX: Final = 10
 _REFUSALS: Final = ("NO_VICTIM", "BUDGET_SPENT")
@@ -159,7 +161,7 @@ class Story:
         self._host: MemInfo | None = None
         self._host_ns = 0
         self._before: _Level | None = None
-        self._latest: _Level | None = None
+        self._levels: deque[_Level] = deque(maxlen=_LEVELS)  # of the last turns, newest last
         self._after: _Level | None = None
         self._leases: dict[int, str] = {}
         self._leased: set[str] = set()
@@ -210,7 +212,7 @@ class Story:
                 case _:
                     pass
         self._measure(seen)
-        self._latest = self._level(seen)
+        self._levels.append(self._level(seen))
         return reached
 
     def _facts(self, seen: Observation, reached: set[Milestone]) -> None:
@@ -348,7 +350,8 @@ class Story:
         before: _Level | None = None
         if action.by == "deadman":  # it struck before this turn, and memory may have come back since
             struck = (r.value for r in seen.results if r.what == "Deadman" and r.token == action.token)
-            at_ns, before = next(struck, at_ns), self._latest
+            at_ns = next(struck, at_ns)
+            before = next((level for level in reversed(self._levels) if level.at_ns <= at_ns), None)
         self.held = self.held or held
         self.ranking = action.ranking or self.ranking
         death = self.deaths.get(action.token)

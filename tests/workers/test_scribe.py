@@ -268,8 +268,11 @@ def test_the_evidence_of_an_engagement(core: Core, hog: ProcessRef) -> None:
     # The victim's own command line is there, the secret in it is not.
     assert evidence["cmdlines"][str(hog.pid)].endswith("--password [redacted]")
     directory = core.state_dir / "incidents" / doc["id"]
-    assert (directory / "raw" / "soft" / "meminfo").read_bytes().startswith(b"MemTotal:")
-    assert (directory / "raw" / "soft" / f"victim.{hog.pid}.stat").read_bytes().startswith(b"%d (python" % hog.pid)
+    raw = directory / "raw" / "soft"  # what was read is told first, the files themselves come after
+    assert eventually((raw / "meminfo").is_file)
+    assert eventually((raw / f"victim.{hog.pid}.stat").is_file)
+    assert (raw / "meminfo").read_bytes().startswith(b"MemTotal:")
+    assert (raw / f"victim.{hog.pid}.stat").read_bytes().startswith(b"%d (python" % hog.pid)
     assert directory.stat().st_mode & 0o777 == 0o750
     assert (directory / "incident.json").stat().st_mode & 0o777 == 0o640
     assert "hunter2" not in "".join(path.read_text(errors="replace") for path in directory.rglob("*") if path.is_file())

@@ -337,7 +337,7 @@ def test_the_short_id_differs_by_boot_guard_cgroup_and_time() -> None:
 
 
 def test_a_kill_of_the_dead_man_is_told_when_the_core_is_back() -> None:
-    """It struck at 3000, the core came back at 9000 and found it dead and memory free."""
+    """It struck at 3000, the core came back at 8990, found memory free, and heard at 9000 why."""
     text = "leak[1] holding 100 MiB; the dead man has acted: we had not turned for 2.5 s, and the hard watermark held"
     back = turn(
         9000,
@@ -348,7 +348,7 @@ def test_a_kill_of_the_dead_man_is_told_when_the_core_is_back() -> None:
         gone=(VictimGone(7, 9000 * MS),),
         host=host(540),
     )
-    plain = told(HOST, turn(500, host=host(40)), back).plain()
+    plain = told(HOST, turn(500, host=host(40)), turn(8990, host=host(539)), back).plain()
     assert (plain["killed_by"], plain["kind"], plain["freed_bytes"]) == ("oomguard", "hard", 500 * MIB)
     assert (plain["latency_ms"], plain["gone_ms"]) == (None, 6000)
     lines = [(entry["at_ms"], entry["what"]) for entry in plain["timeline"]]  # type: ignore[attr-defined]

@@ -14,8 +14,8 @@ from oomguard.model import statuspage
 
 from .command import oomguard
 
-RECORDED = Path(__file__).parents[1].joinpath(
-    "report/incidents/schema-2/incidents/20260131T031204Z-host-072511/incident.json"
+RECORDED = (
+    Path(__file__).parents[1].joinpath("report/incidents/schema-2/incidents/20260131T031204Z-host-072511/incident.json")
 )
 
 

@@ -40,15 +40,18 @@ def list_(
     config: Config = files.DEFAULT,
     json: Json = False,
     others: Annotated[
-        bool, typer.Option("--others", help="And what systemd-oomd, earlyoom and nohang killed, from the journal.")
-    ] = False,
+        bool,
+        typer.Option(
+            "--others/--no-others", help="With what others killed (the kernel, other daemons), by the journal."
+        ),
+    ] = True,
 ) -> None:
-    """List all incidents, newest first."""
+    """Who killed what: all incidents, and what others killed, newest first."""
     directory = where(state_dir, config)
     found = store.list_incidents(directory)
-    more = _others() if others else []
+    more = _others(found) if others else []
     if json:
-        plain = [summary.plain() for summary in found] + [{"id": "", **kill.plain()} for kill in more]
+        plain = [summary.plain() for summary in found] + [kill.plain() for kill in more]
         say.as_json(sorted(plain, key=lambda row: str(row["time"]), reverse=True))
     elif found or more:
         _table(found, more)
@@ -247,14 +250,17 @@ def where(asked: Path | None, config: Path) -> Path:
     return configured
 
 
-def _others() -> "list[Kill]":
+def _others(found: list[store.Summary]) -> "list[Kill]":
     from ..report import others
 
     try:
-        return others.kills()
+        told = others.kills()
     except others.NoJournal as error:
-        say.aside(f"what other daemons killed is not known: {error}")
+        say.aside(f"what others killed is not known: {error}")
         return []
+    if told.doubt:
+        say.aside(f"others may have killed more: {told.doubt}")
+    return others.unheard(told.kills, ((it.time, it.victims) for it in found))
 
 
 def _table(found: list[store.Summary], others: "Sequence[Kill]" = ()) -> None:
@@ -274,7 +280,7 @@ def _table(found: list[store.Summary], others: "Sequence[Kill]" = ()) -> None:
         rows.append((it.time[:19] + "Z", observed, it.policy, killed_by, victims, freed, late, it.id))
     for kill in others:
         who = (f"{kill.comm}[{kill.pid}]" if kill.pid else kill.comm) or kill.cgroup
-        rows.append((kill.time[:19] + "Z", "other", "", kill.by, who, "", "", ""))
+        rows.append((kill.time[:19] + "Z", kill.kind, "", kill.by, who, "", "", ""))
     rows.sort(key=lambda row: row[0], reverse=True)
     say.table(("TIME", "KIND", "POLICY", "KILLED BY", "VICTIM", "FREED", "LATENCY", "ID"), rows)
 

@@ -18,6 +18,17 @@ ONE = "20260131T031204Z-host-072511"
 CALL = [sys.executable, "-c", "from oomguard.cli.incidents import app; app(prog_name='incidents')"]
 
 
+@pytest.fixture(autouse=True)
+def journal(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A journal in which nobody else has killed, whatever this machine's says; write lines to it to have more."""
+    directory = tmp_path_factory.mktemp("bin")
+    tool = directory / "journalctl"
+    tool.write_text(f"#!/bin/sh\n[ -s {directory}/lines ] || exit 1\ncat {directory}/lines\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{directory}:{os.environ['PATH']}")
+    return directory / "lines"
+
+
 @pytest.fixture
 def state_dir(tmp_path: Path) -> Path:
     shutil.copytree(RECORDED, tmp_path / "state")
@@ -67,6 +78,35 @@ def test_none_yet(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == f"no incidents in {tmp_path}/incidents\n"
     assert json.loads(incidents("list", "--json", "--state-dir", tmp_path).stdout) == []
+
+
+def test_the_ledger_has_what_others_killed(state_dir: Path, journal: Path) -> None:
+    kernel = "Out of memory: Killed process 77 (node) total-vm:8392kB, anon-rss:4096kB, file-rss:0kB, shmem-rss:0kB"
+    told = [
+        {"SYSLOG_IDENTIFIER": "earlyoom", "MESSAGE": 'sending SIGTERM to process 9 uid 1 "x": badness 1, VmRSS 9 MiB'},
+        {"SYSLOG_IDENTIFIER": "kernel", "_TRANSPORT": "kernel", "MESSAGE": kernel},
+    ]
+    at_us = (1800000000_000000, 1700000000_000000)  # one before the incident, one after it
+    entries = [row | {"__REALTIME_TIMESTAMP": str(at)} for row, at in zip(told, at_us, strict=True)]
+    journal.write_text("\n".join(map(json.dumps, entries)))
+    _, *rows = incidents("list", "--state-dir", state_dir).stdout.splitlines()
+    assert [row.split()[:4] for row in rows] == [
+        ["2027-01-15T08:00:00Z", "other", "earlyoom", "x[9]"],
+        ["2026-01-31T03:12:04Z", "hard", "host", "oomguard"],
+        ["2023-11-14T22:13:20Z", "kernel", "kernel", "node[77]"],
+    ]
+    plain = json.loads(incidents("list", "--json", "--state-dir", state_dir).stdout)
+    assert [row["killed_by"] for row in plain] == ["earlyoom", "oomguard", "kernel"]
+    assert all(set(plain[1]) <= set(row) for row in plain), "one form for all: programs need not ask which it is"
+    assert len(incidents("list", "--no-others", "--state-dir", state_dir).stdout.splitlines()) == 2
+
+
+def test_a_ledger_without_a_journal_says_so(state_dir: Path, journal: Path) -> None:
+    tool = journal.parent / "journalctl"
+    tool.write_text("#!/bin/sh\necho 'No journal files were found.' >&2\nexit 1\n")
+    done = incidents("list", "--state-dir", state_dir)
+    assert (done.returncode, ONE in done.stdout) == (0, True)
+    assert done.stderr == "what others killed is not known: No journal files were found.\n"
 
 
 @pytest.mark.parametrize("wanted", [ONE, "072511", "20260131", "last"])

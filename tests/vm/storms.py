@@ -258,7 +258,7 @@ def incidents(vm: Machine, kind: str = "hard", timeout: float = 20) -> tuple[dic
     """The incidents as `oomguard incidents list` tells them, newest first; waits for one of that kind."""
     deadline = time.monotonic() + timeout
     while True:
-        found = json.loads(vm.check("oomguard incidents list --json"))
+        found = json.loads(vm.check("oomguard incidents list --no-others --json"))
         if any(incident["kind"] == kind for incident in found) or time.monotonic() > deadline:
             return tuple(found)
         time.sleep(1)

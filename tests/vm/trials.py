@@ -173,7 +173,7 @@ def cut_power(vm: Machine, plan: CutPlan) -> CutResult:
         back = vm.wait_for(f"systemctl is-active -q {UNIT}", 300)
         back_after = round(time.monotonic() - started, 1) if back else None
         vm.wait_for(f"! ls {INCIDENTS}/*/ring.jsonl", 60)
-        listed = json.loads(vm.check("oomguard incidents list --json", timeout=120))
+        listed = json.loads(vm.check("oomguard incidents list --no-others --json", timeout=120))
         listed = [entry for entry in listed if entry["id"] != OLD]
         shown = [json.loads(vm.check(f"oomguard incidents show {e['id']} --json", timeout=120)) for e in listed]
         schema = json.loads((ROOT / "oomguard" / "report" / "incident.schema.json").read_text())

@@ -145,6 +145,20 @@ class State:
     counters: Counters = Counters()
 
 
+# Of the state, what a seed has under the same name. ``recall`` reads it by the same list.
+KEPT = (
+    "ours",
+    "own_cgroup",
+    "stuck",
+    "host",
+    "pressure",
+    "refaults",
+    "compressed",
+    "spent",
+    "shadows",
+    "next_token",
+    "next_incident",
+)
 _HOME = __name__.rpartition(".")[0]
 _Known = TypeVar("_Known", TargetState, State, Counters)
 _PARTS = {kind: tuple(part.name for part in fields(kind)) for kind in (TargetState, State, Counters)}
@@ -172,22 +186,12 @@ def seed(plan: Plan, before: State, actions: tuple[Action, ...], renewed: bool =
     told = [state for state in known.values() if state.phase != "calm" or state.id in opened]
     names = _PARTS[TargetState]
     return Seed(
-        names,
-        tuple(tuple(_told(getattr(state, name)) for name in names) for state in told),
-        plan.guards,
-        tuple(before.ours),
-        before.own_cgroup,
-        tuple((ban.pid, ban.start_ticks, ban.until_ns, ban.for_ns) for ban in before.stuck),
-        before.host,
-        before.pressure,
-        before.next_token,
-        before.next_incident,
-        before.refaults,
-        before.compressed,
-        plan.daemon.budget,
-        before.spent,
-        before.shadows,
-        tuple((target, number, at_ns) for target, (number, at_ns) in before.struck.items()),
+        names=names,
+        targets=tuple(tuple(_told(getattr(state, name)) for name in names) for state in told),
+        guards=plan.guards,
+        budget=plan.daemon.budget,
+        struck=tuple((target, number, at_ns) for target, (number, at_ns) in before.struck.items()),
+        **{name: _told(getattr(before, name)) for name in KEPT},
     )
 
 

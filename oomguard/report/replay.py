@@ -6,24 +6,22 @@ what followed from what was done then: after the first kill that differs it show
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from ..judge.decide import begin, decide
 from ..judge.detect import mib
-from ..judge.escalate import Climb, Pursuit
 from ..judge.glob import is_inside
+from ..judge.recall import joined, recall
 from ..judge.select import selects
-from ..judge.state import Ban, Held, Hold, State, TargetState, Verdict
+from ..judge.state import State
 from ..model.codec import from_plain
 from ..model.facts import CgroupFacts, Observation, Result, Stalled, Survey, TargetId, TargetSeen, VictimGone
-from ..model.incident import Seed, Turn
+from ..model.incident import Turn
 from ..model.policy import Budget, Daemon, Guard, Plan, StallAbove
 from ..model.verdict import Action, Close, Dismiss, Kill, Lease, Look, Mute, Nominate, Notify, Release, Snapshot, Victim
 
 _FRESH_NS: Final = 2_000_000_000  # a look as old as that may stand in for one that nobody took
-FOREVER: Final = 1 << 62  # before bans ended by themselves
 _LATE_NS: Final = 10_000_000_000  # and one that was taken as much later
 
 
@@ -96,7 +94,7 @@ def again(incident: Mapping[str, Any]) -> Replay:
         raise CannotReplay(_why_not(incident, turns))
     first = turns[start].seed
     assert first is not None
-    plan, state = _plan(first.guards, first.budget), _grown(first)
+    plan, state = _plan(first.guards, first.budget), recall(first)
     replay = Replay(incident["id"], part=_lost(incident, turns[start:]))
     theirs = _nominees(state)
     ours, opened = dict(theirs), incident["opened_ns"]
@@ -104,7 +102,7 @@ def again(incident: Mapping[str, Any]) -> Replay:
         if not _was_judged(turn):
             continue
         if turn.seed is not None:
-            state, plan = _joined(state, turn.seed), _plan(turn.seed.guards, turn.seed.budget)
+            state, plan = joined(state, turn.seed), _plan(turn.seed.guards, turn.seed.budget)
         before = state
         state, actions = decide(plan, state, turn.seen)
         known = before.targets.keys() | state.targets.keys()
@@ -180,44 +178,6 @@ def _was_judged(turn: Turn) -> bool:
     """Not a glance, and not what the daemon says of itself."""
     sources = {wake.source for wake in turn.seen.wakes}
     return sources != {"glance"} and (bool(sources) or turn.seen.host is not None or turn.seen.cgroups != ())
-
-
-def _joined(state: State, seed: Seed) -> State:
-    """An incident of another target begins, or a new policy: from here on that is judged as well, or by that."""
-    fresh = _grown(seed)
-    targets = {**fresh.targets, **state.targets}
-    return replace(fresh, targets=MappingProxyType(targets), past=state.past, counters=state.counters)
-
-
-def _grown(seed: Seed) -> State:
-    """The memory that was told. What this version does not know is left out; what it alone knows begins anew."""
-    names = {part.name for part in fields(TargetState)}
-    targets: dict[TargetId, TargetState] = {}
-    for values in seed.targets:
-        told: dict[str, Any] = {name: value for name, value in zip(seed.names, values, strict=True) if name in names}
-        told["leases"] = tuple(Held(*lease) for lease in told.get("leases", ()))
-        told["pursuit"] = None if told.get("pursuit") is None else Pursuit(*told["pursuit"])
-        told["verdict"] = None if told.get("verdict") is None else Verdict(*told["verdict"])
-        told["hold"] = None if told.get("hold") is None else Hold(*told["hold"])
-        for climb in ("soft_climb", "hard_climb"):
-            told[climb] = Climb(*told.get(climb, ()))
-        told["uninsurable"] = frozenset(told.get("uninsurable", ()))
-        targets[told["id"]] = TargetState(**told)
-    return State(
-        ours=frozenset(seed.ours),
-        own_cgroup=seed.own_cgroup,
-        targets=MappingProxyType(targets),
-        stuck=tuple(Ban(*(*ban, FOREVER, FOREVER)[:4]) for ban in seed.stuck),
-        spent=seed.spent,
-        shadows=seed.shadows,
-        struck=MappingProxyType({target: (number, at_ns) for target, number, at_ns in seed.struck}),
-        host=seed.host,
-        pressure=seed.pressure,
-        refaults=seed.refaults,
-        compressed=seed.compressed,
-        next_token=seed.next_token,
-        next_incident=seed.next_incident,
-    )
 
 
 def _nominees(state: State) -> dict[int, Victim]:

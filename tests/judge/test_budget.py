@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from oomguard.judge.decide import BAN_NS
+from oomguard.judge.nominee import BAN_NS
 from oomguard.model.facts import Result, TargetId, TargetSeen, VictimGone
 from oomguard.model.policy import Budget
 from oomguard.model.verdict import Kill, Nominate, Notify

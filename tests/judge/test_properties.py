@@ -8,7 +8,8 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from oomguard.judge import escalate
-from oomguard.judge.decide import TELL_AGAIN_NS, begin, decide
+from oomguard.judge.decide import begin, decide
+from oomguard.judge.desk import TELL_AGAIN_NS
 from oomguard.judge.detect import TABLE
 from oomguard.judge.glob import is_inside
 from oomguard.judge.rank import Bounds, rank, refusal

@@ -1,0 +1,151 @@
+"""Facts into memory: what came, went, answered, or was done by the kernel. Nothing is judged here."""
+
+from collections.abc import Iterable
+from typing import Final
+
+from ..model.facts import CgroupFacts, Result, TargetId
+from ..model.policy import Guard, StallAbove
+from ..model.verdict import Close, Dismiss, Notify, Release, Snapshot
+from . import escalate, lent, shadow
+from .desk import MACHINE, SECOND, Desk, who
+from .glob import is_inside
+from .state import TargetState, evolve
+
+STRUCK_QUIET_NS: Final = 60 * SECOND  # a service whose restarts the kernel kills makes one incident, until it pauses
+
+
+def remember(desk: Desk) -> None:
+    """All that this turn has to tell; ``desk.fresh`` and ``desk.news`` say of whom."""
+    seen = desk.seen
+    for target in (*seen.vanished, *(t for t in desk.targets if t.guard not in desk.guards)):
+        _vanish(desk, target)
+    for new in seen.appeared:
+        if new.target.guard in desk.guards:
+            _appear(desk, new.target, None if new.target.cgroup == MACHINE else new.facts)
+    for result in seen.results:
+        _unleased(desk, result)
+        if result.errno:
+            _in_vain(desk, result.token)
+    _see(desk)
+    for stall in seen.stalls:
+        if stall.target in desk.targets:
+            _stall(desk, stall.target, stall.condition)
+    desk.news |= {survey.target for survey in seen.surveys}
+    if any(result.what == "Deadman" for result in seen.results):
+        desk.news |= desk.targets.keys()
+    for kill in seen.kernel_kills:
+        _kernel_killed(desk, kill.cgroup, kill.count, kill.comm, kill.pid)
+    if desk.struck:
+        _quieten(desk)
+
+
+def _see(desk: Desk) -> None:
+    seen, by_path = desk.seen, {facts.path: facts for facts in desk.seen.cgroups}
+    for target in tuple(desk.targets):
+        if target.cgroup == MACHINE:
+            if seen.host is not None:
+                desk.fresh.add(target)
+        elif target.cgroup in by_path:
+            _renew(desk, target, by_path[target.cgroup])
+
+
+def _appear(desk: Desk, target: TargetId, facts: CgroupFacts | None) -> None:
+    _vanish(desk, target)  # as another directory under the same path; it is no more
+    kills = desk.past.pop(target, ())
+    desk.targets[target] = TargetState(target, entered_ns=desk.at, facts=facts, look_ns=desk.at, kills=kills)
+    desk.fresh.add(target)
+    lent.tripwire(desk, desk.targets[target])
+
+
+def _vanish(desk: Desk, target: TargetId) -> None:
+    old = desk.targets.pop(target, None)
+    if old is None:
+        return
+    if old.kills:
+        desk.past[target] = old.kills  # a budget is for a name: a service that was killed comes back
+    outcome = "the cgroup is gone, or no longer under this guard"
+    if old.pursuit is not None:
+        outcome = f"the victim is gone: {who(old.pursuit.victim)}, and the cgroup with it"
+        desk.tell(old, "VICTIM_GONE", outcome)
+    for lease in old.leases:
+        desk.actions.append(Release(target, lease.token))
+    if old.nominee is not None:
+        desk.actions.append(Dismiss(target, old.nominee.token))
+    if old.incident:
+        outcome, score = shadow.scored(desk, old, outcome)
+        desk.actions.append(Close(target, old.incident, outcome, score))
+
+
+def _unleased(desk: Desk, result: Result) -> None:
+    """A lease that could not be written: nobody may rely on it, and what the journal holds of it can go."""
+    if result.what != "Lease" or not result.errno:
+        return
+    for target, state in desk.targets.items():
+        if any(lease.token == result.token for lease in state.leases):
+            desk.actions.append(Release(target, result.token))
+            leases = tuple(lease for lease in state.leases if lease.token != result.token)
+            bare = frozenset(x.pid for x in state.leases if x.token == result.token and x.purpose == "insurance")
+            desk.targets[target] = evolve(state, leases=leases, uninsurable=state.uninsurable | bare)
+
+
+def _in_vain(desk: Desk, token: int) -> None:
+    """What a list has tried could not be done: it is not waited for."""
+    for target, state in desk.targets.items():
+        if token in state.soft_climb.tried or token in state.hard_climb.tried:
+            soft, hard = escalate.failed(state.soft_climb, token), escalate.failed(state.hard_climb, token)
+            desk.targets[target] = evolve(state, soft_climb=soft, hard_climb=hard)
+            desk.news.add(target)
+
+
+def _renew(desk: Desk, target: TargetId, facts: CgroupFacts) -> None:
+    old = desk.targets[target]
+    if old.facts is not None and old.facts.inode != facts.inode:
+        _appear(desk, target, facts)
+        return
+    limits = (facts.limit_bytes, facts.high_bytes)
+    moved = old.facts is not None and (old.facts.limit_bytes, old.facts.high_bytes) != limits
+    desk.targets[target] = evolve(old, facts=facts)
+    desk.fresh.add(target)
+    if moved:
+        lent.tripwire(desk, desk.targets[target])
+
+
+def _stall(desk: Desk, target: TargetId, number: int) -> None:
+    old = desk.targets[target]
+    window = next((stall.window_us * 1000 for stall in _stalls(desk.guards[target.guard]) if stall.number == number), 0)
+    others = tuple(stall for stall in old.stalls if stall[0] != number and stall[1] > desk.at)
+    desk.targets[target] = evolve(old, stalls=(*others, (number, desk.at + window)))
+    desk.news.add(target)
+
+
+def _kernel_killed(desk: Desk, cgroup: str, count: int, comm: str, pid: int) -> None:
+    desk.counters = evolve(desk.counters, kernel_oom_kills=desk.counters.kernel_oom_kills + count)
+    whom = f"{comm}[{pid}]" if comm else f"{count} process(es)"
+    shadow.done_by(desk, "kernel", cgroup, whom)
+    covering = [t for t in desk.targets if is_inside(cgroup, t.cgroup) and not desk.is_shadow(t)]
+    if not covering:
+        return
+    target = max(covering, key=lambda t: len(t.cgroup))
+    state = desk.targets[target]
+    text = f"the kernel's OOM killer ended {whom} in {cgroup}"
+    number = state.incident or desk.open_incident(state)
+    desk.actions.append(Snapshot(target, "kernel", number, text))
+    desk.actions.append(Notify(target, "KERNEL_KILLED", text))
+    if state.phase == "calm":  # one that is started again and killed again, all night, is one incident
+        desk.struck[target] = (number, desk.at)
+        desk.targets[target] = evolve(desk.targets[target], incident=0)
+    desk.news.add(target)
+
+
+def _quieten(desk: Desk) -> None:
+    """The kernel has not struck there for a while: what it did is told."""
+    for target, (number, at_ns) in tuple(desk.struck.items()):
+        if desk.at - at_ns >= STRUCK_QUIET_NS or target.guard not in desk.guards:
+            del desk.struck[target]
+            desk.actions.append(Close(target, number, "no watermark of this guard was crossed before"))
+
+
+def _stalls(guard: Guard) -> Iterable[StallAbove]:
+    for watermark in (guard.soft, guard.hard):
+        for clause in watermark.when if watermark is not None else ():
+            yield from (condition for condition in clause.all_of if isinstance(condition, StallAbove))

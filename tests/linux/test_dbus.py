@@ -2,6 +2,7 @@
 
 import errno
 import os
+import queue
 import select
 import socket
 import struct
@@ -126,15 +127,15 @@ def test_an_answer_in_pieces_and_what_is_for_nobody(serve: Serve) -> None:
 
 
 def test_one_who_refuses_us_is_not_told_anything(serve: Serve) -> None:
-    heard: list[bytes] = []
+    heard: queue.Queue[bytes] = queue.Queue()
 
     def talk(peer: socket.socket) -> None:
         peer.recv(4096)
         peer.sendall(b"REJECTED\r\n")
-        heard.append(peer.recv(4096))
+        heard.put(peer.recv(4096))
 
     assert asked(dbus.Call("StopUnit", "web.service", "replace", path=serve(talk))) == errno.EACCES
-    assert heard == [b""]
+    assert heard.get(timeout=PATIENCE_S) == b""
 
 
 def test_one_who_hangs_up(serve: Serve) -> None:

@@ -123,9 +123,15 @@ def nobody_to_take(case: Case) -> Advice | None:
 
 
 def no_guard(case: Case) -> Advice | None:
-    """The kernel killed where nobody watched."""
-    if case.it["killed_by"] != "kernel" or case.it["policy"]:
+    """The kernel killed where nobody watched, or something stood still there."""
+    stalled = case.it["kind"] == "stall" and case.it["killed_by"] == "none"
+    if case.it["policy"] or not (stalled or case.it["killed_by"] == "kernel"):
         return None
+    if stalled:
+        limit = 'stall_above = { full = "150ms", within = "1s" }'
+        table = f'[policy.NAME] cgroup = "{case.it["cgroup"]}", with a soft and a hard {limit}'
+        saw = f"{case.it['cgroup']} stood still, and no policy watches it."
+        return Advice("no guard", saw, (f"Add {table}.", "Where a limit of its own holds it, raise that."))
     table = f'[policy.NAME] cgroup = "{case.it["cgroup"]}", tripwire = true, with a soft and a hard memory_above'
     return Advice("no guard", f"The kernel killed in {case.it['cgroup']}, which no policy covers.", (f"Add {table}.",))
 

@@ -25,7 +25,7 @@ def look(
     oom_kill = _numbers(f"{proc}/vmstat", 1).get("oom_kill")
     pressure = f"{proc}/pressure/memory" if cgroup == "/" else f"{root}{cgroup}/memory.pressure"
     full = full_averages(pressure)
-    current = _read(f"{root}{cgroup}/memory.current")
+    current = read(f"{root}{cgroup}/memory.current")
     return {
         "at_s": round((time.monotonic_ns() - acted_ns) / 1e9, 3),
         "available_bytes": meminfo.get("MemAvailable"),
@@ -39,7 +39,7 @@ def look(
 
 def _victim(proc: str, root: str, row: Mapping[str, Any], acted_ns: int) -> dict[str, Any]:
     """Whether something of that name lives in its place again, and how much it has."""
-    pids = _read(f"{root}{row['cgroup']}/cgroup.procs").split()[:_PROCS_MAX] if row["cgroup"] else []
+    pids = read(f"{root}{row['cgroup']}/cgroup.procs").split()[:_PROCS_MAX] if row["cgroup"] else []
     age_ns = time.monotonic_ns() - acted_ns
     since_ticks = (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - age_ns) * os.sysconf("SC_CLK_TCK") // 1_000_000_000
     held = count = 0
@@ -61,20 +61,21 @@ def _victim(proc: str, root: str, row: Mapping[str, Any], acted_ns: int) -> dict
 
 def full_averages(path: str) -> tuple[float, float] | None:
     """(avg10, avg60) in percent of the "full" line of a pressure file; None: not there."""
-    found = _AVG10.search(_read(path))
+    found = _AVG10.search(read(path))
     return (float(found[1]), float(found[2])) if found else None
 
 
 def _numbers(path: str, scale: int) -> dict[str, int]:
     found: dict[str, int] = {}
-    for line in _read(path).splitlines():
+    for line in read(path).splitlines():
         words = line.split()
         if len(words) >= 2 and words[1].isdigit():
             found[words[0].rstrip(b":").decode("ascii", "replace")] = int(words[1]) * scale
     return found
 
 
-def _read(path: str) -> bytes:
+def read(path: str) -> bytes:
+    """A small file; empty: it is not there."""
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read(65536) or b""

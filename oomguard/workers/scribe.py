@@ -29,7 +29,7 @@ from ..model.incident import Turn
 from ..model.policy import Daemon, Plan
 from ..model.ring import Ring
 from ..model.verdict import Dismiss, Nominate, ProcessRef, Snapshot
-from . import aftercare, blackbox, follow, shelf
+from . import aftercare, blackbox, follow, shelf, standstill
 from .evidence import Evidence
 from .pool import hush
 from .story import Milestone, Story, covers, short_id
@@ -49,13 +49,7 @@ _FRESH_US: Final = 60_000_000
 _DRIFT: Final = 0.0005
 _TOGETHER_US: Final = 30_000_000
 _QUIET_NS: Final = 60_000_000_000  # a storm of kernel kills that no guard covers is one incident, until it pauses
-# "Full" is the share of time in which nothing at all could run for want of memory. systemd-oomd ends somebody at 60 %
-# of ten seconds; a machine that loses a third of a minute is one that nobody can work on.
-_PRESSED: Final = 33.0
 _PRESSED_EVERY_NS: Final = 29_000_000_000  # the kernel's own average of a minute is read, so that is often enough
-_PRESSED_LONGEST_NS: Final = 600_000_000_000
-_PRESSED_MAX: Final = 64
-_ACTED_NS: Final = 60_000_000_000
 _LOOKS_MAX: Final = 12
 _BEFORE_BOX: Final = 64  # turns that wait for a black box that is just being made
 _AFTERS_MAX: Final = 10  # times that "after" is gathered in a storm of kills
@@ -239,9 +233,7 @@ class Scribe:
         self._log: deque[tuple[int, str]] = deque(maxlen=_LOG_LINES)
         self._reports: deque[tuple[int, dict[str, Any]]] = deque(maxlen=64)
         self._report = Report()
-        self._phases: dict[TargetId, str] = {}
-        self._refusals: dict[TargetId, tuple[str, str]] = {}
-        self._acted_ns: dict[TargetId, int] = {}
+        self._watch = standstill.Watch(daemon.proc, self._cgroup)
         self._pressed_ns = 0
         self._afters: list[tuple[int, Incident]] = []  # (when, CLOCK_MONOTONIC in ns; of whom) a look is due
         self._replaying = ring.head() > 0  # a predecessor of ours may have begun what the ring still tells
@@ -306,41 +298,26 @@ class Scribe:
             self._look_at_pressure(now_ns)
 
     def _look_at_pressure(self, now_ns: int) -> None:
-        """Of the machine and of every guarded cgroup: has it stood still for a minute, and no guard could act?"""
-        paths = dict.fromkeys(["/", *(target.cgroup for target in self._phases)][:_PRESSED_MAX])
-        for path in paths:
-            host = f"{self._plan.daemon.proc}/pressure/memory"
-            where = host if path == "/" else f"{self._cgroup}{path}/memory.pressure"
-            full = aftercare.full_averages(where)
-            if full is not None:
-                self._pressed(path, full[1], now_ns)
-
-    def _pressed(self, path: str, avg60: float, now_ns: int) -> None:
-        target = self._guardian(path) or TargetId("", path)
-        known = self._open.get(target)
-        if known is not None and known.story.kind == "stall":
-            if avg60 < _PRESSED / 2 or now_ns - known.story.opened_ns > _PRESSED_LONGEST_NS:
-                eased = avg60 < _PRESSED / 2
-                known.story.end("the pressure has eased" if eased else "it goes on; these were its first ten minutes")
+        """Whoever stood still for a minute, and no guard could act, is an incident."""
+        begun = {t: incident.story.opened_ns for t, incident in self._open.items() if incident.story.kind == "stall"}
+        for news in list(self._watch.look(now_ns, begun)):
+            known = self._open.get(news.target)
+            if known is None:
+                self._stall(news, now_ns)
+            elif news.over:
+                known.story.end(news.over)
                 self._close(known)
-            return
-        if avg60 < _PRESSED or now_ns - self._acted_ns.get(target, -_ACTED_NS) < _ACTED_NS:
-            return
-        text = f"{'the machine' if path == '/' else path} stood still for {avg60:.0f} % of a minute (PSI full)"
-        if known is not None:
-            if "stall" not in known.story.why:
-                known.story.stalled(now_ns, text)
-            return
-        story = Story(target, 0, now_ns, "stall", self._guards.get(target.guard), self._nominated.get(target))
-        story.stalled(now_ns, text)
-        story.refused = self._refusals.get(target, ("", ""))
-        story.crossed = self._phases.get(target) in ("firing", "draining", "cooling")
-        self._begin(story)
+            elif "stall" not in known.story.why:
+                known.story.stalled(now_ns, news.text)
 
-    def _guardian(self, path: str) -> TargetId | None:
-        """The innermost target that this cgroup is below."""
-        covering = [target for target in self._phases if covers(target.cgroup, path)]
-        return max(covering, key=lambda target: len(target.cgroup), default=None)
+    def _stall(self, news: standstill.News, now_ns: int) -> None:
+        target = news.target
+        story = Story(target, 0, now_ns, "stall", self._guards.get(target.guard), self._nominated.get(target))
+        story.stalled(now_ns, news.text)
+        story.nearest = news.nearest
+        story.refused = self._watch.refused.get(target, ("", ""))
+        story.crossed = self._watch.phases.get(target) in ("firing", "draining", "cooling")
+        self._begin(story)
 
     def _turn(self, payload: bytes) -> None:
         plain = follow.decode(payload)
@@ -349,7 +326,7 @@ class Scribe:
             self._guards = {guard.name: guard for guard in self._plan.guards}
             return
         seen = plain["seen"]
-        self._follow_phases(plain)
+        self._watch.follow(plain)
         opens = plain["actions"] or seen["kernel_kills"]
         if not self._open and not opens:
             return
@@ -372,22 +349,6 @@ class Scribe:
             self._begin(Story(TargetId("", kill.cgroup), 0, turn.seen.at_ns, "kernel", None))
         for incident in list(self._open.values()):
             self._milestones(incident, incident.story.add(turn), turn)
-
-    def _follow_phases(self, plain: dict[str, Any]) -> None:
-        for guard, cgroup, phase in plain["phases"]:
-            self._phases[TargetId(guard, cgroup)] = phase
-        for gone in plain["seen"]["vanished"]:
-            target = TargetId(gone["guard"], gone["cgroup"])
-            self._phases.pop(target, None)
-            self._refusals.pop(target, None)
-            self._acted_ns.pop(target, None)
-        for action in plain["actions"]:
-            if action["kind"] in ("Kill", "Notify"):
-                target = TargetId(action["target"]["guard"], action["target"]["cgroup"])
-                if action["kind"] == "Kill":
-                    self._acted_ns[target] = plain["seen"]["at_ns"]
-                elif action["message"] in ("NO_VICTIM", "BUDGET_SPENT", "CALM"):
-                    self._refusals[target] = (action["message"], action["text"])
 
     def _snapshot(self, turn: Turn, snapshot: Snapshot) -> None:
         known = self._open.get(snapshot.target)

@@ -32,7 +32,7 @@ from ..model.verdict import (
     UnitJob,
     Victim,
 )
-from .whynot import Before, why
+from .whynot import Before, unwatched, why
 
 Kind = Literal["soft", "hard", "kernel", "stall"]
 Milestone = Literal["hard", "killed", "gone", "kernel", "closed"]
@@ -152,6 +152,7 @@ class Story:
         self.kernel_reports: list[dict[str, object]] = []
         self.refused = ("", "")  # the last message that nobody could be taken, and its text
         self.before = Before()
+        self.nearest: TargetId | None = None  # the target that an unwatched cgroup is below
         self.timeline: list[dict[str, object]] = []
         self.timeline_cut = 0
         self.held = False
@@ -310,6 +311,8 @@ class Story:
         theirs = self.killed_by() == "kernel"
         if not theirs and self.kind != "stall":
             return None
+        if self.nearest is not None and not self.target.guard:
+            return unwatched(self.target.cgroup, self.nearest)
         acted = any(death.struck for death in self.deaths.values())
         where = next((str(kill["cgroup"]) for kill in self.kernel_kills if kill["cgroup"]), self.target.cgroup)
         crossed = self.crossed or self.hard_ns is not None

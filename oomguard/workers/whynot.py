@@ -81,6 +81,12 @@ def why(
     return _told("watermark", f"{name}: {_distance(target, guard, before)}")
 
 
+def unwatched(cgroup: str, nearest: TargetId) -> dict[str, str]:
+    """The same for a cgroup that is below a guarded one, though no guard watches it."""
+    watches = "the machine" if nearest.cgroup == "/" else nearest.cgroup
+    return _told("uncovered", f"no guard watches {cgroup} itself; policy {nearest.guard} watches {watches}")
+
+
 def _told(reason: Reason, text: str) -> dict[str, str]:
     return {"reason": reason, "text": text}
 

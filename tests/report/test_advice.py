@@ -135,6 +135,13 @@ CASES: dict[str, tuple[Callable[[], Doc], Callable[[], Doc]]] = {  # rule: (spea
 }
 
 
+def test_what_stood_still_where_nobody_watches() -> None:
+    doc = told(kind="stall", killed_by="none", policy="", cgroup="/lxc.payload/c1", guard=None)
+    (advice,) = [advice for advice in advise(doc, most=99) if advice.rule == "no guard"]
+    assert advice.saw == "/lxc.payload/c1 stood still, and no policy watches it."
+    assert 'cgroup = "/lxc.payload/c1"' in advice.do[0]
+
+
 def test_every_rule_has_its_case() -> None:
     assert set(CASES) == set(RULES)
 

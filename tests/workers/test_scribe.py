@@ -523,6 +523,31 @@ def test_a_machine_that_stands_still_and_is_being_helped_is_no_incident_of_its_o
     assert core.incidents() == []
 
 
+def test_a_cgroup_that_stands_still_and_no_guard_covers(
+    core: Core, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scribe, "_PRESSED_EVERY_NS", 20 * MS)
+    monkeypatch.setattr(scribe, "_BEAT_S", 0.05)
+    monkeypatch.setattr(follow, "IDLE_S", 0.05)
+    (tmp_path / "proc" / "pressure").mkdir(parents=True)
+    (tmp_path / "proc" / "pressure" / "memory").write_text(PRESSURE.format(3))
+    stuck = tmp_path / "cgroup" / "stuck.service"
+    stuck.mkdir(parents=True)
+    (stuck / "memory.pressure").write_text(PRESSURE.format(60))
+    (stuck / "memory.max").write_text("1048576\n")
+    core.daemon = Daemon(proc=str(tmp_path / "proc"), cgroup=str(tmp_path / "cgroup"))
+    assert core.ring.append(pack(Turn(1, Observation(1), (), (), (("host", "/", "calm"),))))
+    core.start()
+    doc = core.one(lambda doc: "cgroups" in doc["evidence"])
+    assert (doc["kind"], doc["policy"], doc["cgroup"], doc["killed_by"]) == ("stall", "", "/stuck.service", "none")
+    assert doc["why"]["stall"] == "/stuck.service stood still for 60 % of a minute (PSI full)"
+    text = "no guard watches /stuck.service itself; policy host watches the machine"
+    assert doc["no_guard"] == {"reason": "uncovered", "text": text}
+    assert doc["evidence"]["cgroups"]["soft"]["/stuck.service"]["memory.max"] == 1048576
+    (stuck / "memory.pressure").write_text(PRESSURE.format(3))
+    assert core.one()["outcome"] == "the pressure has eased"
+
+
 def test_the_kernel_was_faster_than_we(core: Core, kernel_log: KernelLog) -> None:
     core.start()
     core.turn(Snapshot(WEB, "soft", 1, "220 of 256"), Nominate(WEB, victim(), ranking()))

@@ -19,7 +19,7 @@ from plotly.offline import get_plotlyjs
 
 from . import pictures, series
 from .advice import advise
-from .text import aftermath, sentence, verdict
+from .text import aftermath, sentence, under, verdict
 from .words import duration, printable, size
 
 _HERE: Final = Path(__file__).parent
@@ -43,6 +43,7 @@ def page(incident: Mapping[str, Any], directory: Path | None = None) -> str:
         it=incident,
         sentence=sentence(dict(incident)),
         helped=verdict(dict(incident)),
+        under=under(dict(incident)),
         aftermath=aftermath(dict(incident)),
         advice=advise(incident),
         processes=series.processes(incident),

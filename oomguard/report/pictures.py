@@ -35,6 +35,7 @@ _FONT: Final = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', san
 _GROWERS: Final = 4
 _MIB: Final = 1 << 20
 _TREE_MAX: Final = 300  # boxes
+_POINTS_MAX: Final = 4000  # of a line: more than any screen has columns; a day has 86,400 seconds
 _STAGES: Final = ("soft", "late", "hard")  # of evidence; the process table is of the first
 
 
@@ -57,7 +58,7 @@ def over_time(incident: Incident) -> go.Figure:
     _marks(figure, incident)
     _calm(figure, 560 if len(titles) > 2 else 420)
     figure.update_xaxes(range=_window(incident))
-    figure.update_xaxes(title_text="seconds from the opening of the incident", ticksuffix=" s", row=len(titles), col=1)
+    figure.update_xaxes(title_text="seconds from the beginning", ticksuffix=" s", row=len(titles), col=1)
     figure.update_xaxes(title_standoff=6, row=len(titles), col=1)
     return figure
 
@@ -151,6 +152,7 @@ def _area(  # noqa: PLR0913 - what a line looks like
 ) -> None:
     if not points:
         return
+    points = series.thinned(points, _POINTS_MAX)
     words = [f"{value:.0f} %" if unit else size(int(value)) for _, value in points]
     figure.add_trace(
         go.Scatter(
@@ -228,6 +230,8 @@ def _anchor(at: float, start: float, end: float) -> str:
 
 def _window(incident: Incident) -> list[float]:
     """Seconds that are shown first: the engagement with some calm around it. All is there to be zoomed out to."""
+    if incident["kind"] == "recording":
+        return [0.0, round(max((at for at, _ in series.turns(incident)), default=1.0) / 1000, 3)]
     ends = [entry["at_ms"] / 1000 for entry in incident["timeline"]] or [0.0]
     last = max(ends)
     own = str(incident["cgroup"])

@@ -5,7 +5,7 @@ last counts what was lost. What was cut off (no power, a full disk) costs the tu
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -35,15 +35,40 @@ _QUIET: Final[dict[str, Any]] = {
     "latency_ms": None,
     "gone_ms": None,
     "number": 0,
+    "kernel_reports": [],
+    "no_guard": None,
+    "after": [],
+    "verdict": None,
+    "boot_id": "",
+    "kernel": "",
     "evidence": {"taken": []},
 }
+_TIMELINE_MAX: Final = 400
+# What an action is called in a timeline ("": by its watermark), and which of its fields says why.
+_WORDS: Final = {"Snapshot": ("", "why"), "Kill": ("kill", "why"), "Close": ("close", "outcome")}
 
 
 def quiet(head: Mapping[str, Any], turns: Iterable[Mapping[str, Any]], lost: Mapping[str, int]) -> dict[str, Any]:
-    """As what a replay takes for an incident; it counts from the first turn."""
+    """As what a replay or a report takes for an incident; it counts from the first turn."""
     ring = list(turns)
     opened = ring[0]["seen"]["at_ns"] if ring else 0
-    return {**_QUIET, **head, "opened_ns": opened, "lost": dict(lost), "ring": ring}
+    told = [entry for turn in ring for entry in _told(turn, opened)]
+    count = dict(lost) | ({"timeline": len(told) - _TIMELINE_MAX} if len(told) > _TIMELINE_MAX else {})
+    machine = next((guard for guard in head.get("guards", ()) if guard["cgroup"] == "/"), None)
+    more = {"opened_ns": opened, "lost": count, "guard": machine, "timeline": told[:_TIMELINE_MAX], "ring": ring}
+    return {**_QUIET, **head, **more}
+
+
+def _told(turn: Mapping[str, Any], opened_ns: int) -> Iterator[dict[str, Any]]:
+    """What happened in a turn, whichever guard's it was, as entries of a timeline."""
+    at_ms = round((turn["seen"]["at_ns"] - opened_ns) / 1e6, 3)
+    for kill in turn["seen"].get("kernel_kills", ()):
+        who = f"{kill['comm']}[{kill['pid']}]" if kill["pid"] else f"{kill['count']}"
+        yield {"at_ms": at_ms, "what": "kernel", "text": f"the kernel's OOM killer killed {who} in {kill['cgroup']}"}
+    for action in turn.get("actions", ()):
+        if (words := _WORDS.get(action["kind"])) is not None:
+            text = f"{action['target']['guard']} on {action['target']['cgroup']}: {action[words[1]]}"
+            yield {"at_ms": at_ms, "what": words[0] or action["watermark"], "text": text}
 
 
 class Writer:

@@ -70,6 +70,19 @@ def pressure(incident: Incident, line: str) -> Points:
     return points
 
 
+def thinned(points: Points, most: int) -> Points:
+    """At most so many of them: of each stretch the lowest and the highest, so that no peak is lost."""
+    if len(points) <= most:
+        return points
+    wide = -(-len(points) * 2 // most)
+    found: Points = []
+    for begin in range(0, len(points), wide):
+        stretch = points[begin : begin + wide]
+        ends = {min(stretch, key=lambda it: it[1]), max(stretch, key=lambda it: it[1])}
+        found += sorted(ends)
+    return found
+
+
 def used(incident: Incident, cgroup: str) -> Points:
     """What a cgroup could not give back: of its own readings, and of surveys."""
     return [(at, unreclaimable(facts)) for at, turn in turns(incident) for facts in _facts_of(turn["seen"], cgroup)]

@@ -16,6 +16,12 @@ _TIMELINE = 9  # lines; with --all: every one
 _GROWERS = 4
 _GREW = 1 << 20  # what is less is noise
 _CANDIDATES = 3
+_ACTS = {
+    "soft": ("soft watermark", "soft watermarks"),
+    "hard": ("hard watermark", "hard watermarks"),
+    "kill": ("signal", "signals"),
+    "kernel": ("kill by the kernel", "kills by the kernel"),
+}
 _SHOWN_FIRST = ("hard", "kernel", "kill", "gone", "close", "soft", "notify")
 
 
@@ -36,6 +42,8 @@ def half_page(incident: dict[str, Any], width: int = 100, color: bool = False, w
 
 def sentence(incident: dict[str, Any]) -> str:
     """What happened, in one sentence."""
+    if incident["kind"] == "recording":
+        return _recording(incident)
     where = "the machine" if incident["cgroup"] == "/" else incident["cgroup"]
     victims = _victims(incident)
     if incident["killed_by"] == "kernel":
@@ -57,6 +65,24 @@ def sentence(incident: dict[str, Any]) -> str:
     if incident["kind"] == "hard":
         return f"{where[0].upper() + where[1:]} ran out of memory, and nobody was killed{_why_nobody(incident)}."
     return f"Memory of {where} got short and recovered; nobody was killed."
+
+
+def under(incident: dict[str, Any]) -> str:
+    """The policy that it belongs to; of a recording, all that were in force."""
+    if incident["kind"] == "recording":
+        return f"under {', '.join(guard['name'] for guard in incident.get('guards', ())) or 'no policy'}"
+    return f"policy {incident['policy']} on {incident['cgroup']}" if incident["policy"] else "no policy"
+
+
+def _recording(incident: dict[str, Any]) -> str:
+    """Of a recording: how long, and what was done in it."""
+    ring = incident["ring"]
+    lasting = (ring[-1]["seen"]["at_ns"] - incident["opened_ns"]) / 1e6 if ring else 0.0
+    done = [entry["what"] for entry in incident["timeline"]]
+    acts = [f"{n} {words[n > 1]}" for what, words in _ACTS.items() if (n := done.count(what))]
+    least = min((t["seen"]["host"]["available_bytes"] for t in ring if t["seen"]["host"]), default=None)
+    memory = f", at least {size(least)} available" if least is not None else ""
+    return f"A recording of {duration(lasting)}{memory}: {', '.join(acts) or 'nothing happened'}."
 
 
 def aftermath(incident: dict[str, Any]) -> list[str]:
@@ -118,7 +144,7 @@ class _Page:
         color = {"hard": _RED, "kernel": _RED, "soft": _YELLOW}.get(self.it["kind"], _BOLD)
         for line in self.wrapped(sentence(self.it), ""):
             yield self.paint(line, f"{_BOLD};{color}")
-        policy = f"policy {self.it['policy']} on {self.it['cgroup']}" if self.it["policy"] else "no policy"
+        policy = under(self.it)
         observed = ", observe mode" if self.it["mode"] == "observe" and self.it["policy"] else ""
         line = f"{self.it['time']}  {self.it['hostname']}  {policy}{observed}  {self.it['id']}"
         yield from (self.paint(part, _DIM) for part in self.wrapped(line, ""))
@@ -197,6 +223,8 @@ class _Page:
                 yield from self.item(" ", line, _GREEN)
 
     def further(self) -> Iterator[str]:
+        if self.it["kind"] == "recording":
+            return
         yield self.title("Look further")
         short = self.it["id"].rpartition("-")[2]
         yield from self.item("", f"oomguard incidents report {short} -o incident.html    everything, drawn", "")
@@ -251,6 +279,8 @@ def _stamp(at_ms: float) -> str:
 
 def _helped(incident: dict[str, Any]) -> tuple[str, str]:
     """Did it help? Only what the record can prove."""
+    if incident["kind"] == "recording":
+        return "No verdict of its own; try a policy on it: oomguard incidents replay FILE --policy POLICY.", _DIM
     if incident["killed_by"] == "oomguard":
         return _kill_helped(incident)
     if incident["killed_by"] == "kernel":

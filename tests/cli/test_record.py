@@ -54,6 +54,10 @@ def test_what_the_daemon_sees_is_kept_and_can_be_judged(config: Path, tmp_path: 
     assert len(doc["ring"]) == done.json["turns"]
     assert doc["guards"][0]["name"] == "host"
     assert oomguard("incidents", "replay", file, "--policy", config).code == 0, "nobody would have been killed"
+    assert oomguard("incidents", "show", file).out.startswith("A recording of ")
+    report = tmp_path / "day.html"
+    assert oomguard("incidents", "report", file, "-o", report).code == 0
+    assert "under host" in report.read_text()
     again = oomguard("record", "--for", "3s", "-o", file, "--config", config)
     assert (again.code, again.err) == (1, f"oomguard: {file} exists already; name another with -o\n")
 

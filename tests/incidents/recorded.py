@@ -78,9 +78,10 @@ def incident(turns: list[Turn], target: TargetId | None = None, **more: object) 
     return told
 
 
-def recording(turns: list[Turn]) -> dict[str, Any]:
-    """Turns in which nothing began, as `oomguard record` keeps them."""
+def recording(turns: list[Turn], **more: object) -> dict[str, Any]:
+    """Turns as `oomguard record` keeps them; ``more`` goes over its head."""
     head = {"id": "20260131T031204Z-recording", "time": "2026-01-31T03:12:04Z", "version": "0.1.0", "hostname": "x"}
+    head |= more
     told: dict[str, Any] = json.loads(encode(quiet(head, [to_plain(turn) for turn in turns], {})))
     return told
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from oomguard.report import page
-from tests.incidents.recorded import Recorded
+from oomguard.model.codec import to_plain
+from oomguard.report import page, series
+from tests.incidents.recorded import Recorded, recording
 from tests.judge.world import MIB, Body, host_guard, limit_guard, plan, process
 
 from .browser import Browser
@@ -120,6 +121,37 @@ def test_a_limited_cgroup_and_one_of_which_nothing_is_known(browser: Browser, tm
         browser.look(path, 1000, "light")
         assert browser.says("document.documentElement.dataset.drawn") == pictures
     assert "tripwire" in (tmp_path / "0.html").read_text()
+
+
+def test_a_recording_is_drawn_whole(browser: Browser, tmp_path: Path) -> None:
+    """What `oomguard record` has kept is a report as well: all of its time, and what every guard did in it."""
+    world = Recorded(plan(host_guard()), [Body(process(500, "leak", LEAK, 10), 60)])
+    world.run(60_000, lambda w: False)
+    doc = recording(world.turns, guards=to_plain((host_guard(),)))
+    (tmp_path / "report.html").write_text(page.page(doc))
+    browser.look(tmp_path / "report.html", 1000, "light")
+    assert browser.says("document.documentElement.dataset.drawn") == "2"
+    told = browser.says("document.body.textContent")
+    assert "A recording of 60 s" in told
+    for words in (
+        "1 soft watermark, 1 hard watermark, 1 signal",
+        "under host",
+        "host on /: leak[500] holding",
+        "soft 120",
+    ):
+        assert words in told
+    shown = browser.says("document.getElementById('over-time').layout.xaxis.range")
+    assert shown == [0, round((doc["ring"][-1]["seen"]["at_ns"] - doc["opened_ns"]) / 1e9, 3)]
+
+
+def test_a_long_line_keeps_its_peaks() -> None:
+    day = [(1000.0 * n, 500.0) for n in range(86_400)]
+    day[40_000], day[70_001] = (40_000_000.0, 3.0), (70_001_000.0, 900.0)
+    thin = series.thinned(day, 4000)
+    assert len(thin) <= 4000
+    assert {day[0], day[40_000], day[70_001]} <= set(thin)
+    assert thin == sorted(thin)
+    assert series.thinned(day[:4000], 4000) == day[:4000]
 
 
 def test_without_the_extra_there_is_one_line(tmp_path: Path) -> None:

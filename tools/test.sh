@@ -1,24 +1,33 @@
 #!/bin/bash
-# All tests, in two lanes: what waits for the virtual machine, and beside it what runs here. Within a lane one after the
-# other. Arguments go to both (-k judge); what the lane of the machine has to say comes after the other.
+# All tests, in two lanes: the machine of tests/vm; and beside it what runs here, then the other rooms' tests in a machine
+# of their own. Within a lane one after the other. Arguments go to all (-k judge); what the machines have to say comes last.
+# Who names a file, or a mark (-m 'not vm'), gets just that, one after the other.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 pytest() { .venv/bin/python -m pytest --durations=10 --durations-min=5 "$@"; }
 NONE=5  # pytest's exit code where -k and the like leave no test
 
-said=$(mktemp)
-trap 'rm -f "$said"' EXIT
-pytest -m vm -p no:cacheprovider "$@" >"$said" 2>&1 </dev/null &
-machine=$!
-trap 'kill $machine 2>/dev/null; rm -f "$said"' INT TERM
+for word in "$@"; do
+    [[ $word == -m* || -e ${word%%::*} ]] && exec .venv/bin/python -m pytest "$@"
+done
+
+own=$(mktemp -d)
+trap 'rm -rf "$own"' EXIT
+pytest tests/vm -p no:cacheprovider "$@" >"$own/storms" 2>&1 </dev/null &
+storms=$!
+trap 'kill $storms 2>/dev/null; rm -rf "$own"' INT TERM
 pytest -m 'not vm' "$@"
 here=$?
-wait $machine
-there=$?
-cat "$said"
+TMPDIR=$own pytest -m vm --ignore=tests/vm -p no:cacheprovider "$@" >"$own/rooms" 2>&1 </dev/null
+rooms=$?
+wait $storms
+storms=$?
+cat "$own/rooms" "$own/storms"
 
-[[ $here -eq $NONE && $there -eq $NONE ]] && exit $NONE
-[[ $here -eq $NONE ]] && here=0
-[[ $there -eq $NONE ]] && there=0
-exit $((here ? here : there))
+worst=$NONE
+for code in $here $rooms $storms; do
+    [[ $code -eq $NONE ]] && continue
+    [[ $worst -eq $NONE || $worst -eq 0 ]] && worst=$code
+done
+exit $worst

@@ -24,6 +24,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from .qemu import ACCEL, CMDLINE, CPU, GuestError, Hardware, Qemu
@@ -58,13 +59,13 @@ def missing() -> str | None:
 
 
 @contextlib.contextmanager
-def turn():
-    """One machine at a time: two would starve each other, and no latency would mean anything."""
-    with open(LOCK, "a") as lock:
+def only_one(path: Path, other: str) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print("# waiting for another machine to end", file=sys.stderr, flush=True)
+            print(f"# waiting for {other} to end", file=sys.stderr, flush=True)
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -155,11 +156,13 @@ class Machine(Qemu):
     def __enter__(self) -> Machine:
         if why := missing():
             raise GuestError(why)
-        self._stack.enter_context(turn())
+        # One machine at a time: two would starve each other, and no latency would mean anything.
+        self._stack.enter_context(only_one(LOCK, "another machine"))
         try:
-            subprocess.run([HERE / "image"], check=True)
-            self.state = state = self._installed_state() if self.installed else self._boot_state()
-            os.utime(state)
+            with only_one(CACHE / "making", "a machine that is being made"):
+                subprocess.run([HERE / "image"], check=True)
+                self.state = state = self._installed_state() if self.installed else self._boot_state()
+                os.utime(state)
             self.launch(state / "disk.qcow2", state / "ram")
             self._renew_probes(state)
         except BaseException:

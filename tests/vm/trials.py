@@ -89,7 +89,7 @@ class CrashPlan:
     """SIGKILL, so long after a leak has begun that stops between the soft and the hard watermark."""
 
     limited: bool  # a service under a limit with a tripwire, or the whole machine
-    after_s: float
+    after_s: float | None  # None: as soon as the guard is armed
     whole_service: bool  # the workers too, or only the core
     leak_goes_first: bool  # before the daemon is back: it comes up in a machine that is calm
 
@@ -109,9 +109,8 @@ def crash(vm: Machine, plan: CrashPlan, patience_s: float = 45) -> CrashResult:
     before = marks(vm)
     service = hovering_leak(vm, plan.limited)
     service.start(vm)
-    time.sleep(plan.after_s)
+    held = moment(vm, before, plan.after_s, patience_s)
     first = daemon_pid(vm)
-    held = differences(before, marks(vm))
     who = "all" if plan.whole_service else "main"
     stop = f"; systemctl kill -s KILL {service.name}.service" if plan.leak_goes_first else ""
     killed_at = time.monotonic()
@@ -128,6 +127,22 @@ def crash(vm: Machine, plan: CrashPlan, patience_s: float = 45) -> CrashResult:
         left = differences(before, marks(vm))
     clean_after = None if left else round(time.monotonic() - stopped_at, 2)
     return CrashResult(plan, held, restarted_after, clean_after, left)
+
+
+def moment(vm: Machine, before: dict[str, object], after_s: float | None, patience_s: float) -> tuple[str, ...]:
+    """Waits for the moment of the SIGKILL; what is changed then."""
+    if after_s is not None:
+        time.sleep(after_s)
+        return differences(before, marks(vm))
+    deadline = time.monotonic() + patience_s
+    while not armed(held := differences(before, marks(vm))) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return held
+
+
+def armed(changed: tuple[str, ...]) -> bool:
+    """Whether somebody is insured: a tripwire alone is there in calm, too."""
+    return any("oom_score_adj" in change for change in changed)
 
 
 # -- the power goes

@@ -87,7 +87,9 @@ def explain(
     machine = Machine(proc or plan.daemon.proc, cgroup or plan.daemon.cgroup)
     path, process = _found(machine, subject)
     bounds = _bounds(machine, live.runtime_dir(runtime_dir, config or files.DEFAULT))
-    accounts = [_account(machine, guard, target, process, path, bounds) for guard, target in _covering(plan, path)]
+    accounts = [
+        _account(machine, guard, target, process, path, bounds) for guard, target in _covering(plan, machine, path)
+    ]
     inner = _guarded_below(plan, machine, path) if process is None else []
     if json:
         say.as_json(_report(plan, in_force, path, process, accounts, inner))
@@ -159,30 +161,29 @@ def _way_up(path: str) -> Iterator[str]:
     yield "/"
 
 
-def _covering(plan: Plan, path: str) -> list[tuple[Guard, str]]:
+def _covering(plan: Plan, machine: "Machine", path: str) -> list[tuple[Guard, str]]:
     """Guards with the cgroup that each of them watches around this one; the innermost first, as they are judged."""
-    from ..judge.select import selects
-
     found = []
     for target in _way_up(path):
         for guard in plan.guards:
-            if guard.cgroup == target or (guard.cgroup != "/" != target and selects(guard.cgroup, target)):
+            if guard.cgroup == target == "/" or (target != "/" and _means(guard, machine, target)):
                 found.append((guard, target))
     return found
 
 
+def _means(guard: Guard, machine: "Machine", path: str) -> bool:
+    """Whether the guard watches this cgroup."""
+    from ..judge.select import bears, selects
+
+    if guard.cgroup == "/" or not selects(guard.cgroup, path):
+        return False
+    return not guard.xattr or bears(guard, machine.xattr(path, guard.xattr_name))
+
+
 def _guarded_below(plan: Plan, machine: "Machine", path: str) -> list[tuple[str, str]]:
     """(policy, cgroup) of what is guarded inside of it."""
-    from ..judge.select import selects
-
     below = machine.below(path)
-    return [
-        (guard.name, name)
-        for guard in plan.guards
-        if guard.cgroup != "/"
-        for name in below
-        if selects(guard.cgroup, name)
-    ]
+    return [(guard.name, name) for guard in plan.guards for name in below if _means(guard, machine, name)]
 
 
 # ---------------------------------------------------------------------------------------------------------- the judge

@@ -59,6 +59,10 @@ class Machine:
             group.close()
         return group is not None or path == "/"
 
+    def xattr(self, path: str, name: str) -> str | None:
+        """An extended attribute of this cgroup."""
+        return None if self.root is None else cgroup2.xattr(self.root, path, name)
+
     def below(self, path: str) -> list[str]:
         """Every cgroup below."""
         return [] if self.root is None else [name for name, _, _ in cgroup2.walk(self.root, path)]

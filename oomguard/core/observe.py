@@ -18,10 +18,10 @@ from ..judge.glob import is_inside
 from ..judge.match import unit_path
 from ..judge.measure import Wants, wants
 from ..judge.rank import WEIGHT, is_corridor
-from ..judge.select import globs, selects
+from ..judge.select import bears, globs, selects
 from ..judge.state import State, TargetState
 from ..linux import events, libc, procfs, psi
-from ..linux.cgroup2 import Cgroup, owner, walk
+from ..linux.cgroup2 import Cgroup, owner, walk, xattr
 from ..model.facts import (
     CgroupFacts,
     Compressed,
@@ -139,6 +139,7 @@ class Senses:
         self.vmstat = procfs.VmStatFile(self.proc)
         self.pressure_file = self._pressure_file()
         self.wants_pressure = self.wants_refaults = False
+        self.by_xattr = False  # whether any guard asks for one
         self.zram: Zram | None = None
         self.wants = Wants()  # of the survey that is made, and whose the guard's cgroup is
         self.owner = 0
@@ -433,6 +434,7 @@ class Senses:
             if target.guard not in keep:
                 self._leave(target)
         self.plan = plan
+        self.by_xattr = any(guard.xattr for guard in plan.guards)
         self._ask_of_the_machine()
         for path, watch in self.watches.items():
             watch.aim(self._guards(path))
@@ -445,7 +447,7 @@ class Senses:
             self.say("cgroups", "no cgroup v2 with the memory controller is mounted: only guards on / work here")
         elif patterns and self.root is not None:
             try:
-                self.forest = Forest(self.root, patterns)
+                self.forest = Forest(self.root, patterns, attributes=self.by_xattr)
                 self.listen(self.forest.fileno(), select.EPOLLIN, self._on_tree)
             except OSError as error:
                 self.say("cgroups", f"{error.filename}: {error.strerror}: cgroups that come and go are not seen")
@@ -497,11 +499,19 @@ class Senses:
         late = False
         for path in found:
             known = self.watches.get(path)
-            guards = self._guards(path) if known is None else known.guards
+            guards = self._guards(path) if known is None or self.by_xattr else known.guards
+            if known is not None and guards != known.guards:  # an xattr came, went, or has another value
+                self._aim_again(known, guards)
             missing = [g for g in guards if TargetId(g.name, path) not in self.targets]
             if missing:
                 late |= not self._come(path, missing)
         self._look_again(late, self.forest.overflowed)
+
+    def _aim_again(self, watch: Watch, guards: tuple[Guard, ...]) -> None:
+        names = {guard.name for guard in guards}
+        for target in [target for target in watch.targets if target.guard not in names]:
+            self._leave(target)
+        watch.aim(guards)
 
     def _look_again(self, late: bool, overflowed: bool) -> None:
         """For what comes without an event: soon at first, for one that has no memory files (yet); in a minute.
@@ -519,7 +529,11 @@ class Senses:
             return True  # broken is not gone
 
     def _guards(self, path: str) -> tuple[Guard, ...]:
-        return tuple(guard for guard in self.plan.guards if guard.cgroup != "/" and selects(guard.cgroup, path))
+        found = tuple(guard for guard in self.plan.guards if guard.cgroup != "/" and selects(guard.cgroup, path))
+        if not self.by_xattr or self.root is None:
+            return found
+        root = self.root
+        return tuple(g for g in found if not g.xattr or bears(g, xattr(root, path, g.xattr_name)))
 
     def _watch_limits(self, path: str) -> None:
         """Be told when a limit on the way up is written. systemd makes a service's cgroup first and limits it then."""

@@ -7,7 +7,7 @@ from typing import Final
 from ..judge.glob import matches
 from ..linux import files
 from ..linux.cgroup2 import full_path
-from ..linux.events import ANYWHERE, TreeWatch
+from ..linux.events import ANYWHERE, ENTRIES, ENTRIES_AND_ATTRIBUTES, TreeWatch
 
 WATCHES: Final = 8192  # directories watched at most: a `**` over a machine with more is looked through once a minute
 
@@ -19,10 +19,11 @@ UNREACHABLE: Final = files.GONE | {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOO
 class Forest:
     """The cgroups under all patterns. ``changed`` says whether a look is due; ``matching`` looks."""
 
-    def __init__(self, root: str, patterns: tuple[str, ...]) -> None:
+    def __init__(self, root: str, patterns: tuple[str, ...], attributes: bool = False) -> None:
+        """``attributes``: changes of extended attributes are a reason to look, too."""
         self.root = root
         self.patterns = patterns
-        self.watch = TreeWatch()
+        self.watch = TreeWatch(ENTRIES_AND_ATTRIBUTES if attributes else ENTRIES)
         self.watched: dict[str, int] = {}  # directory: its inode when it was watched
         self.visited: set[str] = set()
         self.overflowed = False

@@ -8,6 +8,7 @@ system containers leads below a user's manager, where names are the user's own t
 from functools import lru_cache
 from typing import Final
 
+from ..model.policy import Guard
 from .glob import matches
 
 KINDS: Final = ("unit", "slice", "container", "pod")
@@ -67,6 +68,12 @@ def globs(selector: str) -> tuple[str, ...]:
 def selects(selector: str, path: str) -> bool:
     """Whether the guard with this selector means that cgroup."""
     return any(matches(glob, path) for glob in globs(selector))
+
+
+def bears(guard: Guard, value: str | None) -> bool:
+    """Whether a cgroup with this value of the extended attribute that the guard asks for (None: without) is meant."""
+    name, _, pattern = guard.xattr.partition("=")
+    return not name or (value is not None and matches(pattern.replace("*", "**"), value))
 
 
 def fits(pattern: str, text: str) -> bool:

@@ -50,6 +50,18 @@ _ESCAPES: Final = ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\
 _UNREACHABLE: Final = files.GONE | {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 
 
+def xattr(root: str, path: str, name: str) -> str | None:
+    """An extended attribute of a cgroup as text, without the NUL or newline that some writers end it with.
+
+    None: it has none of that name, is gone, or the name is not to be read (trusted.* without CAP_SYS_ADMIN).
+    """
+    try:
+        value = os.getxattr(full_path(root, path), name, follow_symlinks=False)
+    except OSError:
+        return None
+    return value.rstrip(b"\0\n").decode("utf-8", "surrogateescape")
+
+
 def owner(root: str, path: str) -> int:
     """Whose this cgroup is (uid); root's where it is gone."""
     try:

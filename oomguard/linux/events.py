@@ -11,6 +11,7 @@ from . import libc
 
 # <sys/inotify.h>
 _IN_MODIFY: Final = 0x02
+_IN_ATTRIB: Final = 0x04
 _IN_MOVED_FROM: Final = 0x40
 _IN_MOVED_TO: Final = 0x80
 _IN_CREATE: Final = 0x100
@@ -24,6 +25,8 @@ _IN_ONLYDIR: Final = 0x0100_0000
 # write to a cgroup's memory.max goes through the VFS and is told as any other; the kernel's own changes are not.
 ENTRIES: Final = _IN_MOVED_FROM | _IN_MOVED_TO | _IN_CREATE | _IN_DELETE | _IN_DELETE_SELF | _IN_ONLYDIR
 WRITES: Final = _IN_MODIFY
+# The same, and attributes of the directory and of what is in it (setxattr, chown, chmod).
+ENTRIES_AND_ATTRIBUTES: Final = ENTRIES | _IN_ATTRIB
 
 _EVENT: Final = struct.Struct("=iIII")  # struct inotify_event: watch, mask, cookie, length of the name that follows
 _SIGINFO_BYTES: Final = 128  # struct signalfd_siginfo; the signal number is its first u32

@@ -339,6 +339,12 @@ class Guard:
     cooldown_ns: int = 5 * SECOND_NS
     budget: Budget | None = None
     origin: str = ""  # file:line
+    xattr: str = ""  # "NAME=GLOB": of those cgroups only the ones with that extended attribute; "" all
+
+    @property
+    def xattr_name(self) -> str:
+        """Which extended attribute; "" none."""
+        return self.xattr.partition("=")[0]
 
 
 @dataclass(frozen=True, slots=True)

@@ -277,6 +277,7 @@ def _guard(merged: _Merged, numbers: Iterator[int], faults: list[Fault]) -> mode
         cooldown_ns=table.cooldown,
         budget=_budget(table.budget),
         origin=f"{home.file}:{home.line}",
+        xattr=table.xattr or "",
     )
     named = [kind for kind in schema.SELECTORS if getattr(table, kind) is not None]
     if len(named) > 1:
@@ -293,6 +294,12 @@ def _contradictions(guard: model.Guard, left_out: set[str]) -> Iterator[tuple[Ke
         yield ("cgroup",), "cgroup is missing", hint
     if not (guard.soft or guard.hard or left_out & {"soft", "hard"}):
         yield (), "neither soft nor hard: this policy would do nothing", f"add [policy.{guard.name}.hard]"
+    if guard.xattr and guard.cgroup == "/":
+        yield (
+            ("xattr",),
+            "the machine is one, whatever is written on it",
+            'with cgroup = "/**" it chooses among cgroups',
+        )
     if guard.tripwire and guard.cgroup == "/":
         yield ("tripwire",), "the root cgroup has no memory.high to set", "brake does this for the whole machine"
     if guard.tripwire and "hard" not in left_out and not _limits_memory(guard.hard):

@@ -61,6 +61,11 @@ FORMS: dict[str, Schema] = {
     "_slice_glob": _GLOB,
     "_cgroup_glob": _CGROUP,
     "_exe_glob": {"type": "string", "pattern": r"^[/*][^\[\]{}]*$"},
+    "_xattr": {
+        "type": "string",
+        "pattern": r"^(user|trusted|security)\.[^=\s]+(=[^\[\]{}]+)?$",
+        "examples": ["user.tier=batch"],
+    },
     "_span.<locals>.span": {
         "anyOf": [{"type": "integer"}, {"type": "string", "pattern": r"^\s*-?[0-9]+\s*\.\.\s*-?[0-9]+\s*$"}]
     },
@@ -107,6 +112,7 @@ WORDS: dict[str, dict[str, str]] = {
         "slice": "Whom it guards: slices by their names.",
         "container": "Whom it guards: each container of that engine.",
         "pod": "Whom it guards: each pod of that class of service.",
+        "xattr": "Of those cgroups, the ones with this extended attribute: its name, or NAME=PATTERN.",
         "mode": "enforce, or observe: decide, record and report, but touch nothing.",
         "soft": "The soft watermark: memory will be short. Nobody should be harmed yet.",
         "hard": "The hard watermark: the kernel would kill soon.",

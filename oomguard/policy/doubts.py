@@ -60,6 +60,15 @@ class Machine:
             path = directory.removeprefix(str(self.cgroup))
             yield path or "/"
 
+    def bears(self, path: str, wanted: str, matches: Matches) -> bool:
+        """Whether this cgroup has the extended attribute that is asked for, if any is."""
+        name, _, pattern = wanted.partition("=")
+        try:
+            value = os.getxattr(self.cgroup / path.lstrip("/"), name, follow_symlinks=False) if name else b""
+        except OSError:
+            return False
+        return not name or matches(pattern.replace("*", "**"), value.rstrip(b"\0\n").decode("utf-8", "surrogateescape"))
+
     def limit_on_the_way(self, path: str) -> bool:
         """Whether this cgroup or one above it has a memory.max."""
         here = Path(path.lstrip("/"))
@@ -188,7 +197,11 @@ def _limits(guard: model.Guard, machine: Machine, matches: Matches) -> _Doubts:
     if not machine.has_cgroup2:
         yield ("cgroup",), "there is no cgroup v2 here: this guard has nothing to watch", ""
         return
-    found = [path for path in machine.cgroups() if matches(guard.cgroup, path)]
+    named = [path for path in machine.cgroups() if matches(guard.cgroup, path)]
+    found = [path for path in named if machine.bears(path, guard.xattr, matches)]
+    if named and not found:
+        yield ("xattr",), f"none of its {len(named)} cgroups has {guard.xattr} now", "setfattr -n NAME -v VALUE sets it"
+        return
     if not found:
         yield ("cgroup",), f"{guard.cgroup} matches no cgroup now", "see systemd-cgls, or ls -R /sys/fs/cgroup"
         return

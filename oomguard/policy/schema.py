@@ -140,6 +140,21 @@ def _exe_glob(value: object) -> str:
     return pattern
 
 
+# Whose names Linux lets a cgroup's directory have (fs/kernfs): user.* its owner sets, the others root alone.
+_XATTR = re.compile(r"(?:user|trusted|security)\.[^=\s]{1,240}")
+
+
+def _xattr(value: object) -> str:
+    """NAME, or NAME=GLOB."""
+    if not isinstance(value, str):
+        raise Wrong(f"{shown(value)} is not text", 'as in "user.tier=batch"')
+    name, given, pattern = value.partition("=")
+    if not _XATTR.fullmatch(name) or "\0" in name:
+        hint = f'did you mean "user.{name}"?' if _XATTR.fullmatch(f"user.{name}") and "." not in name else ""
+        raise Wrong(f"{shown(name)} is no name of an extended attribute", hint or 'as in "user.tier=batch"')
+    return f"{name}={_glob(pattern) if given else '*'}"
+
+
 _SPAN = re.compile(r"\s*(-?[0-9]{1,10})\s*\.\.\s*(-?[0-9]{1,10})\s*")
 
 
@@ -232,6 +247,7 @@ AdjField = Annotated[tuple[int, int] | None, PlainValidator(_span(-1000, 1000, '
 UserField = Annotated[int | None, PlainValidator(_user)]
 ByField = Annotated[tuple[str, tuple[tuple[str, int], ...]], PlainValidator(_by)]
 AgeField = Annotated[int, PlainValidator(_between(SECOND_NS // 100, 3650 * DAY_NS))]
+XattrField = Annotated[str | None, PlainValidator(_xattr)]
 CgroupField = Annotated[str | None, PlainValidator(_cgroup_glob)]
 PathField = Annotated[str, PlainValidator(_path)]
 
@@ -576,6 +592,7 @@ class GuardTable(Table):
     slice: SliceField = None
     container: Literal["docker", "podman", "nerdctl", "kubernetes", "any"] | None = None
     pod: Literal["guaranteed", "burstable", "besteffort", "any"] | None = None
+    xattr: XattrField = None
     mode: Literal["enforce", "observe"] = "enforce"
     soft: WatermarkTable | None = None
     hard: WatermarkTable | None = None

@@ -50,6 +50,7 @@ def _places(daemon: model.Daemon) -> dict[str, Value]:
 def _guard(guard: model.Guard) -> dict[str, Value]:
     said: dict[str, Value] = {
         **_selector(guard.cgroup),
+        **({"xattr": guard.xattr} if guard.xattr else {}),
         "mode": guard.mode,
         "tripwire": guard.tripwire,
         "brake": guard.brake,

@@ -245,6 +245,8 @@ class _Court:
             doubts.append(f"who is taken is told by a look {abs(self.borrowed_ns) / 1e9:.1f} s away")
         if self.deaf:
             doubts.append("its stall_above was not listened to")
+        if asked := sorted({guard.xattr_name for guard in self.plan.guards if guard.xattr}):
+            doubts.append(f"which cgroups had {', '.join(asked)} is not recorded: every one is taken to have it")
         return "; ".join(doubts)
 
     def _brought(self, seen: Observation) -> Observation:

@@ -1,5 +1,6 @@
 """``oomguard explain``: who guards it, how far it is, who would die and why nobody else. On a machine made of files."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,13 @@ def explain(tree: Tree, subject: str, *words: str) -> Answer:
 
 def report(tree: Tree, subject: str) -> dict[str, Any]:
     return {policy["name"]: policy for policy in explain(tree, subject, "--json").json["policies"]}
+
+
+def test_a_guard_by_attribute_guards_who_has_it(tree: Tree, tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(POLICY.replace("[policy.web]", '[policy.web]\nxattr = "user.tier=batch"'))
+    assert [policy["name"] for policy in explain(tree, WEB, "--json").json["policies"]] == ["host"]
+    os.setxattr(tree.cgroup / WEB.lstrip("/"), "user.tier", b"batch")
+    assert [policy["name"] for policy in explain(tree, WEB, "--json").json["policies"]] == ["web", "host"]
 
 
 def test_the_guards_around_it_the_innermost_first(tree: Tree) -> None:

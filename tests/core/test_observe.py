@@ -419,6 +419,30 @@ def test_cgroups_come_and_go(start: Start, groups: Groups) -> None:
     assert rig.senses.watches == {}
 
 
+def test_an_attribute_comes_changes_and_goes(start: Start, groups: Groups) -> None:
+    """Whoever starts a job writes on its cgroup what it is, a moment after that was made."""
+    groups.make("/job-1", 5 * MIB)
+    groups.make("/job-2", 5 * MIB)
+    batch = replace(guard("batch", "/job-*"), xattr="user.tier=batch*")
+    rig = start(groups.root, batch, guard("all", "/job-*"))
+    first, second = groups.root / "job-1", groups.root / "job-2"
+
+    def guarded() -> set[tuple[str, str]]:
+        rig.turn(until_ns=time.monotonic_ns() + 20_000_000)
+        return {(target.guard, target.cgroup) for target in rig.senses.targets}
+
+    everybody = {("all", "/job-1"), ("all", "/job-2")}
+    assert guarded() == everybody
+    os.setxattr(first, "user.tier", b"batch-7\n")
+    until(lambda: guarded() == everybody | {("batch", "/job-1")})
+    os.setxattr(first, "user.tier", b"web")
+    os.setxattr(second, "user.tier", b"batch")
+    until(lambda: guarded() == everybody | {("batch", "/job-2")})
+    os.removexattr(second, "user.tier")
+    until(lambda: guarded() == everybody)
+    assert set(rig.senses.watches) == {"/job-1", "/job-2"}
+
+
 def test_one_that_was_made_anew_is_gone_and_there(start: Start, groups: Groups) -> None:
     groups.make("/web", 5 * MIB)
     rig = start(groups.root, guard("web", "/web"), guard("more", "/w*"))

@@ -127,6 +127,23 @@ def test_what_comes_and_goes_is_noticed(place: Place, grow: Grow, pattern: str) 
     assert "/a/b/c" in seen(forest, place)
 
 
+def test_attributes_are_noticed_by_who_asks_for_them(place: Place, grow: Grow) -> None:
+    place.make("/a/b")
+    deaf, hears = grow("/a/*"), Forest(str(place.root), (f"{place.prefix}/a/*",), attributes=True)
+    try:
+        assert seen(deaf, place) == seen(hears, place) == {"/a/b"}
+        try:
+            os.setxattr(place.at("/a/b"), "user.tier", b"batch")
+        except OSError as error:
+            pytest.skip(f"no user.* can be set here: {error.strerror}")
+        assert (deaf.changed(), hears.changed()) == (False, True)
+        assert seen(hears, place) == {"/a/b"}
+        os.removexattr(place.at("/a/b"), "user.tier")
+        assert (deaf.changed(), hears.changed()) == (False, True)
+    finally:
+        hears.close()
+
+
 def test_what_is_made_anew_is_watched_anew(place: Place, grow: Grow) -> None:
     """The directory's own watch stays with the old one: without a new one nothing that comes below is seen."""
     place.make("/slice")

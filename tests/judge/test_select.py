@@ -1,10 +1,12 @@
 """Whom a guard means, on trees of paths as systemd and container engines make them."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oomguard.judge.select import CONTAINERS, PODS, fits, globs, selects
+from oomguard.judge.select import CONTAINERS, PODS, bears, fits, globs, selects
 from oomguard.model.facts import TargetId, TargetSeen
 from oomguard.model.verdict import Look
 
@@ -14,7 +16,9 @@ ID = "0123456789abcdef" * 4
 UID = "1b2c3d4e_5f60_7182_93a4_b5c6d7e8f901"
 USER = "/user.slice/user-1000.slice/user@1000.service"
 
-# Recorded: Debian 12 with docker, podman and nerdctl under systemd.
+# Written by hand, not recorded: the units as systemd.unit(5) and systemd.slice(5) name them (tests/vm/test_selectors.py
+# asks a real tree), the containers as each engine's own sources name its scopes under the driver systemd: moby
+# (daemon/oci_linux.go), podman (libpod/container_internal_linux.go, docs of quadlet), nerdctl (pkg/cmd/container).
 HOST = [
     "/init.scope",
     "/system.slice/web-1.service",
@@ -35,7 +39,8 @@ HOST = [
     f"{USER}/user.slice/libpod-{ID}.scope",
     f"{USER}/app.slice/docker-{ID}.scope",
 ]
-# Recorded: containerd and CRI-O under the driver systemd; cgroupfs; a node of kind.
+# Written by hand, too: the kubelet's names (pkg/kubelet/cm/cgroup_manager_linux.go, both drivers) with containerd's and
+# CRI-O's below them, and those of a node that is a container itself (kind: --cgroup-root=/kubelet).
 SYSTEMD = "/kubepods.slice"
 NODE = [
     f"{SYSTEMD}/kubepods-pod{UID}.slice",
@@ -116,6 +121,25 @@ def test_a_path_and_a_glob_are_what_they_were(path: str, name: str) -> None:
     assert selects(path, path)
     assert selects("/**", path)
     assert not fits("unit=x", name) or not name.startswith("/")
+
+
+@pytest.mark.parametrize(
+    ("asked", "value", "meant"),
+    [
+        ("", None, True),
+        ("", "1", True),
+        ("user.tier=*", None, False),
+        ("user.tier=*", "", True),
+        ("user.tier=*", "a/b", True),
+        ("user.tier=batch*", "batch-7", True),
+        ("user.tier=batch*", "web", False),
+        ("user.tier=a=b", "a=b", True),
+    ],
+)
+def test_who_bears_the_attribute(asked: str, value: str | None, meant: bool) -> None:
+    guard = limit_guard("/a")
+    assert bears(replace(guard, xattr=asked), value) == meant
+    assert replace(guard, xattr=asked).xattr_name == asked.partition("=")[0]
 
 
 def test_an_unknown_kind_is_an_error() -> None:

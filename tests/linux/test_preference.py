@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from oomguard.linux import procfs
-from oomguard.linux.cgroup2 import Cgroup, owner
+from oomguard.linux.cgroup2 import Cgroup, owner, xattr
 
 from .trees import FakeTree, KernelTree
 
@@ -34,6 +34,18 @@ def ask(tree: FakeTree | KernelTree, path: str, name: str, value: bytes = b"1") 
         if error.errno in (errno.EOPNOTSUPP, errno.EPERM):
             pytest.skip(f"no {name} can be set here: {error.strerror}")
         raise
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(b"batch", "batch"), (b"batch\n\0", "batch"), (b"", ""), (b"\xff", "\udcff")]
+)
+def test_any_attribute_as_text(fake: FakeTree, value: bytes, text: str) -> None:
+    fake.make("/a")
+    assert xattr(fake.root, f"{fake.prefix}/a", "user.tier") is None
+    ask(fake, "/a", "user.tier", value)
+    assert xattr(fake.root, f"{fake.prefix}/a", "user.tier") == text
+    assert xattr(fake.root, f"{fake.prefix}/gone", "user.tier") is None
+    assert xattr(fake.root, f"{fake.prefix}/a", "nonsense") is None
 
 
 @pytest.fixture

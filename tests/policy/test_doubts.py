@@ -1,5 +1,6 @@
 """What a right policy cannot do on this machine, or should not. The machine is a directory."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,14 @@ def test_without_compressed_swap_and_counters_of_refaults(machine: Machine) -> N
         meminfo.write("Zswap:              0 kB\n")
     keys = [doubt.key for doubt in machine.doubts(guard(conditions))]
     assert keys == ["policy.it.hard.when[1]", "policy.it.hard.when[2]"]
+
+
+def test_an_attribute_that_nobody_has(machine: Machine) -> None:
+    asks = guard(ANY, "/system.slice/web-*.service").replace("[policy.it]", '[policy.it]\nxattr = "user.tier=batch"')
+    machine.service("system.slice/web-9.service", "268435456")
+    assert [doubt.key for doubt in machine.doubts(asks)] == ["policy.it.xattr"]
+    os.setxattr(machine.cgroup / "system.slice/web-9.service", "user.tier", b"batch")
+    assert "policy.it.xattr" not in [doubt.key for doubt in machine.doubts(asks)]
 
 
 def test_a_pattern_that_matches_nothing(machine: Machine) -> None:

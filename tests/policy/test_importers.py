@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from oomguard.model.facts import ProcessFacts
 from oomguard.policy import PolicyError
 from tests.judge.world import process
 
@@ -294,6 +295,22 @@ def test_oomd_leaves_out_a_group_that_cannot_be_said(tmp_path: Path, detectors: 
     assert (found.left[0].key, found.left[0].line) == ("it: group", 1)
 
 
+EACH = """{"rulesets": [{"name": "each", "cgroup": "workload.slice/workload-*.slice/*.service",
+"xattr_filter": "oomd_example", "detectors": [["group", {"name": "pressure_above",
+"args": {"resource": "memory", "threshold": "80", "duration": "30"}}]],
+"actions": [{"name": "kill_by_swap_usage"}]}]}"""
+
+
+def test_oomd_s_ruleset_for_each_cgroup_with_an_attribute(tmp_path: Path) -> None:
+    """Detectors and actions without a cgroup of their own are of the ruleset's (oomd, docs/ruleset_cgroup.md)."""
+    found = draft(tmp_path, "oomd", ("oomd.json", EACH))
+    (guard,) = plan(tmp_path, found).guards
+    assert (guard.cgroup, guard.xattr) == ("/workload.slice/workload-*.slice/*.service", "user.oomd_example=*")
+    assert [fault.key for fault in found.differs] == ["each: xattr_filter"]
+    full = found.guards["each"]["hard"]
+    assert full == {"when": [{"pressure_above": {"full": "80%", "over": "10s"}, "lasting": "30s"}], "do": ["kill"]}
+
+
 @pytest.mark.parametrize(
     "action",
     ["kill_by_memory_size_or_growth", "kill_by_swap_usage", "kill_by_pressure", "kill_by_io_cost", "kill_by_pg_scan"],
@@ -439,6 +456,58 @@ def test_the_kubelet_s_other_signals_are_told(tmp_path: Path) -> None:
     found = draft(tmp_path, "kubelet", ("config.yaml", KUBELET))
     assert lost(found) == {"evictionHard: nodefs.available": 8, "evictionPressureTransitionPeriod": 14}
     assert plan(tmp_path, found).guards[0].cgroup == "/kubepods.slice"
+
+
+def test_the_kubelet_spares_critical_pods_and_takes_best_effort_ones_first(tmp_path: Path) -> None:
+    def pod(pid: int, name: str, held: float, adj: int) -> ProcessFacts:
+        return process(pid, name, f"/kubepods.slice/kubepods-pod{pid}.slice/cri-containerd-{pid}.scope", held, adj=adj)
+
+    policy = plan(tmp_path, draft(tmp_path, "kubelet", ("config.yaml", KUBELET)))
+    critical, burstable, best = (
+        pod(100, "apiserver", 700, -997),
+        pod(101, "web", 300, 900),
+        pod(102, "batch", 100, 1000),
+    )
+    assert Machine(policy, (critical, burstable, best)).ends(available=9) == "KILL batch"
+    assert Machine(policy, (critical, burstable)).ends(available=9) == "KILL web"
+    assert Machine(policy, (critical,)).ends(available=9) == NOTHING
+
+
+UNSAID = """\
+kind: KubeletConfiguration
+staticPodPath: /etc/kubernetes/manifests
+kubeReserved: {memory: 500Mi}
+singleProcessOOMKill: false
+evictionPods: 3
+mergeDefaultEvictionSettings: true
+evictionHard: {nodefs.available: "10%"}
+"""
+
+
+def test_what_the_kubelet_minds_and_no_cgroup_tells_is_named(tmp_path: Path) -> None:
+    found = draft(tmp_path, "kubelet", ("config.yaml", UNSAID))
+    named = {"staticPodPath": 2, "kubeReserved": 3, "singleProcessOOMKill": 4, "evictionPods": 5}
+    assert lost(found) == {**named, "evictionHard: nodefs.available": 7}
+    assert [fault.key for fault in found.differs] == ["evictionHard", "eviction", "eviction"]
+    (priorities,) = [fault for fault in found.differs if "system-node-critical" in fault.message]
+    assert "system-cluster-critical" in priorities.message
+    assert Machine(plan(tmp_path, found), (process(100, "hog", "/kubepods/pod1/1", 500),)).ends(available=9) == KILL
+    flags = "KUBELET_EXTRA_ARGS='--pod-manifest-path=/m --eviction-hard=memory.available<5%'\n"
+    assert lost(draft(tmp_path, "kubelet", ("flags", flags))) == {"staticPodPath": 1}
+
+
+@pytest.mark.parametrize(
+    ("root", "driver", "cgroup"),
+    [
+        ("/", "cgroupfs", "/kubepods"),
+        ("/kubelet", "cgroupfs", "/kubelet/kubepods"),
+        ("/kubelet", "systemd", "/kubelet.slice/kubelet-kubepods.slice"),
+        ("", "systemd", "/kubepods.slice"),
+    ],
+)
+def test_where_the_kubelet_keeps_its_pods(tmp_path: Path, root: str, driver: str, cgroup: str) -> None:
+    text = f'cgroupRoot: "{root}"\ncgroupDriver: {driver}\n'
+    assert plan(tmp_path, draft(tmp_path, "kubelet", ("config.yaml", text))).guards[0].cgroup == cgroup
 
 
 # ----------------------------------------------------------------------------------------------------- what is none

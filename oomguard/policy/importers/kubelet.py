@@ -1,7 +1,9 @@
 """The kubelet's eviction: KubeletConfiguration (YAML or JSON), or its flags (KUBELET_..._ARGS=, or alone in a file).
 
 A soft threshold must hold for its grace period and ends a pod with ``evictionMaxPodGracePeriod``; a hard one at once.
-Only pods are evicted, so the guard is on the cgroup of them all; what is available is the machine's even so.
+Only pods are evicted, so the guard is on the cgroup of them all; what is available is the machine's even so. Of pods'
+priorities no cgroup tells; what the kubelet makes of them for the kernel's killer does: oom_score_adj is -997 in pods
+that are system-node-critical and in guaranteed ones, 1000 in best-effort ones.
 """
 
 import re
@@ -18,6 +20,17 @@ _LATER = {
     "evictionMinimumReclaim": "a watermark is left with a small margin, and nothing is freed beyond",
     "evictionPressureTransitionPeriod": "there is no node condition: it is calm after 1 s over both watermarks",
     "evictionMaxPodGracePeriod": "",
+    "kubeReserved": "what is kept for the kubelet is not known here: thresholds are of the machine's memory",
+    "systemReserved": "what is kept for the system is not known here: thresholds are of the machine's memory",
+    "enforceNodeAllocatable": "the kubelet sets memory.max of the pods' cgroup by it; memory_above sees that",
+    "reservedMemory": "what is kept by NUMA node is not known here",
+    "qosReserved": "no class has memory kept for it here",
+    "memorySwap": "how much pods may swap is theirs: see memory.swap.max of their cgroups",
+    "memoryThrottlingFactor": "the kubelet sets memory.high of containers by it; set_high does for a guard's cgroup",
+    "singleProcessOOMKill": 'a container is ended whole, as with false; for true write take = "process"',
+    "staticPodPath": "no cgroup tells which pod is static: one is spared only if it is system-node-critical too",
+    "staticPodURL": "no cgroup tells which pod is static: one is spared only if it is system-node-critical too",
+    "shutdownGracePeriodByPodPriority": "no cgroup tells of a pod's priority",
 }
 _FLAGS = {
     "eviction-hard": "evictionHard",
@@ -27,7 +40,15 @@ _FLAGS = {
     "eviction-minimum-reclaim": "evictionMinimumReclaim",
     "eviction-pressure-transition-period": "evictionPressureTransitionPeriod",
     "cgroup-driver": "cgroupDriver",
+    "cgroup-root": "cgroupRoot",
+    "kube-reserved": "kubeReserved",
+    "system-reserved": "systemReserved",
+    "enforce-node-allocatable": "enforceNodeAllocatable",
+    "qos-reserved": "qosReserved",
+    "pod-manifest-path": "staticPodPath",
+    "manifest-url": "staticPodURL",
 }
+_KNOWN = frozenset({*_LATER, *_FLAGS.values(), "mergeDefaultEvictionSettings"})
 _MAPS = ("evictionHard", "evictionSoft", "evictionSoftGracePeriod", "evictionMinimumReclaim")
 
 
@@ -41,27 +62,50 @@ def read(pages: Sequence[Page]) -> Draft:
             page.wrong(
                 page.line_of(key), key, f"{shown(config[key])} is not a map", f'{key}: {{ memory.available: "100Mi" }}'
             )
-    driver = config.get("cgroupDriver", "cgroupfs")
-    guard: dict[str, Any] = {"cgroup": "/kubepods.slice" if driver == "systemd" else "/kubepods"}
+    guard: dict[str, Any] = {"cgroup": _pods(page, config)}
     if soft := _memory(draft, page, config, "evictionSoft"):
         guard["soft"] = _soft(draft, page, config, soft)
     hard = config.get("evictionHard") or {}
-    if not hard:
+    merged = config.get("mergeDefaultEvictionSettings") is True
+    if not hard or (merged and "memory.available" not in hard):
         draft.differ(
             page, 1, "evictionHard", f"is not given: memory.available<{_HARD}, as the kubelet has it by default"
         )
-        hard = {"memory.available": _HARD}
+        hard = {"memory.available": _HARD, **hard}
     if limit := _memory(draft, page, {**config, "evictionHard": hard}, "evictionHard"):
         guard["hard"] = {"when": [{"available_below": limit}], "do": ["kill"]}
     for key, why in _LATER.items():
-        if why and config.get(key):
+        if why and config.get(key) is not None:
             draft.lose(page, page.line_of(key), key, why)
+    for key in sorted(key for key in config if key.startswith("eviction") and key not in _KNOWN):
+        draft.lose(page, page.line_of(key), key, "is newer than this importer")
     if "soft" in guard or "hard" in guard:
-        guard["victim"] = {"by": "memory", "take": "unit"}
+        guard["victim"] = {"by": "memory", "take": "unit", "never": [_CRITICAL], "prefer": [_BEST_EFFORT]}
         draft.guards["kubelet"] = guard
-        how = "the container that holds most is ended, whole; requests, priorities and pods are not known here"
-        draft.differ(page, 1, "eviction", how)
+        for how in _HOW:
+            draft.differ(page, 1, "eviction", how)
     return draft
+
+
+_CRITICAL: dict[str, Any] = {"oom_score_adj": "-1000..-997"}
+_BEST_EFFORT: dict[str, Any] = {"oom_score_adj": 1000}
+_HOW = (
+    "the container that holds most is ended, whole: requests are not known here, best-effort pods weigh four times",
+    "priorities are not known here: system-node-critical pods are spared, and the guaranteed ones with them, by "
+    "oom_score_adj -997; system-cluster-critical ones and other classes are not told apart",
+)
+
+
+def _pods(page: Page, config: dict[str, Any]) -> str:
+    """The cgroup of all pods. The driver systemd makes slices of cgroupRoot: /a/b is /a.slice/a-b.slice."""
+    root = config.get("cgroupRoot") or "/"
+    if not isinstance(root, str) or not re.fullmatch(r"/?[A-Za-z0-9_./-]*", root) or ".." in root:
+        page.wrong(page.line_of("cgroupRoot"), "cgroupRoot", f"{shown(root)} is no cgroup", 'as in "/kubelet"')
+    parts = [*filter(None, root.split("/")), "kubepods"]
+    if config.get("cgroupDriver", "cgroupfs") != "systemd":
+        return "/" + "/".join(parts)
+    names = [part.replace("-", "_").removesuffix(".slice") for part in parts]
+    return "".join(f"/{'-'.join(names[: end + 1])}.slice" for end in range(len(names)))
 
 
 def _soft(draft: Draft, page: Page, config: dict[str, Any], limit: str) -> dict[str, Any]:

@@ -50,6 +50,8 @@ class _Ruleset:
     delay: str
     targets: tuple[str, ...] = ()
     clauses: dict[str, list[Any]] = field(default_factory=dict)  # by the guard's cgroup
+    own: str = ""  # its "cgroup": each cgroup of that pattern by itself, for whatever names none
+    xattr: str = ""
 
 
 def read(pages: Sequence[Page]) -> Draft:
@@ -86,12 +88,17 @@ def _ruleset(draft: Draft, page: Page, table: Any, way: Key) -> None:
     if not isinstance(name, str) or not isinstance(table.get("detectors"), list):
         page.wrong(page.line_of('"rulesets"'), f"rulesets[{way[1]}]", "lacks its name or its detectors")
     line = page.line_of(json.dumps(name))
+    own = table.get("cgroup", "")
     kill = _kill_of(draft, page, table, line, name)
     if kill is None:
         return
     plugin, args = kill
     delay = str(args.get("post_action_delay", table.get("post_action_delay", _DELAY)))
-    rules = _Ruleset(page, line, name, plugin, args, delay, _cgroups(page, line, args))
+    if own:
+        args = {"cgroup": own} | args
+    rules = _Ruleset(page, line, name, plugin, args, delay, _cgroups(page, line, args), own=own)
+    if table.get("xattr_filter"):
+        rules.xattr = _xattr(draft, page, line, name, str(table["xattr_filter"]))
     for group in table["detectors"]:
         try:
             _group(draft, rules, group)
@@ -99,6 +106,14 @@ def _ruleset(draft: Draft, page: Page, table: Any, way: Key) -> None:
             title = group[0] if isinstance(group, list) and group and isinstance(group[0], str) else name
             draft.lose(page, page.line_of(json.dumps(title)), f"{name}: {title}", wrong.message)
     _guards(draft, rules)
+
+
+def _xattr(draft: Draft, page: Page, line: int, name: str, attribute: str) -> str:
+    if attribute.startswith(("user.", "trusted.", "security.")):
+        return attribute
+    how = f"{attribute} lacks the namespace that Linux wants in front of every attribute: user.{attribute} is meant"
+    draft.differ(page, line, f"{name}: xattr_filter", how)
+    return f"user.{attribute}"
 
 
 def _plugins(items: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -137,7 +152,8 @@ def _cgroups(page: Page, line: int, args: dict[str, Any]) -> tuple[str, ...]:
 
 
 def _group(draft: Draft, rules: _Ruleset, group: Any) -> None:
-    terms = [term for name, args in _plugins(group) if (term := _term(rules, name, args))]
+    own = {"cgroup": rules.own} if rules.own else {}
+    terms = [term for name, args in _plugins(group) if (term := _term(rules, name, own | args))]
     if not terms:
         raise Wrong("asks nothing: it would hold all the time")
     places = {term.where for term in terms if term.where}
@@ -272,6 +288,8 @@ def _guards(draft: Draft, rules: _Ruleset) -> None:
         while name in draft.guards:
             name += "x"
         guard: dict[str, Any] = {"cgroup": where, "hard": {"when": clauses, "do": ["kill"]}}
+        if rules.xattr:
+            guard["xattr"] = rules.xattr
         if str(rules.args.get("dry", "false")).lower() == "true":
             guard["mode"] = "observe"
         guard["cooldown"] = units.shown_duration(
@@ -285,7 +303,9 @@ def _guards(draft: Draft, rules: _Ruleset) -> None:
 def _tell_kill(draft: Draft, rules: _Ruleset) -> None:
     if how := _KILLS[rules.kill]:
         draft.differ(rules.page, rules.line, f"{rules.name}: {rules.kill}", how)
-    if any(not target.endswith("/*") and "*" in target for target in rules.targets) or len(rules.targets) > 1:
+    ours = rules.args.get("cgroup") == rules.own  # each by itself: it is the only candidate
+    wide = len(rules.targets) > 1 or any(not target.endswith("/*") and "*" in target for target in rules.targets)
+    if wide and not ours:
         how = "every unit below the guard's cgroup is a candidate; spare others by victim.never"
         draft.differ(rules.page, rules.line, f"{rules.name}: cgroup", how)
     for key in ("size_threshold", "min_growth_ratio", "growing_size_percentile", "threshold", "always_continue"):

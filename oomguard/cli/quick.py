@@ -82,11 +82,11 @@ def put_back(directory: str, cgroup: str, proc: str, *, as_json: bool) -> None:
         say.line(sentence)
 
 
-_PAGE, _MAGIC, _PID_AT = "status", b"oomguard\1\0\0\0", 24  # as model.statuspage lays it out
+_PAGE, _MAGIC, _PID_AT = "status", b"oomguard", 24  # as model.statuslayout has it, whatever the version
 
 
 def running(directory: str) -> int | None:
-    """The pid on the status page, if a core of ours lives behind it. Of a page of another layout nothing is known."""
+    """The pid on the status page, if a core of ours lives behind it, of whatever version."""
     try:
         with open(f"{directory}/{_PAGE}", "rb") as page:
             head = page.read(_PID_AT + 8)

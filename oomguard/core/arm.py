@@ -11,8 +11,8 @@ from typing import Final
 
 from ..judge import decide as judge
 from ..linux import cgroup2, memlock, procfs, systemd
-from ..model import statuspage
-from ..model.facts import Result
+from ..model import statuslayout
+from ..model.facts import Observation, Result
 from ..model.policy import Plan, RunStep
 from ..workers.pool import Mailbox
 from . import rehearse
@@ -41,7 +41,7 @@ class Arm:
         self.orders, self.answers, self.journal = boot.orders, boot.answers, boot.journal
         self.boot = boot
         self.recorder = Recorder(boot.ring, tuple(boot.bells.values()), boot.minutes)
-        self.status = Status(f"{self.plan.daemon.runtime_dir}/{statuspage.NAME}", self.plan.version)
+        self.status = Status(f"{self.plan.daemon.runtime_dir}/{statuslayout.NAME}", self.plan.version)
         self.status.undone = len(boot.undone)
         self.said = [("LEASE_UNDONE", sentence) for sentence in boot.undone]  # for the journal, once there is a herald
         self.announced = False
@@ -66,6 +66,7 @@ class Arm:
         book.say = self.degraded
         senses.found_high, senses.found_score = book.found_high, book.found_score
         senses.found_limit = book.found_limit
+        self.status.pressure_file = senses.pressure_file
         hands = Hands(plan, self.root, senses, self.orders, book, self.pool.pulse)
         ours = {os.getpid(), *self.pool.pids()}
         state = judge.begin(ours, _own_cgroup(ours, self.root, daemon.proc))
@@ -167,7 +168,7 @@ class Arm:
             self.recorder.say(message, text, at_ns)
         self.said.clear()
         self.announced = True
-        self.status.publish(plan, loop.state, at_ns, self.recorder.dropped)
+        self.status.publish(plan, loop.state, Observation(at_ns), self.recorder.dropped)
         keep_plan(plan, self.plan_text)
         systemd.notify(f"READY=1\nSTATUS=guarding: {mode}\nMAINPID={os.getpid()}", loop.notify_socket)
 

@@ -76,7 +76,7 @@ class Loop:
         memory = seed(self.plan, before, actions, self.renewed) if actions or self.renewed else None
         self.renewed = False
         self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes), memory)
-        self.status.publish(self.plan, self.state, seen.at_ns, self.recorder.dropped, bool(actions))
+        self.status.publish(self.plan, self.state, seen, self.recorder.dropped, actions)
         self._housekeeping(seen.at_ns)
         self.pool.pulse.beat(time.monotonic_ns())
 

@@ -1,33 +1,23 @@
-"""The page that the core publishes and everybody reads: fixed layout, one writer, no lock, no wakeup.
+"""The status page as everybody reads it: a consistent copy, as values. Reading wakes nobody and locks nothing.
 
-Sequence-locked: the writer makes the counter odd, writes, makes it even; a reader that saw the counter move, or odd,
-reads again. Numbers little-endian and 8-byte aligned, strings NUL-padded UTF-8.
+What stands where is told by ``model.statuslayout``; the core does not load this.
 """
 
-import mmap
+import binascii
 import os
-import struct
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-NAME: Final = "status"
-MAGIC: Final = b"oomguard"
-LAYOUT: Final = 1
-GUARDS: Final = 128
-PHASES: Final = ("calm", "armed", "firing", "draining", "cooling")
-MODES: Final = ("enforce", "observe", "shadow")
+from . import statuslayout as layout
+from .facts import Pressure, Stall
+from .statuslayout import GUARDS, MODES, NAME, PHASES
 
-# sequence; pid, started (CLOCK_REALTIME ns), armed (bool), turns, minor, major; snapshots, kills, kernel kills;
-# undone leases, drops; MemTotal, MemAvailable, SwapTotal, SwapFree; guards in use; length of the notes; last beat (ns)
-_HEAD: Final = struct.Struct("=8sIIQ" + "Q" * 18)
-_HEAD_AT: Final = 0
-_COUNTS: Final = struct.Struct("=" + "Q" * 18)  # the head's part after the sequence
-_COUNTS_AT: Final = _HEAD.size - _COUNTS.size
-_GUARD: Final = struct.Struct("=64s240sIIQQQ")  # name, cgroup glob, mode, phase, targets, used, limit (bytes)
-_GUARDS_AT: Final = 512
-_NOTES_AT: Final = _GUARDS_AT + GUARDS * _GUARD.size
-NOTES_BYTES: Final = 16384
-SIZE: Final = (_NOTES_AT + NOTES_BYTES + mmap.PAGESIZE - 1) // mmap.PAGESIZE * mmap.PAGESIZE
+__all__ = ["GUARDS", "MODES", "NAME", "PHASES", "StatusPage", "decode", "read"]
+
+_TRIES: Final = 200
+_PAUSE_S: Final = 0.002  # after the first tries: a writer that was interrupted in its midst needs the processor, too
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +25,8 @@ class Numbers:
     """The counters of the page's head, in the order of the layout. Times in ns, sizes in bytes."""
 
     pid: int = 0
-    started_ns: int = 0
-    armed: int = 0
+    started_ns: int = 0  # CLOCK_REALTIME
+    armed: int = 0  # whether the daemon is ready
     turns: int = 0
     minor_faults: int = 0
     major_faults: int = 0
@@ -46,127 +36,303 @@ class Numbers:
     leases_undone: int = 0
     drops: int = 0
     mem_total_bytes: int = 0
+    mem_free_bytes: int = 0
     mem_available_bytes: int = 0
     swap_total_bytes: int = 0
     swap_free_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
+class Condition:
+    """One condition of a watermark: ``kind`` and ``word`` as in the policy (``stall_above``, ``full``).
+
+    ``number`` in ``unit``: "bytes", "millionths" of what the kind is a share of, "us", or "count"; ``over_ns`` as the
+    policy has it with ``within``, ``over`` or ``per``, 0: without.
+    """
+
+    kind: str
+    word: str
+    unit: str
+    number: int
+    over_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """All of them must hold, for ``lasting_ns``; ``holds``: they do, if not yet for so long."""
+
+    all_of: tuple[Condition, ...]
+    lasting_ns: int
+    holds: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Averages:
+    """Pressure of a cgroup, percent of wall time."""
+
+    some: tuple[float, float, float]  # over 10, 60 and 300 s
+    full: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
 class GuardLine:
-    """One guard: the worst phase of its targets, and the numbers of the target nearest to its hard watermark."""
+    """One guard, with the numbers of its foremost target: the furthest in its phase, of these the fullest.
+
+    In calm a number may be five seconds old, with many targets five minutes: nothing can have happened meanwhile.
+    """
 
     name: str
-    cgroup: str
+    cgroup: str  # for which it is
     mode: str
     phase: str
     targets: int
     used_bytes: int
     limit_bytes: int
+    path: str = ""  # of the foremost target; "": there is none
+    swap_bytes: int = 0
+    swap_limit_bytes: int = 0
+    entered_ns: int = 0  # since when it is in this phase
+    kills: int = 0
+    snapshots: int = 0
+    pressure: Averages | None = None  # None: no policy asks for it
+    soft: tuple[Clause, ...] = ()
+    hard: tuple[Clause, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Growing:
+    """What a cgroup has (memory.current, so with its cache), and had some seconds before."""
+
+    cgroup: str
+    bytes: int
+    at_ns: int
+    before_bytes: int
+    before_ns: int
+
+    @property
+    def per_second(self) -> float:
+        """Bytes; below 0 it shrinks."""
+        took_ns = self.at_ns - self.before_ns
+        return (self.bytes - self.before_bytes) * 1e9 / took_ns if took_ns > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Nominee:
+    """Who would be ended, or is being ended where the guard is draining. ``take`` as in the policy; ``pid`` 0: many."""
+
+    guard: str
+    take: str
+    count: int
+    pid: int
+    held_bytes: int
+    what: str
+    cgroup: str
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that was decided, or that befell us. ``at_ns``: CLOCK_REALTIME; ``guard`` "": the daemon itself."""
+
+    at_ns: int
+    kind: str
+    guard: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class StatusPage:
-    """A consistent copy. ``notes``: lines "what\\twhy" of what is degraded; the first line is the version."""
+    """A consistent copy. ``degraded``: (what, why). ``left_out``: how many of what the page had no room for."""
 
     numbers: Numbers
     guards: tuple[GuardLine, ...]
     version: str
     degraded: tuple[tuple[str, str], ...]
-    beat_ns: int  # CLOCK_MONOTONIC of the last turn
-
-
-_NUMBERS: Final = tuple(Numbers.__dataclass_fields__)
-
-
-class Writer:
-    """The core's side: mapped once, then only stores to memory."""
-
-    __slots__ = ("_map", "_sequence")
-
-    def __init__(self, path: str) -> None:
-        """Makes the file anew under a temporary name and puts it in place. OSError with the path."""
-        fresh = f"{path}.new"
-        fd = os.open(fresh, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-        try:
-            os.fchmod(fd, 0o644)  # for everybody, whatever the umask
-            os.posix_fallocate(fd, 0, SIZE)
-            self._map = mmap.mmap(fd, SIZE)
-        finally:
-            os.close(fd)
-        self._sequence = 0
-        self._map[:] = bytes(SIZE)
-        _HEAD.pack_into(self._map, _HEAD_AT, MAGIC, LAYOUT, *(0,) * (len(_NUMBERS) + 5))
-        os.rename(fresh, path)
-
-    def publish(
-        self, numbers: Numbers, guards: tuple[GuardLine, ...] | None, notes: bytes | None, beat_ns: int
-    ) -> None:
-        """Store what has changed; None leaves guards or notes as they are."""
-        notes = None if notes is None else notes[:NOTES_BYTES]
-        self._mark(1)
-        head = self._map
-        count = head[_HEAD_AT + _HEAD.size - 24 : _HEAD_AT + _HEAD.size - 16]
-        in_use = int.from_bytes(count, "little") if guards is None else min(len(guards), GUARDS)
-        length_at = _HEAD_AT + _HEAD.size - 16
-        length = int.from_bytes(head[length_at : length_at + 8], "little") if notes is None else len(notes)
-        values = [getattr(numbers, name) for name in _NUMBERS]
-        # Not the magic and the sequence with them: pack_into fills the place with zeros before it packs.
-        _COUNTS.pack_into(head, _COUNTS_AT, *values, in_use, length, beat_ns)
-        for number, guard in enumerate((guards or ())[:GUARDS]):
-            _GUARD.pack_into(
-                head,
-                _GUARDS_AT + number * _GUARD.size,
-                guard.name.encode("utf-8", "replace")[:64],
-                guard.cgroup.encode("utf-8", "replace")[:240],
-                MODES.index(guard.mode),
-                PHASES.index(guard.phase),
-                guard.targets,
-                max(0, guard.used_bytes),  # MemAvailable may be over MemTotal, in containers
-                max(0, guard.limit_bytes),
-            )
-        if notes is not None:
-            head[_NOTES_AT : _NOTES_AT + len(notes)] = notes
-        self._mark(2)
-
-    def _mark(self, step: int) -> None:
-        self._sequence = (self._sequence | 1) if step == 1 else (self._sequence + 1)
-        self._map[16:24] = self._sequence.to_bytes(8, "little")
+    beat_ns: int  # CLOCK_MONOTONIC of the last turn or glance
+    pressure: Pressure | None = None  # of the machine, None: it has none to tell
+    pressure_ns: int = 0  # when that was read
+    growing: tuple[Growing, ...] = ()
+    nominees: tuple[Nominee, ...] = ()
+    events: tuple[Event, ...] = ()  # newest first
+    left_out: tuple[tuple[str, int], ...] = ()
 
 
 def read(path: str) -> StatusPage:
     """A consistent copy. OSError: no daemon has run; ValueError: another version's page, or never still."""
     with open(path, "rb") as file:
-        for _ in range(1000):
-            data = os.pread(file.fileno(), SIZE, 0)
-            if len(data) < SIZE or data[:8] != MAGIC:
-                raise ValueError(f"{path} is not a status page of oomguard")
-            again = os.pread(file.fileno(), 8, 16)
-            sequence = int.from_bytes(data[16:24], "little")
-            if sequence & 1 == 0 and again == data[16:24]:
-                return decode(data)
-    raise ValueError(f"{path} never stands still")
+        for attempt in range(_TRIES):
+            before = os.pread(file.fileno(), 8, layout.SEQUENCE_AT)
+            data = os.pread(file.fileno(), layout.SIZE, 0)
+            after = os.pread(file.fileno(), 8, layout.SEQUENCE_AT)
+            _known(data, path)
+            if before == after and before[0] & 1 == 0 and _whole(data):
+                return decode(data, path)
+            if attempt > _TRIES // 10:
+                time.sleep(_PAUSE_S)
+    raise ValueError(f"{path} never stands still: its writer was stopped in its midst, or the file is damaged")
 
 
-def decode(data: bytes) -> StatusPage:
+def decode(data: bytes, path: str = "it") -> StatusPage:
     """The page's bytes. ValueError: a layout that this version does not know, or no page at all."""
+    _known(data, path)
+    if not _whole(data):
+        raise ValueError(f"{path} is damaged: it is not what its checksums say")
     try:
         return _decode(data)
-    except (struct.error, IndexError) as error:
-        raise ValueError(f"not a status page of oomguard: {error}") from None
+    except IndexError as error:
+        raise ValueError(f"{path} has a number in it that means nothing: {error}") from None
+
+
+def _known(data: bytes, path: str) -> None:
+    """ValueError where it is none, or of another layout."""
+    if len(data) < layout.FRONT.size or data[: len(layout.MAGIC)] != layout.MAGIC:
+        raise ValueError(f"{path} is not a status page of oomguard")
+    _, number, size, _ = layout.FRONT.unpack_from(data)
+    if number != layout.LAYOUT:
+        raise ValueError(
+            f"{path} is a status page of layout {number}, and this version of oomguard reads layout {layout.LAYOUT}: "
+            "restart the daemon, or use the command of the version that runs"
+        )
+    if len(data) < layout.SIZE or size != layout.SIZE:
+        raise ValueError(f"{path} is not a status page of oomguard: {len(data)} bytes in place of {layout.SIZE}")
+
+
+def _whole(data: bytes) -> bool:
+    """Whether all of it is of one and the same writing."""
+    sequence = int.from_bytes(data[layout.SEQUENCE_AT : layout.PID_AT], "little")
+    own = int.from_bytes(data[layout.SUM_AT : layout.SUM_AT + 4], "little")
+    if sequence & 1 or binascii.crc32(data[layout.PID_AT : layout.SUM_AT], sequence & 0xFFFFFFFF) != own:
+        return False
+    _, counts, sums = _head(data)
+    return all(
+        binascii.crc32(data[section.at : section.at + _used(section, counts) * section.record.size])
+        == sums[section.number]
+        for section in layout.SECTIONS
+    )
+
+
+def _head(data: bytes) -> tuple[dict[str, int], tuple[int, ...], tuple[int, ...]]:
+    """NUMBERS by name, COUNTS, checksums."""
+    values = layout.HEAD.unpack_from(data, layout.PID_AT)
+    first, second = len(layout.NUMBERS), len(layout.NUMBERS) + len(layout.COUNTS)
+    return dict(zip(layout.NUMBERS, values[:first], strict=True)), values[first:second], values[second:]
+
+
+def _used(section: layout.Section, counts: tuple[int, ...]) -> int:
+    return min(counts[section.counted], section.room)
+
+
+def _records(data: bytes, section: layout.Section, counts: tuple[int, ...]) -> Iterator[tuple[Any, ...]]:
+    end = section.at + _used(section, counts) * section.record.size
+    return section.record.iter_unpack(data[section.at : end])
 
 
 def _decode(data: bytes) -> StatusPage:
-    _, layout, _, _, *rest = _HEAD.unpack_from(data, _HEAD_AT)
-    if layout != LAYOUT:
-        raise ValueError(f"status page of layout {layout}; this version reads {LAYOUT}")
-    values, (count, length, beat_ns) = rest[: len(_NUMBERS)], rest[len(_NUMBERS) :]
-    guards = []
-    for number in range(min(count, GUARDS)):
-        name, cgroup, mode, phase, *sizes = _GUARD.unpack_from(data, _GUARDS_AT + number * _GUARD.size)
-        guards.append(GuardLine(_text(name), _text(cgroup), MODES[mode], PHASES[phase], *sizes))
-    notes = data[_NOTES_AT : _NOTES_AT + min(length, NOTES_BYTES)].decode("utf-8", "replace").split("\n")
-    degraded = tuple((what, why) for what, tab, why in (line.partition("\t") for line in notes[1:]) if tab)
-    return StatusPage(Numbers(*values), tuple(guards), notes[0], degraded, beat_ns)
+    head, counts, _ = _head(data)
+    used = _used(layout.NOTES, counts)
+    notes = data[layout.NOTES.at : layout.NOTES.at + used].decode("utf-8", "replace").split("\n")
+    guards = _guards(data, counts)
+    return StatusPage(
+        Numbers(**{name: head[name] for name in Numbers.__dataclass_fields__}),
+        guards,
+        notes[0],
+        tuple((what, why) for what, tab, why in (line.partition("\t") for line in notes[1:]) if tab),
+        head["beat_ns"],
+        _pressure(head),
+        head["pressure_ns"],
+        tuple(Growing(_text(path), *rest) for path, *rest in _records(data, layout.GROWTH, counts)),
+        tuple(
+            Nominee(guards[guard].name, layout.TAKES[take], count, pid, held, _text(what), _text(cgroup))
+            for guard, take, count, pid, held, what, cgroup in _records(data, layout.NOMINEES, counts)
+        ),
+        _events(data, counts),
+        tuple(
+            (name, counts[section.counted] - section.room)
+            for section, name in _TOLD
+            if section is not layout.EVENTS and counts[section.counted] > section.room
+        ),
+    )
+
+
+_TOLD: Final = (
+    (layout.NUMBERS_OF, "policies"),
+    (layout.CONDITIONS, "conditions"),
+    (layout.GROWTH, "cgroups that grow"),
+    (layout.NOMINEES, "nominees"),
+    (layout.NOTES, "bytes of what is degraded"),
+)
+
+
+def _guards(data: bytes, counts: tuple[int, ...]) -> tuple[GuardLine, ...]:
+    clauses = _clauses(data, counts)
+    found = []
+    both = zip(_records(data, layout.NAMES, counts), _records(data, layout.NUMBERS_OF, counts), strict=True)
+    for place, ((name, cgroup, mode, path), numbers) in enumerate(both):
+        phase, targets, soft, hard, *averages = numbers[:10]
+        entered, used, limit, swap, swap_limit, kills, snapshots = numbers[10:]
+        found.append(
+            GuardLine(
+                *(_text(name), _text(cgroup), MODES[mode], PHASES[phase], targets, used, limit, _text(path)),
+                *(swap, swap_limit, entered, kills, snapshots, _averages(averages)),
+                _of(clauses, place, 0, soft),
+                _of(clauses, place, 1, hard),
+            )
+        )
+    return tuple(found)
+
+
+def _averages(parts: list[int]) -> Averages | None:
+    if layout.UNKNOWN_32 in parts:
+        return None
+    some10, some60, some300, full10, full60, full300 = (part / 100 for part in parts)
+    return Averages((some10, some60, some300), (full10, full60, full300))
+
+
+_Clauses = dict[tuple[int, int], dict[int, tuple[list[Condition], int]]]
+
+
+def _clauses(data: bytes, counts: tuple[int, ...]) -> _Clauses:
+    """By guard and watermark: number of the clause to its conditions and how long they are to last."""
+    found: _Clauses = {}
+    for guard, mark, clause, kind, word, unit, *numbers in _records(data, layout.CONDITIONS, counts):
+        number, over_ns, lasting_ns = numbers
+        conditions, _ = found.setdefault((guard, mark), {}).setdefault(clause, ([], lasting_ns))
+        conditions.append(
+            Condition(layout.KINDS[kind], layout.WORDS[word], layout.UNITS[unit], number, over_ns),
+        )
+    return found
+
+
+def _of(clauses: _Clauses, guard: int, mark: int, holds: int) -> tuple[Clause, ...]:
+    mine = clauses.get((guard, mark), {})
+    return tuple(
+        Clause(tuple(conditions), lasting_ns, bool(holds >> number & 1))
+        for number, (conditions, lasting_ns) in mine.items()
+    )
+
+
+def _pressure(head: dict[str, int]) -> Pressure | None:
+    if head["some_avg10"] == layout.UNKNOWN or not head["pressure_ns"]:
+        return None
+    some, full = (
+        Stall(
+            head[f"{line}_avg10"] / 100,
+            head[f"{line}_avg60"] / 100,
+            head[f"{line}_avg300"] / 100,
+            head[f"{line}_total_us"],
+        )
+        for line in ("some", "full")
+    )
+    return Pressure(some, full)
+
+
+def _events(data: bytes, counts: tuple[int, ...]) -> tuple[Event, ...]:
+    """The page holds them in a ring."""
+    found = [
+        Event(at_ns, layout.EVENT_KINDS[kind], _text(guard), _text(text))
+        for at_ns, kind, _, guard, text in _records(data, layout.EVENTS, counts)
+    ]
+    newest = counts[layout.EVENTS.counted] % len(found) if found else 0
+    return tuple(reversed(found[newest:] + found[:newest]))
 
 
 def _text(padded: bytes) -> str:

@@ -16,14 +16,14 @@ from pydantic_core import ErrorDetails
 
 from .. import __version__
 from ..model import policy as model
-from ..model import statuspage
+from ..model import statuslayout
 from . import compare, files, schema
 from .faults import Fault, PolicyError, Wrong, shown
 from .files import Source
 from .locate import Key
 
 _T = TypeVar("_T", bound=schema.Table)
-_MOST_GUARDS = statuspage.GUARDS  # the daemon's status has room for so many
+_MOST_GUARDS = statuslayout.GUARDS  # the daemon's status has room for so many
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # it becomes part of an incident's directory name
 
 

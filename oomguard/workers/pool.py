@@ -189,7 +189,7 @@ class Pool:
         try:
             os.close(self._core_end)
             _close_all_but({0, 1, 2, self.alive, worker.bell, *worker.keep})
-            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+            _be_ordinary()
             libc.prctl_set_name(b"oomguard-" + worker.name.encode())
             # They end when the core does, not when somebody signals the whole group: Ctrl-C, systemctl stop.
             signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
@@ -205,6 +205,14 @@ class Pool:
         finally:
             sys.stderr.flush()
             os._exit(code)
+
+
+def _be_ordinary() -> None:
+    """Not a real-time process like the core, if that is one."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    except PermissionError:
+        pass  # started in the idle class (chrt -i), which only CAP_SYS_NICE may leave: neither is the core real-time
 
 
 def _close_all_but(keep: set[int]) -> None:

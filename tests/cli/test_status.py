@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from oomguard.model import statuspage
+from tests import pages
 
 from .command import oomguard
 
@@ -50,8 +51,7 @@ def publish(directory: Path, pid: int, why: str = "no swap", cgroup: str = "/sys
         statuspage.GuardLine("host", "/", "observe", "calm", 1, 12 << 30, 16 << 30),
         statuspage.GuardLine("web", cgroup, "enforce", "armed", 7, 200 << 20, 256 << 20),
     )
-    notes = f"9.9.9\nswap_above\t{why}".encode()
-    statuspage.Writer(str(directory / "status")).publish(numbers, guards, notes, time.monotonic_ns())
+    pages.publish(directory, numbers, guards, degraded=[("swap_above", why)])
 
 
 def test_for_programs(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
@@ -181,7 +181,7 @@ def test_the_page_of_one_who_has_ended(tmp_path: Path, pid: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", [b"", b"\0" * 10, b"\xff" * 65536, b"oomguard" + b"\xff" * 65536, b"oomguard" + b"\1" * 65536]
+    "page", [b"", b"\0" * 10, b"\xff" * 200000, b"oomguard" + b"\xff" * 200000, b"oomguard" + b"\1" * 200000]
 )
 def test_a_page_of_something_else(tmp_path: Path, page: bytes) -> None:
     (tmp_path / "status").write_bytes(page)

@@ -11,7 +11,7 @@ import pytest
 import oomguard.report
 from oomguard.model.codec import from_plain
 from oomguard.model.incident import SCHEMA_VERSION, Turn
-from oomguard.report import store
+from oomguard.report import replay, store, text
 
 RECORDED = Path(__file__).parent / "incidents"
 ONE = "20260131T031204Z-host-072511"
@@ -36,6 +36,15 @@ def test_an_incident_of_every_schema_stays_readable(version: int) -> None:
     turns = [from_plain(turn) for turn in doc["ring"]]
     assert turns
     assert all(isinstance(turn, Turn) for turn in turns)
+
+
+def test_an_incident_of_the_first_day_of_this_schema_is_told_and_judged_as_then() -> None:
+    """The judge has learnt since (other leases), but the same one dies, at the same turn."""
+    doc = store.load(RECORDED / "schema-2", "last")
+    assert text.sentence(doc).startswith("oomguard killed ((([46], holding 63.7 MiB, because the machine ran out")
+    told = replay.again(doc)
+    assert told.was == told.now is not None
+    assert all(difference.was == ("as recorded",) for difference in told.differences)
 
 
 def test_what_the_list_says(state_dir: Path) -> None:

@@ -81,8 +81,8 @@ def test_the_list_does_not_read_the_turns(state_dir: Path) -> None:
 def test_an_incident_that_somebody_formatted_anew(state_dir: Path) -> None:
     path = state_dir / "incidents" / ONE / "incident.json"
     doc = json.loads(path.read_text())
-    for text in (json.dumps(doc, indent=2), json.dumps(doc)):
-        path.write_text(text)
+    for written in (json.dumps(doc, indent=2), json.dumps(doc)):
+        path.write_text(written)
         assert store.list_incidents(state_dir)[0].kind == "hard"
         assert store.load(state_dir, ONE) == doc
 

@@ -20,13 +20,6 @@ from .tree import Tree
 Capsys = pytest.CaptureFixture[str]
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "oomguard.toml"
-    path.write_text(HOST)
-    return path
-
-
 def test_a_right_policy(config: Path) -> None:
     answer = oomguard("check", "--config", config)
     assert (answer.code, answer.err) == (0, "")

@@ -54,13 +54,6 @@ def house(tmp_path: Path) -> Path:
     return tmp_path / "house"
 
 
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "oomguard.toml"
-    path.write_text(HOST)
-    return path
-
-
 def told(house: Path, *words: str | Path, env: dict[str, str] | None = None, **how: Any) -> Any:
     answer = oomguard("run", *words, env={"PYTHONPATH": str(house), **(env or {})}, cwd=house, **how)
     assert answer.code == 0, answer.err

@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
-import pytest
 import tomli
 
 from oomguard import policy
@@ -14,13 +13,6 @@ from oomguard.model import codec, kept
 from oomguard.model.policy import Plan
 
 from .command import HOST, oomguard
-
-
-@pytest.fixture
-def config(tmp_path: Path) -> Path:
-    path = tmp_path / "oomguard.toml"
-    path.write_text(HOST)
-    return path
 
 
 def test_it_shows_a_policy_with_the_origin_of_every_value(config: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,14 +12,6 @@ from pathlib import Path
 import pytest
 
 from .world import Daemon, World, until
-
-
-@pytest.fixture(autouse=True)
-def own_signals() -> Iterator[None]:
-    """Senses block signals in whoever makes them; here that is pytest itself, with other tests to come."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
-    yield
-    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,8 @@ TAKEN = ("__init__.py", "conftest.py", "world.py", "test_act.py", "test_observe.
 def test_the_core_on_a_machine_with_cgroup_v2(bare_vm: Machine) -> None:
     files = {path: file for path, file in tree().items() if not path.startswith("tests/")}
     mine = local_tree(ROOT / "tests" / "core")
-    bare_vm.put_tree(files | {f"tests/core/{name}": mine[name] for name in TAKEN}, GUEST)
+    all_tests = {"tests/conftest.py": local_tree(ROOT / "tests")["conftest.py"]}
+    bare_vm.put_tree(files | all_tests | {f"tests/core/{name}": mine[name] for name in TAKEN}, GUEST)
     pytest_there = "PYTHONPATH=site:. python3 -B -m pytest -q -p no:cacheprovider --color=no -rA tests/core 2>&1"
     done = bare_vm.run(f"cd {GUEST} && ulimit -n 20000 && {pytest_there}", timeout=900)
     print(done.out)

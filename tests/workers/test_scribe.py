@@ -828,52 +828,48 @@ def test_a_full_disk(core: Core, tmp_path: Path) -> None:
     assert not list(core.state_dir.rglob("*.tmp"))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a file system of its own")
-def test_a_disk_that_is_full_first_and_has_room_later(core: Core, tmp_path: Path) -> None:
-    core.state_dir = tmp_path / "state"
+@contextlib.contextmanager
+def small_disk(core: Core, options: str) -> Iterator[Path]:
+    """The state directory is a file system of its own; the core ends before that does."""
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount a file system")
+    core.state_dir = core.state_dir / "state"
     core.state_dir.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", core.state_dir]
+    command = ["mount", "-t", "tmpfs", "-o", options, "none", core.state_dir]
     done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
     if done.returncode:
         pytest.skip(f"no mount here: {done.stderr.decode()}")
     try:
-        filler = core.state_dir / "filler"
-        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+        yield core.state_dir
+        core.end()
+    finally:
+        subprocess.run(["umount", "-l", core.state_dir], check=True)
+
+
+def test_a_disk_that_is_full_first_and_has_room_later(core: Core) -> None:
+    with small_disk(core, "size=256k") as disk:
+        with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as file:
             while file.write(bytes(4096)):
                 pass
         core.start()
         core.turn(Snapshot(HOST, "soft", 1, "low"), Nominate(HOST, victim(), ranking()), host=machine(90))
         eventually(lambda: b"incident.json not written" in os.read(core.stderr, 4096))
-        subprocess.run(["mount", "-o", "remount,size=8m", core.state_dir], check=True)
+        subprocess.run(["mount", "-o", "remount,size=8m", disk], check=True)
         core.kill(HOST, victim(), host=machine(40))
         core.turn(Close(HOST, 1, "calm"), host=machine(500))
         doc = core.one()
         assert doc["killed_by"] == "oomguard"
         assert doc["lost"]["incident.json"] >= 1
-        core.end()
-    finally:
-        if core.pid:
-            core.end()
-        subprocess.run(["umount", "-l", core.state_dir], check=True)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, for a file system of its own")
-def test_a_read_only_disk(core: Core, tmp_path: Path) -> None:
+def test_a_read_only_disk(core: Core) -> None:
     """It follows the core to the end, and what is lost is said once."""
-    core.state_dir = tmp_path / "state"
-    core.state_dir.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "ro,size=64m", "none", core.state_dir]
-    done = subprocess.run(command, stderr=subprocess.PIPE, check=False)
-    if done.returncode:
-        pytest.skip(f"no mount here: {done.stderr.decode()}")
-    try:
+    with small_disk(core, "ro,size=64m"):
         core.start()
         engage(core, victim())
         said = core.end()
         assert said.count("incident.json not written") == 1
         assert "Read-only file system" in said
-    finally:
-        subprocess.run(["umount", "-l", core.state_dir], check=True)
 
 
 def test_a_directory_that_vanishes(core: Core) -> None:

@@ -21,7 +21,9 @@ from typing import Final, NamedTuple
 BYTES: Final = 8 << 20
 BLOCK: Final = 4096
 NAME: Final = "blackbox"
-HEAD, TURNS, END = 1, 2, 3  # incident.json without turns; lines of ring.jsonl; written whole: nothing to give back
+# incident.json without turns; lines of ring.jsonl; written whole: nothing to give back; the line of the turn that
+# opened it, ahead of the others, which begin two minutes earlier
+HEAD, TURNS, END, OPENING = 1, 2, 3, 4
 _BUFFER: Final = 64 << 10
 _ROOM: Final = 4  # a disk must have so many times its size free, or there is none
 _MAGIC: Final = b"OOMBOX1\0"

@@ -115,6 +115,7 @@ class Incident:
         self.ring_bytes = 0
         self.first: dict[tuple[int, int], int] = {}
         self.last: dict[tuple[int, int], int] = {}
+        self.opening: bytes | None = None  # the turn's record, until the black box has it
         self.fresh: list[bytes] = []  # turns that the black box has not yet
         self.raw: list[tuple[str, bytes]] = []  # read, not written yet; bounded by the limit of all evidence
         self.log: list[str] = []
@@ -184,7 +185,7 @@ class Incident:
         """It is written, and only looked after from now on: what has become of it needs no evidence in memory."""
         kills = self.oom_kills()
         self.evidence.facts = {"vmstat": {"soft": {"oom_kill": kills}}} if kills is not None else {}
-        self.first, self.last, self.log, self.fresh = {}, {}, [], []
+        self.first, self.last, self.log, self.fresh, self.opening = {}, {}, [], [], None
 
     def notice(self, plain: dict[str, Any]) -> None:
         """Who held how much, for growth."""
@@ -344,13 +345,13 @@ class Scribe:
             elif isinstance(action, Dismiss):
                 self._nominated.pop(action.target, None)
             elif isinstance(action, Snapshot):
-                self._snapshot(turn, action)
+                self._snapshot(turn, action, payload)
         for kill in _uncovered(turn, self._open):
-            self._begin(Story(TargetId("", kill.cgroup), 0, turn.seen.at_ns, "kernel", None))
+            self._begin(Story(TargetId("", kill.cgroup), 0, turn.seen.at_ns, "kernel", None), payload)
         for incident in list(self._open.values()):
             self._milestones(incident, incident.story.add(turn), turn)
 
-    def _snapshot(self, turn: Turn, snapshot: Snapshot) -> None:
+    def _snapshot(self, turn: Turn, snapshot: Snapshot, payload: bytes) -> None:
         known = self._open.get(snapshot.target)
         if known is not None and known.story.number != snapshot.incident:
             if known.story.kind == "stall":
@@ -362,9 +363,9 @@ class Scribe:
         if known is None:
             target, at_ns = snapshot.target, turn.seen.at_ns
             guard, nominated = self._guards.get(target.guard), self._nominated.get(target)
-            self._begin(Story(target, snapshot.incident, at_ns, snapshot.watermark, guard, nominated))
+            self._begin(Story(target, snapshot.incident, at_ns, snapshot.watermark, guard, nominated), payload)
 
-    def _begin(self, story: Story) -> None:
+    def _begin(self, story: Story, opening: bytes | None = None) -> None:
         short = short_id(self._boot_id, story.target, story.opened_ns)
         if short in self._done or (story.target, story.number) in self._told:
             self._told.add((story.target, story.number))
@@ -377,6 +378,7 @@ class Scribe:
         # The directory is searched only then: at any other time that might mean to wait for a disk.
         incident = (self._adopt(short, story) if self._replaying else None) or self._new(short, story)
         incident.position = self._ring.oldest()
+        incident.opening = opening
         self._open[story.target] = incident
         self._tasks.append(self._opening(incident))
 
@@ -468,6 +470,7 @@ class Scribe:
             yield from incident.evidence.soft(incident.cgroups(), incident.victims())
         incident.attempt("ring", incident.folder.begin)
         self._write(incident)
+        self._box_opening(incident)
         incident.ready = True
         yield from self._flush(incident)
         yield from self._prune()
@@ -548,6 +551,7 @@ class Scribe:
             yield from self._box.prepare()
             for incident in self._open.values():
                 self._box_head(incident)
+                self._box_opening(incident)
             yield from self._give_back()
         except OSError as error:
             self._boxless = not self._box.ready
@@ -567,8 +571,9 @@ class Scribe:
             folder = self._shelf.folder(name)
             if heads and not folder.is_whole():
                 turns = (self._box.payload(frame) for frame in frames if frame.kind == blackbox.TURNS)
+                opening = (self._box.payload(frame) for frame in frames if frame.kind == blackbox.OPENING)
                 try:
-                    folder.restore(self._box.payload(heads[-1]), turns)
+                    folder.restore(self._box.payload(heads[-1]), turns, opening)
                 except (OSError, ValueError) as error:
                     _say(4, f"{name}: what the black box has of it could not be given back: {error}")
                     continue
@@ -599,6 +604,8 @@ class Scribe:
         folder.resume()
         doc.pop("ring", None)
         doc["ended"] = doc.get("ended") or "the daemon or the machine stopped before it was finished"
+        if folder.reached_ns < int(str(doc.get("opened_ns", 0))):
+            doc["ended"] = f"{doc['ended']}, and of its turns only those before its opening were kept"
         folder.write(doc, ring=True)
 
     def _ours(self) -> set[str]:
@@ -633,6 +640,13 @@ class Scribe:
         if self._box.ready:
             head = shelf.encode(doc or incident.doc(complete=False)).encode("ascii")
             incident.attempt("blackbox", lambda: self._box.add(blackbox.HEAD, incident.id, head))
+
+    def _box_opening(self, incident: Incident) -> None:
+        """The turn that opened it, with what the judge remembered: ahead of two minutes that may take their time."""
+        if self._box.ready and incident.opening is not None:
+            line = shelf.encode(follow.decode(incident.opening)).encode("ascii")
+            incident.attempt("blackbox", lambda: self._box.add(blackbox.OPENING, incident.id, line))
+            incident.opening = None
 
     def _to_box(self, incident: Incident) -> None:
         """The turns since the last time, in one write. Only while it is open: what is finished at once needs none."""

@@ -122,6 +122,7 @@ class Folder:
         self._ring = -1
         self._ring_bytes = 0
         self._named = False  # in its parent, on disk
+        self.reached_ns = 0  # when the last turn was that ``resume`` found
 
     def write(self, doc: dict[str, object], ring: bool = False) -> None:
         """Write incident.json whole; with ``ring``, the turns go into it and ring.jsonl goes away."""
@@ -199,7 +200,8 @@ class Folder:
         last, end = -1, 0
         for line in self._lines():
             try:
-                last = int(json.loads(line)["number"])
+                turn = json.loads(line)
+                last, self.reached_ns = int(turn["number"]), int(turn["seen"]["at_ns"])
             except (ValueError, KeyError, TypeError):
                 break
             end += len(line) + 1
@@ -223,10 +225,11 @@ class Folder:
             raise ValueError(f"{self.path}/incident.json: not an object")
         return doc
 
-    def restore(self, head: bytes, turns: Iterator[bytes]) -> None:
+    def restore(self, head: bytes, turns: Iterator[bytes], opening: Iterator[bytes]) -> None:
         """Put in what lies elsewhere: incident.json (the latest that there is), and the turns that ring.jsonl lacks.
 
-        It is unfinished after that. ValueError: that is no incident.
+        Where these end before its ``opening``, that turn is the last; what was between them is counted. It is
+        unfinished after that. ValueError: that is no incident.
         """
         doc = json.loads(head)
         if not isinstance(doc, dict):
@@ -234,13 +237,21 @@ class Folder:
         last = self.resume()
         self.begin()
         for lines in turns:
-            for line in lines.split(b"\n"):
-                number = int(json.loads(line)["number"])
-                if number > last:
-                    self.append(line)
-                    last = number
+            last = self._append_after(last, lines)
+        if any(self._append_after(last, line) > last for line in opening):
+            lost = doc.setdefault("lost", {})
+            lost["ring_gaps"] = lost.get("ring_gaps", 0) + 1
         self.write(doc)
         self.close()
+
+    def _append_after(self, last: int, lines: bytes) -> int:
+        """What of these turns is not there yet; the number of the last one that is."""
+        for line in lines.split(b"\n"):
+            number = int(json.loads(line)["number"])
+            if number > last:
+                self.append(line)
+                last = number
+        return last
 
     def is_whole(self) -> bool:
         """Whether it was finished, or all but the last step of that."""

@@ -678,6 +678,53 @@ def test_what_only_the_black_box_has_is_given_back(core: Core, lost: str) -> Non
     assert blackbox.BlackBox(str(core.state_dir / "blackbox")).unended() == {}
 
 
+def opened_late(core: Core) -> Path:
+    """An incident of which the power left the box, and nothing of its own files but its first minute."""
+    now = time.monotonic_ns()
+    for age_s in (100, 50):
+        core.turn(at_ns=now - age_s * 1000 * MS, told=False, host=machine(500))
+    core.start()
+    core.turn(Snapshot(HOST, "soft", 1, "low"), Nominate(HOST, victim(), ranking()), host=machine(90))
+    core.one(lambda doc: "cmdlines" in doc["evidence"])
+    (ring,) = eventually(lambda: list(core.state_dir.glob("incidents/*/ring.jsonl")))
+    eventually(lambda: boxed(core) == [1, 2, 3])
+    os.kill(core.pid, signal.SIGKILL)
+    os.waitpid(core.pid, 0)
+    ring.write_bytes(b"".join(ring.read_bytes().splitlines(keepends=True)[:1]))
+    core.ring = Ring.create(1 << 20)
+    return ring
+
+
+def forget(core: Core, *kinds: int) -> None:
+    """The box has no frame of these kinds."""
+    box = blackbox.BlackBox(str(core.state_dir / "blackbox"))
+    with (core.state_dir / "blackbox").open("r+b") as file:
+        for frame in [frame for frame in box.frames() if frame is not None and frame.kind in kinds]:
+            file.seek(frame.offset // blackbox.BLOCK * blackbox.BLOCK)
+            file.write(bytes(blackbox.BLOCK))
+
+
+def test_the_turn_that_opened_it_is_in_the_box_ahead_of_the_minutes(core: Core) -> None:
+    """A scribe that is behind copies two minutes first; cut off meanwhile, the record would end before its opening."""
+    opened_late(core)
+    forget(core, blackbox.TURNS)
+    core.start()
+    doc = core.one(lambda doc: doc["ended"] and doc["ring"])
+    assert [turn["number"] for turn in doc["ring"]] == [1, 3]
+    assert doc["ring"][-1]["seen"]["at_ns"] == doc["opened_ns"]
+    assert doc["lost"]["ring_gaps"] == 1
+    assert doc["ended"] == "the daemon or the machine stopped before it was finished"
+
+
+def test_a_record_that_ends_before_its_opening_says_so(core: Core) -> None:
+    opened_late(core)
+    forget(core, blackbox.TURNS, blackbox.OPENING)
+    core.start()
+    doc = core.one(lambda doc: doc["ended"] and doc["ring"])
+    assert [turn["number"] for turn in doc["ring"]] == [1]
+    assert doc["ended"].endswith("before it was finished, and of its turns only those before its opening were kept")
+
+
 def test_what_could_not_be_written_comes_with_the_next_start(core: Core) -> None:
     incidents = core.state_dir / "incidents"
     incidents.write_text("a file stands here")

@@ -1,7 +1,8 @@
 """Who has how much, for the record alone: the minutes before an incident are only worth keeping if somebody is named.
 
-Nobody is judged by this. Once a second the guarded cgroups, one small read each; now and then the largest of the whole
-tree, for which it is walked as far down as there is much: at most so often that it takes one 2000th of the time.
+Nobody is judged by this. Once a second the guarded cgroups, one small read each; now and then what these lie in, and
+the largest of the whole tree, for which it is walked as far down as there is much: at most so often that it takes one
+2000th of the time.
 """
 
 import time
@@ -23,10 +24,11 @@ _KEPT: Final = 256
 class Shares:
     """See the module."""
 
-    __slots__ = ("_broken", "_found", "_root", "next_ns", "walk_ns")
+    __slots__ = ("_broken", "_found", "_guarded", "_root", "next_ns", "walk_ns")
 
     def __init__(self, root: str | None, broken: Callable[[OSError], None]) -> None:
         self._root, self._broken = root, broken
+        self._guarded: list[str] = []
         self._found: list[Share] = []
         self.next_ns = self.walk_ns = 0  # when the next look and the next walk are due
 
@@ -34,7 +36,9 @@ class Shares:
         """The guarded cgroups as they are now, and what the last walk has found, once."""
         self.next_ns = at_ns + EVERY_NS
         found: list[Share] = []
+        self._guarded = []
         for group, _ in zip(groups, range(WATCHED), strict=False):
+            self._guarded.append(group.path)
             try:
                 current = group.current()
             except OSError:
@@ -53,7 +57,23 @@ class Shares:
             return
         began = time.monotonic_ns()
         self._found = self._largest(self._root, total_bytes)
+        known = {share.cgroup for share in self._found}
+        above = dict.fromkeys(path for guarded in self._guarded for path in _ancestors(guarded) if path not in known)
+        self._found[:0] = [Share(path, self._current(self._root, path)) for path in list(above)[:WATCHED]]
         self.walk_ns = at_ns + max(WALK_NS, WALK_SHARE * (time.monotonic_ns() - began))
+
+    def _current(self, root: str, path: str) -> int:
+        try:
+            group = Cgroup.open(root, path)
+            if group is None:
+                return 0
+            try:
+                return group.current() or 0
+            finally:
+                group.close()
+        except OSError as error:
+            self._broken(error)
+            return 0
 
     def _largest(self, root: str, total_bytes: int) -> list[Share]:
         found: list[Share] = []
@@ -65,6 +85,14 @@ class Shares:
         except OSError as error:
             self._broken(error)
         return _first(found)
+
+
+def _ancestors(path: str) -> list[str]:
+    """Up to the root, which is the machine."""
+    found = []
+    while path := path.rpartition("/")[0]:
+        found.append(path)
+    return found
 
 
 def _first(shares: list[Share]) -> list[Share]:

@@ -35,6 +35,24 @@ def test_the_guarded_are_told_every_time_and_the_largest_after_a_walk(tmp_path: 
     group.close()
 
 
+def test_what_a_guarded_cgroup_lies_in_is_told_though_it_is_small(tmp_path: Path) -> None:
+    """Not among the largest, and too small for the walk to go down there."""
+    large = {f"big{n}.slice": GIB + n for n in range(shares.LARGEST)}
+    root = tree(tmp_path, {"a": 9, "a/b": 7, "a/b/web.service": 5, **large})
+    group = Cgroup.open(root, "/a/b/web.service")
+    assert group is not None
+    it = Shares(root, broken)
+    it.look(SECOND, [group])
+    it.walk(SECOND, GIB)
+    told = it.look(2 * SECOND, [group])
+    assert told[:3] == (Share("/a/b/web.service", 5), Share("/a/b", 7), Share("/a", 9))
+    assert len(told) == 3 + shares.LARGEST
+    (tmp_path / "a/b/memory.current").unlink()
+    it.walk(2 * SECOND, GIB)
+    assert it.look(3 * SECOND, [group])[1:3] == (Share("/a/b", 0), Share("/a", 9))
+    group.close()
+
+
 def test_a_walk_is_not_repeated_soon_and_names_no_more_than_it_may(tmp_path: Path) -> None:
     it = Shares(tree(tmp_path, {f"{n}.service": n for n in range(600)}), broken)
     it.walk(SECOND, 100)

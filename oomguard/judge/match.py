@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from ..model.facts import ProcessFacts
-from ..model.policy import Match
+from ..model.policy import Expression, Match, Pattern
 from .glob import matches
 
 TICK_NS: Final = 10_000_000  # USER_HZ is 100 on every architecture that has cgroup v2
@@ -48,15 +48,24 @@ def describes(
             return False
     elif not _fits(match, process):
         return False
-    if match.unit is not None and not matches(match.unit, unit_name(cgroup)):
+    if match.unit is not None and not _is(match.unit, unit_name(cgroup)):
         return False
-    if match.cgroup is not None and not any(matches(match.cgroup, path) for path in way_up(cgroup)):
+    if match.cgroup is not None and not any(_is(match.cgroup, path) for path in way_up(cgroup)):
         return False
     if process is None:
         return True
     if (match.exe is not None and process.exe is None) or (_asks_age(match) and not now_ticks):
         return unknown
     return _fits_exe(match, process) and _fits_age(match, process, now_ticks)
+
+
+def _is(pattern: Pattern, text: str) -> bool:
+    return matches(pattern, text) if isinstance(pattern, str) else pattern.describes(text)
+
+
+def of_name(pattern: Pattern, comm: str) -> bool:
+    """A comm may hold slashes ("kworker/0:1"), which mean nothing in it: there a star is any text."""
+    return _is(pattern.replace("*", "**") if isinstance(pattern, str) else pattern, comm)
 
 
 def _of_processes(match: Match) -> bool:
@@ -69,8 +78,7 @@ def _asks_age(match: Match) -> bool:
 
 
 def _fits(match: Match, process: ProcessFacts) -> bool:
-    # A comm may hold slashes ("kworker/0:1"), which mean nothing in it: there a star is any text.
-    if match.comm is not None and not matches(match.comm.replace("*", "**"), process.comm):
+    if match.comm is not None and not of_name(match.comm, process.comm):
         return False
     if match.uid is not None and not match.uid[0] <= process.uid <= match.uid[1]:
         return False
@@ -79,7 +87,7 @@ def _fits(match: Match, process: ProcessFacts) -> bool:
 
 
 def _fits_exe(match: Match, process: ProcessFacts) -> bool:
-    return match.exe is None or (process.exe is not None and matches(match.exe, process.exe))
+    return match.exe is None or (process.exe is not None and _is(match.exe, process.exe))
 
 
 def _fits_age(match: Match, process: ProcessFacts, now_ticks: int) -> bool:
@@ -131,7 +139,11 @@ def say(match: Match) -> str:
     given: list[tuple[str, object]] = [("comm", match.comm), ("exe", match.exe), ("unit", match.unit)]
     given += [("cgroup", match.cgroup), ("uid", _span(match.uid)), ("oom_score_adj", _span(match.oom_score_adj))]
     given += [("older_than", _age(match.older_ns)), ("younger_than", _age(match.younger_ns))]
-    return ", ".join(f'{name} = "{value}"' for name, value in given if value is not None)
+    return ", ".join(f"{name} = {_quoted(value)}" for name, value in given if value is not None)
+
+
+def _quoted(value: object) -> str:
+    return f'{{ re = "{value.text}" }}' if isinstance(value, Expression) else f'"{value}"'
 
 
 def _span(bounds: tuple[int, int] | None) -> str | None:

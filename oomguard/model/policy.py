@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 SECOND_NS = 1_000_000_000
+PATH_MAX = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,17 +280,50 @@ class Watermark:
 
 
 @dataclass(frozen=True, slots=True)
+class Expression:
+    """A regular expression as the table of an automaton (``policy.expression``): one step a letter, whatever it is.
+
+    ``cuts``: where a class of letters ends and the next begins; ``table``: by state and class the next state, as a
+    letter of that number; state 0 is the dead end, 1 the first. ``accepts``: by state whether the text may end there.
+    """
+
+    text: str
+    cuts: tuple[int, ...]
+    table: str
+    accepts: str
+
+    def describes(self, text: str) -> bool:
+        """Whether it is of the whole text. One of more than a path's length is of no name that there is."""
+        if len(text) > PATH_MAX:
+            return False
+        cuts, table, state = self.cuts, self.table, 1
+        width = len(cuts) + 1
+        for letter in text:
+            code, low, high = ord(letter), 0, len(cuts)
+            while low < high:
+                middle = (low + high) // 2
+                low, high = (low, middle) if code < cuts[middle] else (middle + 1, high)
+            state = ord(table[state * width + low])
+            if not state:
+                return False
+        return self.accepts[state] == "1"
+
+
+Pattern = str | Expression
+
+
+@dataclass(frozen=True, slots=True)
 class Match:
-    """A candidate matches when every pattern that is given matches. Patterns are globs (``judge.glob``).
+    """A candidate matches when every pattern that is given matches. A text is a glob (``judge.glob``).
 
     ``unit`` is the innermost systemd unit of the cgroup; ``cgroup`` is the path from the cgroup root. ``exe`` is what
     /proc/PID/exe leads to. ``uid`` (the real one) and ``oom_score_adj``: from, to. An age of 0 is any.
     """
 
-    comm: str | None = None
-    unit: str | None = None
-    cgroup: str | None = None
-    exe: str | None = None
+    comm: Pattern | None = None
+    unit: Pattern | None = None
+    cgroup: Pattern | None = None
+    exe: Pattern | None = None
     uid: tuple[int, int] | None = None
     oom_score_adj: tuple[int, int] | None = None
     older_ns: int = 0

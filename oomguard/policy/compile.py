@@ -24,6 +24,7 @@ from .locate import Key
 
 _T = TypeVar("_T", bound=schema.Table)
 _MOST_GUARDS = statuslayout.GUARDS  # the daemon's status has room for so many
+_MOST_TABLES = 256 << 10  # bytes; the heap of the core is some 5 MiB
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")  # it becomes part of an incident's directory name
 
 
@@ -47,6 +48,9 @@ def plan_of(read: Sequence[Source | Fault], paths: Sequence[Path], *, observe: b
         file, _, line = first.origin.rpartition(":")
         key = f"policy.{first.name.removeprefix(model.SHADOW)}"
         faults.append(Fault(file, int(line), key, f"more than {_MOST_GUARDS} policies"))
+    if (size := sum(map(_tables, guards))) > _MOST_TABLES:
+        message = f"the expressions of all policies need {size >> 10} KiB of tables, of {_MOST_TABLES >> 10} at most"
+        faults.append(Fault(str(paths[-1]), 1, "policy", message, "globs need none"))
     if not guards and not faults:
         faults.append(Fault(str(paths[-1]), 1, "policy", "no policy is in force: nothing would be guarded"))
     if faults:
@@ -58,6 +62,13 @@ def plan_of(read: Sequence[Source | Fault], paths: Sequence[Path], *, observe: b
         guards=tuple(replace(guard, mode="observe") if observe and _acts(guard) else guard for guard in guards),
         files=tuple(map(str, paths)),
     )
+
+
+def _tables(guard: model.Guard) -> int:
+    """Bytes that its expressions take in the daemon."""
+    matches = (*guard.victim.never, *guard.victim.avoid, *guard.victim.prefer)
+    patterns = [part for match in matches for part in (match.comm, match.unit, match.cgroup, match.exe)]
+    return sum(len(pattern.table) for pattern in patterns if isinstance(pattern, model.Expression))
 
 
 def _acts(guard: model.Guard) -> bool:

@@ -40,6 +40,13 @@ _DURATION: Schema = {
 }
 _GLOB: Schema = {"type": "string", "minLength": 1, "pattern": r"^[^\[\]{}]+$"}
 _CGROUP: Schema = {"type": "string", "pattern": r"^/[^\[\]{}]*$", "examples": ["/", "/system.slice/web-*.service"]}
+_EXPRESSION: Schema = {
+    "type": "object",
+    "properties": {"re": {"type": "string", "minLength": 1, "maxLength": 512, "pattern": r"^[^\0]+$"}},
+    "required": ["re"],
+    "additionalProperties": False,
+    "examples": [{"re": "sshd|cron|(ba|z)sh"}],
+}
 _ARGV: Schema = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": 64}
 _PATH: Schema = {"type": "string", "pattern": "^/"}
 
@@ -54,13 +61,13 @@ FORMS: dict[str, Schema] = {
     "_age": _DURATION,
     "_deadman": _DURATION,
     "_size_between.<locals>.check": _SIZE,
-    "_glob": _GLOB,
-    "_comm_glob": _GLOB,
-    "_unit_glob": _GLOB,
+    "_comm_pattern": {"anyOf": [_GLOB, _EXPRESSION]},
+    "_unit_pattern": {"anyOf": [_GLOB, _EXPRESSION]},
+    "_cgroup_pattern": {"anyOf": [_CGROUP, _EXPRESSION]},
+    "_exe_pattern": {"anyOf": [{"type": "string", "pattern": r"^[/*][^\[\]{}]*$"}, _EXPRESSION]},
     "_system_unit_glob": _GLOB,
     "_slice_glob": _GLOB,
     "_cgroup_glob": _CGROUP,
-    "_exe_glob": {"type": "string", "pattern": r"^[/*][^\[\]{}]*$"},
     "_xattr": {
         "type": "string",
         "pattern": r"^(user|trusted|security)\.[^=\s]+(=[^\[\]{}]+)?$",

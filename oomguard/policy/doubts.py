@@ -175,12 +175,18 @@ def _spares(match: model.Match, comm: str, path: str, matches: Matches) -> bool:
     if (
         others
         or (match.uid is not None and match.uid[0] > 0)
-        or (match.comm is not None and not matches(match.comm.replace("*", "**"), comm))
+        or (match.comm is not None and not _is(match.comm, comm, matches, of_name=True))
     ):
         return False
-    if match.unit is not None and not matches(match.unit, path.rpartition("/")[2]):
+    if match.unit is not None and not _is(match.unit, path.rpartition("/")[2], matches):
         return False
-    return match.cgroup is None or any(matches(match.cgroup, above) for above in _way_up(path))
+    return match.cgroup is None or any(_is(match.cgroup, above, matches) for above in _way_up(path))
+
+
+def _is(pattern: model.Pattern, text: str, matches: Matches, of_name: bool = False) -> bool:
+    if isinstance(pattern, model.Expression):
+        return pattern.describes(text)
+    return matches(pattern.replace("*", "**") if of_name else pattern, text)
 
 
 def _way_up(path: str) -> Iterator[str]:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainValidator, model_validator
 
-from ..model.policy import Amount
-from . import units
+from ..model.policy import Amount, Expression, Pattern
+from . import expression, units
 from .faults import Wrong, shown
 
 SECOND_NS = 10**9
@@ -80,8 +80,8 @@ def _glob(value: object) -> str:
         raise Wrong("no name holds a NUL", "")
     if re.search(r"[\[\]{}]", value):
         raise Wrong(
-            f"{shown(value)}: sets and alternatives are not in this version",
-            "patterns know * (all but /), ** (all) and ? (one character); write one table for each alternative",
+            f"{shown(value)}: patterns know no sets and alternatives",
+            "* is all but /, ** all, ? one character; of a victim's name { re = '...' } is a regular expression",
         )
     if "***" in value:
         raise Wrong(f"{shown(value)} has three stars in a row", "* is all but /, ** is all")
@@ -153,6 +153,31 @@ def _xattr(value: object) -> str:
         hint = f'did you mean "user.{name}"?' if _XATTR.fullmatch(f"user.{name}") and "." not in name else ""
         raise Wrong(f"{shown(name)} is no name of an extended attribute", hint or 'as in "user.tier=batch"')
     return f"{name}={_glob(pattern) if given else '*'}"
+
+
+def _comm_pattern(value: object) -> Pattern:
+    return _expression(value, COMM_BYTES) or _comm_glob(value)
+
+
+def _unit_pattern(value: object) -> Pattern:
+    return _expression(value) or _unit_glob(value)
+
+
+def _cgroup_pattern(value: object) -> Pattern:
+    return _expression(value, first="/") or _cgroup_glob(value)
+
+
+def _exe_pattern(value: object) -> Pattern:
+    return _expression(value, first="/") or _exe_glob(value)
+
+
+def _expression(value: object, longest: int | None = None, first: str = "") -> Expression | None:
+    """{ re = "..." }; None: it is not written so."""
+    if not isinstance(value, dict):
+        return None
+    if value.keys() != {"re"} or not isinstance(value["re"], str):
+        raise Wrong("a pattern is text, or a table with re alone", '"sshd*", or { re = "sshd|cron" }')
+    return expression.compiled(value["re"], longest, first)
 
 
 _SPAN = re.compile(r"\s*(-?[0-9]{1,10})\s*\.\.\s*(-?[0-9]{1,10})\s*")
@@ -237,11 +262,11 @@ OptionalAmountField = Annotated[Amount | None, PlainValidator(units.amount)]
 OverField = Annotated[int, PlainValidator(_between(SECOND_NS // 2, 3600 * SECOND_NS))]
 ForecastField = Annotated[int, PlainValidator(_between(SECOND_NS // 2, 600 * SECOND_NS))]
 CountField = Annotated[int | None, Field(ge=0, le=10**9)]
-CommField = Annotated[str | None, PlainValidator(_comm_glob)]
-UnitField = Annotated[str | None, PlainValidator(_unit_glob)]
+CommField = Annotated[Pattern | None, PlainValidator(_comm_pattern)]
+UnitField = Annotated[Pattern | None, PlainValidator(_unit_pattern)]
 SystemUnitField = Annotated[str | None, PlainValidator(_system_unit_glob)]
 SliceField = Annotated[str | None, PlainValidator(_slice_glob)]
-ExeField = Annotated[str | None, PlainValidator(_exe_glob)]
+ExeField = Annotated[Pattern | None, PlainValidator(_exe_pattern)]
 UidField = Annotated[tuple[int, int] | None, PlainValidator(_span(0, 2**32 - 2, '1000, or "1000..59999"'))]
 AdjField = Annotated[tuple[int, int] | None, PlainValidator(_span(-1000, 1000, '300, or "1..1000"'))]
 UserField = Annotated[int | None, PlainValidator(_user)]
@@ -249,6 +274,7 @@ ByField = Annotated[tuple[str, tuple[tuple[str, int], ...]], PlainValidator(_by)
 AgeField = Annotated[int, PlainValidator(_between(SECOND_NS // 100, 3650 * DAY_NS))]
 XattrField = Annotated[str | None, PlainValidator(_xattr)]
 CgroupField = Annotated[str | None, PlainValidator(_cgroup_glob)]
+CgroupPatternField = Annotated[Pattern | None, PlainValidator(_cgroup_pattern)]
 PathField = Annotated[str, PlainValidator(_path)]
 
 
@@ -546,7 +572,7 @@ class WatermarkTable(Table):
 class MatchTable(Table):
     comm: CommField = None
     unit: UnitField = None
-    cgroup: CgroupField = None
+    cgroup: CgroupPatternField = None
     exe: ExeField = None
     user: UserField = None
     uid: UidField = None

@@ -185,7 +185,11 @@ def _matches(matches: Iterable[model.Match]) -> list[Value]:
 
 def match(match: model.Match) -> dict[str, Value]:
     """One table of ``never``, ``avoid`` or ``prefer``."""
-    given: dict[str, Value | None] = {"comm": match.comm, "unit": match.unit, "cgroup": match.cgroup, "exe": match.exe}
+    patterns = {"comm": match.comm, "unit": match.unit, "cgroup": match.cgroup, "exe": match.exe}
+    given: dict[str, Value | None] = {
+        name: {"re": pattern.text} if isinstance(pattern, model.Expression) else pattern
+        for name, pattern in patterns.items()
+    }
     given |= {"uid": _span(match.uid), "oom_score_adj": _span(match.oom_score_adj)}
     given |= {"older_than": units.shown_duration(match.older_ns) if match.older_ns else None}
     given |= {"younger_than": units.shown_duration(match.younger_ns) if match.younger_ns else None}

@@ -15,6 +15,17 @@ SIZES = ["1", "512MiB", "1.5G", "4096B", "2 GiB", "1E"]
 SHARES = ["5%", "12.5%", "100%", "0.001%", "33.3333333333333333%", "90 %"]
 RATES = ["5MiB/s", "5MiB", "1%/s", "0.5 % /s", "4096/s", "33%"]
 TIMES = ["0s", "500ms", "1s", "2.5s", "1m 30s", "5m", "1h", "150ms", "1000000.5us", "1d"]
+EXPRESSIONS = [
+    "sshd|cron",
+    "(ba|z)?sh",
+    "web-[0-9]{1,3}\\.service",
+    "(?i)chrom.*",
+    "/a/[^/]+",
+    "a{300}",
+    "(?=x)",
+    "[",
+    "^$",
+]
 NAMES = ["sshd*", "*", "web-?.service", "/", "/a/**", "/system.slice/*.service", "it", "(sd-pam)", 'a"b\\c', "\u202ee"]
 
 
@@ -45,6 +56,7 @@ def strategy(form: Table) -> st.SearchStrategy[Any]:
 def _text(pattern: str) -> st.SearchStrategy[str]:
     known = {described._SHARE["pattern"]: SHARES, described._DURATION["pattern"]: TIMES}
     known |= {described._SIZE["anyOf"][1]["pattern"]: SIZES, described._RATE["anyOf"][1]["pattern"]: RATES}
+    known |= {described._EXPRESSION["properties"]["re"]["pattern"]: EXPRESSIONS}
     return st.sampled_from(known.get(pattern, NAMES))
 
 

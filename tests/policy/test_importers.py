@@ -108,7 +108,7 @@ def test_earlyoom_of_a_unit(tmp_path: Path) -> None:
 
 
 def test_earlyoom_tells_what_it_cannot_say(tmp_path: Path) -> None:
-    text = "EARLYOOM_ARGS=\"-N /bin/x --avoid '^a+$' --ignore ^12345678901234567$\"\n"
+    text = "EARLYOOM_ARGS=\"-N /bin/x --avoid '(a)\\\\1' --ignore ^12345678901234567$\"\n"
     found = draft(tmp_path, "earlyoom", ("earlyoom", text))
     assert lost(found) == {"-N": 1, "--avoid": 1}
     assert "12345678901234567 is left out" in str(found.differs[0])

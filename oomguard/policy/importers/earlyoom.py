@@ -149,7 +149,7 @@ def names(draft: Draft, page: Page, line: int, rule: dict[str, Any], what: tuple
         draft.lose(page, line, setting, wrong.message)
         return
     for glob in found:
-        if len(glob.replace("*", "").encode()) > COMM_BYTES:
+        if isinstance(glob, str) and len(glob.replace("*", "").encode()) > COMM_BYTES:
             draft.differ(page, line, setting, f"{glob} is left out: no name is so long, and it never matched")
         else:
-            victim(rule, which, {"comm": glob})
+            victim(rule, which, {"comm": patterns.as_value(glob)})

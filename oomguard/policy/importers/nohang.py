@@ -228,5 +228,5 @@ def _matches(kind: str, expression: str) -> list[dict[str, Any]]:
             )
 
 
-def _fits(glob: str) -> bool:
-    return len(glob.replace("*", "").encode()) <= COMM_BYTES
+def _fits(glob: patterns.Pattern) -> bool:
+    return not isinstance(glob, str) or len(glob.replace("*", "").encode()) <= COMM_BYTES

@@ -1,11 +1,15 @@
-"""Regular expressions as globs: exactly, or not at all. No pattern may backtrack in a killer, so we have none.
+"""Other daemons' regular expressions as patterns of ours: exactly, or not at all.
 
-What is finite is written out ("^(a|b)c?$" is four globs), ".*" is a star. All else is ``Wrong``, with the reason.
+What is finite is written out ("^(a|b)c?$" is four globs), ".*" is a star: globs are what people read. What is left
+becomes a table with ``re``, with ".*" on both sides, for theirs are looked for anywhere. All else is ``Wrong``.
 """
 
 from itertools import product
 
+from ..expression import compiled
 from ..faults import Wrong, shown
+from ..schema import COMM_BYTES
+from ..spoken import Value
 
 # Places in a sequence that are no letters of the text.
 BEGIN, END, ONE, ANY = "\ue000", "\ue001", "\ue002", "\ue003"
@@ -14,15 +18,25 @@ _SPECIAL = "*?[]{}"  # letters that a glob of ours cannot mean
 _CLASSES = {"d": "0123456789"}
 
 
-def comms(expression: str) -> list[str]:
-    """Globs over names of processes: there a star is any text."""
-    return _globs(expression, "*")
+Pattern = str | dict[str, str]
 
 
-def cgroups(expression: str) -> list[str]:
-    """Globs over cgroup paths."""
-    found: list[str] = []
-    for glob in _globs(expression, "**"):
+def comms(expression: str) -> list[Pattern]:
+    """Over names of processes: there a star is any text."""
+    try:
+        return [*_globs(expression, "*")]
+    except Wrong:
+        return _tables(expression, COMM_BYTES)
+
+
+def cgroups(expression: str) -> list[Pattern]:
+    """Over cgroup paths."""
+    try:
+        globs = _globs(expression, "**")
+    except Wrong:
+        return _tables(expression)
+    found: list[Pattern] = []
+    for glob in globs:
         if glob.startswith("/"):
             found.append(glob)
         elif glob.startswith("**/"):  # at any depth: at the top, too
@@ -30,6 +44,25 @@ def cgroups(expression: str) -> list[str]:
         elif glob.startswith("**"):
             found.append(f"/{glob}")
     return found
+
+
+def as_value(pattern: Pattern) -> str | dict[str, Value]:
+    """For a table of the policy."""
+    return pattern if isinstance(pattern, str) else {**pattern}
+
+
+def _tables(expression: str, longest: int | None = None) -> list[Pattern]:
+    """None: it can match no name that there is."""
+    compiled(expression)  # if it is wrong, by itself
+    folded, inner = ("(?i)", expression[4:]) if expression.startswith("(?i)") else ("", expression)
+    anywhere = f"{folded}.*(?:{inner}).*"
+    try:
+        compiled(anywhere, longest)
+    except Wrong as wrong:
+        if "never matches" in wrong.message:
+            return []
+        raise
+    return [{"re": anywhere}]
 
 
 def exact(expression: str) -> list[str]:

@@ -7,7 +7,7 @@ import errno
 import os
 
 from ..judge.glob import is_inside
-from ..judge.match import unit_path
+from ..judge.match import unit_path, way_up
 from ..judge.measure import ALL, Wants
 from ..judge.rank import is_corridor
 from ..linux import cgroup2, procfs, psi
@@ -89,11 +89,21 @@ class Machine:
         for unit in sorted(units):
             if not is_corridor(unit):
                 self._weigh(target.cgroup, unit, groups, ALL)
+            for inner in sorted({p.cgroup for p in inside if p.cgroup != unit and is_inside(p.cgroup, unit)}):
+                self._ask(target.cgroup, inner, unit, groups)
             above = os.path.dirname(unit)
             while above not in ("", "/") and is_inside(above, target.cgroup) and above not in groups:
                 self._weigh(target.cgroup, above, groups, None)
                 above = os.path.dirname(above)
         return Survey(target, "whole", tuple(groups.values()), inside, 0, procfs.uptime_ticks())
+
+    def _ask(self, top: str, path: str, unit: str, groups: dict[str, CgroupFacts]) -> None:
+        """What owners of cgroups inside of a unit have asked for."""
+        for inner in way_up(path):
+            if inner in (unit, "/") or inner in groups:
+                return
+            if cgroup2.asks(self.root or "", inner):
+                self._weigh(top, inner, groups, None)
 
     def _weigh(self, top: str, path: str, groups: dict[str, CgroupFacts], wants: Wants | None) -> None:
         group = Cgroup.open(self.root, path) if self.root is not None else None

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from ..judge import pace
 from ..judge.glob import is_inside
-from ..judge.match import unit_path
+from ..judge.match import unit_path, way_up
 from ..judge.measure import Wants, wants
 from ..judge.rank import WEIGHT, is_corridor
 from ..judge.select import bears, globs, selects
 from ..judge.state import State, TargetState
 from ..linux import events, libc, procfs, psi
-from ..linux.cgroup2 import Cgroup, owner, walk, xattr
+from ..linux.cgroup2 import Cgroup, asks, owner, walk, xattr
 from ..model.facts import (
     CgroupFacts,
     Compressed,
@@ -847,6 +847,9 @@ class Senses:
                 self._processes(root, leaf, processes)
         for unit in order:
             self._above(root, unit, path, groups)
+        for unit in [*aside, *order]:
+            for leaf in leaves[unit]:
+                self._inside(root, leaf, unit, groups)
         return tuple(groups.values()), tuple(processes)
 
     def _walk(self, root: str, path: str, prune: int) -> Iterable[tuple[str, int, int]]:
@@ -910,6 +913,14 @@ class Senses:
             if facts is not None:
                 groups[path] = facts
             path = path.rpartition("/")[0]
+
+    def _inside(self, root: str, leaf: str, unit: str, groups: dict[str, CgroupFacts]) -> None:
+        """What owners of cgroups inside of a unit have asked for. Few have asked: the others cost one listxattr."""
+        for path in way_up(leaf):
+            if path in (unit, "/") or path in groups:
+                return
+            if asks(root, path) and (facts := self._weigh(root, path, stat=False)) is not None:
+                groups[path] = facts
 
     def _processes(self, root: str, path: str, into: list[ProcessFacts]) -> None:
         try:

@@ -190,8 +190,13 @@ def is_outweighed(rule: VictimRule, survey: Survey, ranking: Ranking) -> bool:
     best = next((candidate.score for candidate in ranking.candidates if candidate.rank == 1), 0)
     homes = {_home(process.cgroup, survey.target.cgroup) for process in survey.processes}
     most = WEIGHT if any(match.comm is not None for match in rule.prefer) else 1  # names that were not read
+    groups = {facts.path: facts for facts in survey.cgroups}
     return any(
-        _weighed(facts.unreclaimable_bytes + facts.swap_bytes, rule, facts.path)[0] * most > best
+        _weighed(facts.unreclaimable_bytes + facts.swap_bytes, rule, facts.path)[0]
+        * _owners_word(facts.path, survey.target.cgroup, groups)[0]
+        // WEIGHT
+        * most
+        > best
         for facts in survey.cgroups
         if facts.stat is not None and facts.path.endswith(UNITS) and facts.path not in homes
         if first(rule.never, facts.path) is None
@@ -207,15 +212,23 @@ def _by_process(
     """Processes in their order; those of a process group or session are weighed together, so that none can hide."""
     base = dict(zip((p.pid for p in alive), values(rule.by, alive), strict=True))
 
-    def weigh(process: ProcessFacts) -> int:
-        return _weighed(base[process.pid], rule, process.cgroup, process, survey.now_ticks)[0]
+    facts = {facts.path: facts for facts in survey.cgroups}
 
-    inodes = {facts.path: facts.inode for facts in survey.cgroups}
+    def weigh(process: ProcessFacts) -> tuple[int, str]:
+        weight, why = _weighed(base[process.pid], rule, process.cgroup, process, survey.now_ticks)
+        factor, owner = _owners_word(process.cgroup, survey.target.cgroup, facts)
+        return weight * factor // WEIGHT, why + owner
+
+    inodes = {path: known.inode for path, known in facts.items()}
+    weights = {process.pid: weigh(process) for process in alive}
     if rule.take in ("process_group", "session"):
-        return _by_group(rule, {p.pid: weigh(p) for p in alive}, alive, inodes)
-    order = sorted(alive, key=lambda p: (-weigh(p), -p.held_bytes, p.start_ticks, p.pid))
+        return _by_group(rule, weights, alive, inodes)
+    order = sorted(alive, key=lambda p: (-weights[p.pid][0], -p.held_bytes, p.start_ticks, p.pid))
     order = [process for process in order if process.held_bytes >= WORTHLESS_BYTES]
-    listed = [_candidate_process(p, weigh(p), i, rule.by.replace("_", " ")) for i, p in enumerate(order[:LISTED], 1)]
+    listed = []
+    for i, process in enumerate(order[:LISTED], 1):
+        weight, why = weights[process.pid]
+        listed.append(_candidate_process(process, weight, i, rule.by.replace("_", " ") + why))
     _, below = _forest(alive)
     victims = []
     for process in order[:4]:
@@ -226,13 +239,13 @@ def _by_process(
 
 
 def _by_group(
-    rule: VictimRule, weights: dict[int, int], alive: Iterable[ProcessFacts], inodes: dict[str, int]
+    rule: VictimRule, weights: dict[int, tuple[int, str]], alive: Iterable[ProcessFacts], inodes: dict[str, int]
 ) -> tuple[list[Victim], list[Candidate], list[str]]:
     groups: dict[tuple[int, int], list[ProcessFacts]] = {}
     for process in alive:
         groups.setdefault(_group_of(process, rule.take), []).append(process)
     aggregate = max if rule.by in ("oldest", "newest", "oom_score") else sum  # a hundred young ones are not old
-    scores = {key: aggregate(weights[p.pid] for p in members) for key, members in groups.items()}
+    scores = {key: aggregate(weights[p.pid][0] for p in members) for key, members in groups.items()}
     meant = {key: _without_leader(members, key[1]) for key, members in groups.items()}
     held = {key: sum(p.held_bytes for p in members) for key, members in meant.items()}
     order = sorted((key for key in groups if held[key] >= WORTHLESS_BYTES), key=lambda k: (-scores[k], -held[k], k))
@@ -240,6 +253,7 @@ def _by_group(
     for i, key in enumerate(order[:LISTED], 1):
         first_of, spared = meant[key][0], len(groups[key]) - len(meant[key])
         why = f"{what} {key[1]}, {len(meant[key])} processes{', its leader spared' if spared else ''}"
+        why += weights[first_of.pid][1]
         name = f"{first_of.comm}[{first_of.pid}]"
         listed.append(Candidate(name, first_of.cgroup, scores[key], held[key], i, why))
         if i <= VICTIMS:
@@ -309,8 +323,8 @@ def _scored(rule: VictimRule, scene: _Scene, units: list[_Unit]) -> Iterable[_Un
         if unit.weight < 0:
             yield unit
             continue
-        weight, why = _weighed_by_members(base, rule, unit, scene.now_ticks)
-        factor, owner = _owners_word(unit, scene)
+        weight, why = _weighed_by_members(base, rule, unit, scene)
+        factor, owner = _owners_word(unit.path, scene.root, scene.facts)
         yield replace(unit, weight=weight * factor // WEIGHT, why=unit.why + why + owner)
 
 
@@ -331,11 +345,13 @@ def _bases(rule: VictimRule, scene: _Scene, units: list[_Unit]) -> list[int]:
     return total
 
 
-def _owners_word(unit: _Unit, scene: _Scene) -> tuple[int, str]:
-    """(how many quarters it weighs, why), by what the owner of its cgroup, or of one above, has said in an xattr."""
-    for path in way_up(unit.path) if unit.whole_cgroup else ():
-        known = scene.facts.get(path)
-        if path == scene.root or known is None or not known.preference:
+def _owners_word(cgroup: str, top: str, facts: Mapping[str, CgroupFacts]) -> tuple[int, str]:
+    """(how many quarters it weighs, why), by what the owner of its cgroup, or of one below ``top``, has asked for."""
+    for path in way_up(cgroup):
+        if path == top:
+            break
+        known = facts.get(path)
+        if known is None or not known.preference:
             continue
         if known.preference == "avoid":
             return 1, f", weighed 1/{WEIGHT}: {path}: oomd_avoid"
@@ -396,21 +412,29 @@ def _weighed(
     return base, ""
 
 
-def _weighed_by_members(base: int, rule: VictimRule, unit: _Unit, now_ticks: int) -> tuple[int, str]:
+def _weighed_by_members(base: int, rule: VictimRule, unit: _Unit, scene: _Scene) -> tuple[int, str]:
     """A unit that no rule describes as a whole weighs what its processes do, each with the rules for its name.
+
+    And each with the word of who owns the cgroup inside of the unit in which it lives.
 
     A rule that names processes would otherwise say nothing of those that have a unit: most do. A tree without a unit is
     called what its root is.
     """
     if not unit.whole_cgroup:
-        return _weighed(base, rule, unit.path, unit.members[0], now_ticks)
+        return _weighed(base, rule, unit.path, unit.members[0], scene.now_ticks)
     weight, why = _weighed(base, rule, unit.path)
     total = sum(p.held_bytes for p in unit.members)
     if why or not total:
         return weight, why
-    parts = [(p.held_bytes, *_weighed(p.held_bytes, rule, p.cgroup, p, now_ticks)) for p in unit.members]
+    parts = [(p.held_bytes, *_weighed_inside(p, rule, unit.path, scene)) for p in unit.members]
     told = max(parts, key=lambda part: (bool(part[2]), part[0]), default=(0, 0, ""))
     return base * sum(part[1] for part in parts) // total, told[2]
+
+
+def _weighed_inside(process: ProcessFacts, rule: VictimRule, unit: str, scene: _Scene) -> tuple[int, str]:
+    weight, why = _weighed(process.held_bytes, rule, process.cgroup, process, scene.now_ticks)
+    factor, owner = _owners_word(process.cgroup, unit, scene.facts)
+    return weight * factor // WEIGHT, why + owner
 
 
 def _descend(rule: VictimRule, scene: _Scene, unit: _Unit) -> tuple[Victim, list[str]]:
@@ -425,14 +449,14 @@ def _descend(rule: VictimRule, scene: _Scene, unit: _Unit) -> tuple[Victim, list
     if rule.take in ONE_BY_ONE:
         return _one_of(rule, scene, unit, way), way
     if rule.take == "cgroup":
-        path, members = _down_cgroups(path, members, way)
+        path, members = _down_cgroups(path, members, way, scene)
     if rule.take in ("cgroup", "unit"):
         whole = unit.held if path == unit.path else None
         if unit.whole_cgroup and scene.may_go(path):
             return _victim("cgroup", path, _inode(path, facts), members, whole), way
         way.append("holds processes that must live, or other units, or is a slice: its own are taken one by one")
         return _victim("subtree", path, _inode(path, facts), members), way
-    path, members = _down_cgroups(path, members, way)
+    path, members = _down_cgroups(path, members, way, scene)
     chosen = _down_trees(members, way)
     if chosen is None or len(chosen) == len(members) > 1:
         inner = path if is_inside(path, unit.path) else unit.path
@@ -452,31 +476,38 @@ def _one_of(rule: VictimRule, scene: _Scene, unit: _Unit, way: list[str]) -> Vic
     """What this rule takes of the unit that was found by a measure that only units have: by memory."""
     inodes = {path: known.inode for path, known in scene.facts.items()}
     inner = replace(rule, by="memory", mix=())
+    words = {p.pid: _owners_word(p.cgroup, scene.root, scene.facts) for p in unit.members}
+    weigh = {p.pid: (p.held_bytes * words[p.pid][0] // WEIGHT, words[p.pid][1]) for p in unit.members}
     if rule.take in ("process_group", "session"):
-        victims, _, steps = _by_group(inner, {p.pid: p.held_bytes for p in unit.members}, unit.members, inodes)
+        victims, _, steps = _by_group(inner, weigh, unit.members, inodes)
         if victims:
             way += steps[1:]
             return victims[0]
-    top = max(unit.members, key=lambda p: (p.held_bytes, -p.start_ticks, -p.pid))
+    top = max(unit.members, key=lambda p: (weigh[p.pid], p.held_bytes, -p.start_ticks, -p.pid))
     members = _tree(top, _forest(unit.members)[1]) if rule.take == "subtree" else (top,)
     way.append(f"{top.comm}[{top.pid}]: {mib(top.held_bytes)}, the largest of it")
     return _victim("subtree" if len(members) > 1 else "process", top.cgroup, inodes.get(top.cgroup, 0), members)
 
 
-def _down_cgroups(path: str, members: tuple[ProcessFacts, ...], way: list[str]) -> tuple[str, tuple[ProcessFacts, ...]]:
-    """Into the child cgroup that holds most, as long as one does."""
+def _down_cgroups(
+    path: str, members: tuple[ProcessFacts, ...], way: list[str], scene: _Scene
+) -> tuple[str, tuple[ProcessFacts, ...]]:
+    """Into the child cgroup that holds most, by its owner's word too, as long as one does."""
     while True:
         shares: dict[str, int] = {}
+        total = 0
         for process in members:
+            weight = process.held_bytes * _owners_word(process.cgroup, path, scene.facts)[0]
+            total += weight
             if process.cgroup != path and is_inside(process.cgroup, path):
                 child = _child(path, process.cgroup)
-                shares[child] = shares.get(child, 0) + process.held_bytes
-        total = sum(p.held_bytes for p in members)
+                shares[child] = shares.get(child, 0) + weight
         best = max(shares, key=lambda child: (shares[child], child), default="")
         if not best or shares[best] * 2 <= total:
             return path, members
+        before = sum(p.held_bytes for p in members)
         path, members = best, tuple(p for p in members if is_inside(p.cgroup, best))
-        way.append(f"{path}: {mib(shares[best])} of {mib(total)}, most of it")
+        way.append(f"{path}: {mib(sum(p.held_bytes for p in members))} of {mib(before)}, most of it")
 
 
 def _down_trees(members: tuple[ProcessFacts, ...], way: list[str]) -> tuple[ProcessFacts, ...] | None:

@@ -50,6 +50,14 @@ _ESCAPES: Final = ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\
 _UNREACHABLE: Final = files.GONE | {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
 
 
+def asks(root: str, path: str) -> bool:
+    """Whether anything is written on the cgroup that an owner could ask of us (``Cgroup.preference``)."""
+    try:
+        return bool(os.listxattr(full_path(root, path), follow_symlinks=False))
+    except OSError:
+        return False
+
+
 def xattr(root: str, path: str, name: str) -> str | None:
     """An extended attribute of a cgroup as text, without the NUL or newline that some writers end it with.
 

@@ -991,6 +991,17 @@ def test_what_its_owner_wants_killed_as_a_whole_is_told(start: Start, groups: Gr
     assert {f.path for f in survey.cgroups if f.oom_group} == {"/pods.slice/pod"}
 
 
+def test_what_is_asked_for_inside_of_a_unit_is_told(start: Start, groups: Groups, world: World) -> None:
+    """Of a cgroup that a service has made for itself, and of one between; of the silent ones nothing is read."""
+    paths = ["/web.service", *(f"/web.service/{inner}" for inner in ("a", "a/b", "c"))]
+    for number, path in enumerate(paths):
+        groups.make(path, 300 * MIB, procs=(100 + number,))
+        process(world, 100 + number, path, 70)
+    os.setxattr(groups.root / "web.service/a", "user.oomd_avoid", b"1")
+    survey = start(groups.root, host()).survey(HOST)
+    assert {f.path: f.preference for f in survey.cgroups} == {"/web.service": "", "/web.service/a": "avoid"}
+
+
 def test_below_a_guard_only(start: Start, groups: Groups, world: World) -> None:
     groups.make("/a", 300 * MIB, procs=(100,))
     groups.make("/a/sub", 200 * MIB, procs=(101,))

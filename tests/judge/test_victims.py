@@ -236,6 +236,50 @@ def test_preferred_by_its_owner() -> None:
     assert "oomd_prefer" in ranking.candidates[0].why
 
 
+@pytest.mark.parametrize("by", ["memory", "oom_score", "swap", "oldest", "pressure", "mix"])
+@pytest.mark.parametrize("take", ["process", "process_group", "session", "subtree"])
+def test_one_by_one_the_owner_of_its_cgroup_is_heard_too(by: str, take: str) -> None:
+    """A quarter, and four times, of whatever is measured; nobody in an omitted one; and it is said why."""
+    found = [
+        replace(process(10 * i, name, path, held, score=held, swap=held, start=1000 - 100 * i), pgid=i, sid=i)
+        for i, (name, path, held) in enumerate((("a", A, 300), ("b", B, 200), ("c", C, 100)), 1)
+    ]
+    stalls = {A: 30.0, B: 20.0, C: 10.0}
+
+    def who(**words: str) -> str:
+        groups = [
+            told(path, 300, preference=words.get(name, ""), pressure=pressure(0, stalls[path]))
+            for name, path in (("a", A), ("b", B), ("c", C))
+        ]
+        mix = (("memory", 1), ("swap", 1)) if by == "mix" else ()
+        rule = VictimRule(by=by, take=take, mix=mix)  # type: ignore[arg-type]
+        victim, ranking = first(found, rule, groups)
+        assert victim is not None
+        assert any("oomd_" in candidate.why for candidate in ranking.candidates) or not words
+        return victim.processes[0].comm
+
+    ages = by == "oldest"
+    assert who() == ("c" if ages else "a")
+    assert who(a="avoid", c="avoid") == "b"
+    assert who(a="omit", c="omit") == "b"
+    if not ages:
+        assert who(c="prefer") == "c"
+
+
+def test_inside_of_a_unit_its_parts_are_heard() -> None:
+    """Of a service that has made cgroups of its own: the part that is to be avoided, the one that is preferred."""
+    parts = [f"{A}/{name}" for name in ("web", "batch", "cache")]
+    found = [process(10 + i, part.rpartition("/")[2], part, 100 + i) for i, part in enumerate(parts)]
+    for take in ("auto", "process", "cgroup"):
+        groups = [told(A, 400), told(parts[2], 102, preference="avoid"), told(parts[1], 101, preference="prefer")]
+        victim, _ = first(found, VictimRule(take=take), groups)  # type: ignore[arg-type]
+        assert victim is not None
+        assert (victim.cgroup, [p.pid for p in victim.processes]) == (parts[1], [11]), take
+    heavy = process(20, "other", B, 150)  # all of A hold 303, of which three quarters are to be avoided
+    groups = [told(A, 303), told(B, 150), *(told(part, 100, preference="avoid") for part in parts)]
+    assert says(first([*found, heavy], VictimRule(), groups)[0]) == "process other[20]"
+
+
 def test_omitted_is_spared_by_every_rule_and_what_is_above_it_is_not_taken_whole() -> None:
     inner = f"{A}/inner.scope"
     found = [process(10, "a", f"{A}/own", 100), process(11, "i", inner, 500)]

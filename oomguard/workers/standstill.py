@@ -25,6 +25,7 @@ _SLACK: Final = 0.9
 GUARDED_MAX: Final = 64
 READS_MAX: Final = 256  # of one walk, some 20 us each
 NAMED_MAX: Final = 3
+_AT_LIMIT: Final = 0.9  # who is throttled hovers about memory.high, and falls back from memory.max
 ACTED_NS: Final = 60_000_000_000
 LONGEST_NS: Final = 600_000_000_000
 # What no guard watches is told once an hour: a service that its owner throttles for good is no news.
@@ -41,10 +42,11 @@ class Minute(NamedTuple):
 
 
 class Still(NamedTuple):
-    """A cgroup that has stood still."""
+    """A cgroup that has stood still; ``held``: by a limit of its own, at which it is."""
 
     cgroup: str
     full: float
+    held: bool = False
 
 
 class News(NamedTuple):
@@ -96,19 +98,21 @@ class Watch:
             targets |= dict.fromkeys(self.phases)
         else:
             self._lasting.clear()
-        also = ", ".join(f"{it.cgroup} ({it.full:.0f} %)" for it in still)
-        if machine is not None:
-            target = next((target for target in targets if target.cgroup == "/"), TargetId("", "/"))
+        # On an idle machine one service at its own limit makes all of it "full": nobody else wants to run.
+        theirs = bool(still) and all(it.held for it in still)
+        target = next((target for target in targets if target.cgroup == "/"), TargetId("", "/"))
+        if machine is not None and (target in begun or not theirs):
+            also = ", ".join(f"{it.cgroup} ({it.full:.0f} %)" for it in still)
             yield from self._told(target, machine.full, now_ns, begun, f"; most of all {also}" if also else "")
         targets = {target: None for target in targets if target.cgroup != "/"}
         for target in list(targets)[:GUARDED_MAX]:
             told = minute(f"{self._root}{target.cgroup}/memory.pressure")
             yield from self._told(target, told.full if told is not None else 0.0, now_ns, begun)
         known = {target.cgroup for target in targets}
-        if machine is None or machine.full < BOUND:  # else it is the machine, and they were named with it
-            for path, full in still:
-                if path not in known:
-                    yield from self._told(TargetId("", path), full, now_ns, begun)
+        if machine is None or machine.full < BOUND or theirs:  # else it is the machine, and they were named with it
+            for it in still:
+                if it.cgroup not in known:
+                    yield from self._told(TargetId("", it.cgroup), it.full, now_ns, begun)
 
     def _told(
         self, target: TargetId, full: float, now_ns: int, begun: Mapping[TargetId, int], also: str = ""
@@ -155,12 +159,13 @@ def minute(path: str) -> Minute | None:
 def worst(root: str) -> list[Still]:
     """Which cgroups of the tree have stood still, the longest first, from one bounded walk.
 
-    Of a cgroup and those in it one is named: the one whose limit holds them, or else the innermost.
+    Of a cgroup and those in it one is named: the one at whose limit they are, or else the innermost.
     """
     still = _walk(root)
     inner = [path for path in still if not any(other.startswith(path + "/") for other in still)]
     named = dict.fromkeys(_owner(root, path, still) for path in inner)
-    return sorted((Still(path, still[path]) for path in named), key=lambda it: (-it.full, it.cgroup))[:NAMED_MAX]
+    found = [Still(path, still[path], held) for path, held in named]
+    return sorted(found, key=lambda it: (-it.full, it.cgroup))[:NAMED_MAX]
 
 
 def _walk(root: str) -> dict[str, float]:
@@ -187,11 +192,14 @@ def _children(path: str, most: int) -> list[str]:
         return []
 
 
-def _owner(root: str, path: str, still: dict[str, float]) -> str:
-    """The innermost one of the way up, as far as it stood still, that has a limit."""
+def _owner(root: str, path: str, still: dict[str, float]) -> tuple[str, bool]:
+    """The innermost one of the way up, as far as it stood still, that is at a limit of its own; else ``path``."""
     at = path
     while at in still:
-        if any(read(f"{root}{at}/{file}").strip() not in (b"max", b"") for file in ("memory.max", "memory.high")):
-            return at
+        values = [read(f"{root}{at}/{file}").strip() for file in ("memory.max", "memory.high")]
+        limits = [int(value) for value in values if value.isdigit()]
+        current = read(f"{root}{at}/memory.current").strip()
+        if limits and current.isdigit() and int(current) >= min(limits) * _AT_LIMIT:
+            return at, True
         at = at.rpartition("/")[0]
-    return path
+    return path, False

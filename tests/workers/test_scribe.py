@@ -534,7 +534,8 @@ def test_a_cgroup_that_stands_still_and_no_guard_covers(
     stuck = tmp_path / "cgroup" / "stuck.service"
     stuck.mkdir(parents=True)
     (stuck / "memory.pressure").write_text(PRESSURE.format(60))
-    (stuck / "memory.max").write_text("1048576\n")
+    for file in ("max", "current"):
+        (stuck / f"memory.{file}").write_text("1048576\n")
     core.daemon = Daemon(proc=str(tmp_path / "proc"), cgroup=str(tmp_path / "cgroup"))
     assert core.ring.append(pack(Turn(1, Observation(1), (), (), (("host", "/", "calm"),))))
     core.start()

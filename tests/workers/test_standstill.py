@@ -12,7 +12,7 @@ from oomguard.model.facts import Observation, TargetId
 from oomguard.model.incident import Turn
 from oomguard.model.verdict import Action, Kill, Notify
 from oomguard.workers import standstill
-from oomguard.workers.standstill import LONGEST_NS, UNWATCHED_AGAIN_NS, News, Still, Watch, worst
+from oomguard.workers.standstill import LONGEST_NS, UNWATCHED_AGAIN_NS, News, Watch, worst
 
 SECOND = 1_000_000_000
 HOST, WEB = TargetId("host", "/"), TargetId("web", "/system.slice/web.service")
@@ -47,8 +47,8 @@ class Tree:
         for above in directory.relative_to(self.root).parents:
             if above.name and not (self.root / above / "memory.pressure").exists():
                 (self.root / above / "memory.pressure").write_text(pressure(some, 0))
-        for name in ("max", "high"):
-            (directory / f"memory.{name}").write_text(files.get(name, "max") + "\n")
+        for name, usual in (("max", "max"), ("high", "max"), ("current", "1048576")):
+            (directory / f"memory.{name}").write_text(files.get(name, usual) + "\n")
 
     def turn(
         self, *actions: Action, at_ns: int = 0, phases: tuple[tuple[str, str, str], ...] = (), **seen: Any
@@ -81,7 +81,7 @@ def test_a_cgroup_that_no_guard_covers(tree: Tree) -> None:
     """4 GB LXC, an hour at its limit, 1.8 billion refaults, and nothing acts (opensource-server#436)."""
     tree.machine(60, 3)
     tree.cgroup("/lxc.payload", 60, 20)
-    tree.cgroup(LXC, 60, 58, max="4294967296")
+    tree.cgroup(LXC, 60, 58, max="4294967296", current="4200000000")
     tree.cgroup(f"{LXC}/system.slice", 60, 57)
     tree.cgroup("/system.slice", 2, 1)
     tree.cgroup("/system.slice/sshd.service", 90, 90)  # stale: nothing can stall more than what it lies in
@@ -111,6 +111,18 @@ def test_of_a_machine_that_stands_still_the_worst_are_named(tree: Tree) -> None:
     named = "/system.slice/web.service (50 %), /user.slice/user-3.slice (43 %), /user.slice/user-2.slice (42 %)"
     assert machine.text == f"the machine stood still for 60 % of a minute (PSI full); most of all {named}"
     assert web.target == WEB, "and a guard that could have acted is asked for itself"
+
+
+def test_one_service_at_its_limit_on_an_idle_machine_is_not_the_machine(tree: Tree) -> None:
+    """Seen in the virtual machine: nobody else wanted to run, so all of it was "full", with 69.5 % available."""
+    tree.turn(phases=(("host", "/", "calm"),))
+    tree.machine(43, 38)
+    tree.cgroup("/work.slice", 60, 60)
+    tree.cgroup("/work.slice/throttled.service", 60, 60, high="67108864", current="67200000")
+    assert [news.target.cgroup for news in tree.look()] == ["/work.slice/throttled.service"]
+    tree.cgroup("/work.slice/other.service", 50, 45)
+    assert [news.target for news in tree.look(1)] == [HOST], "one that no limit holds: it is the machine after all"
+    assert [news.target for news in tree.look(2, host=1)] == []
 
 
 def test_whoever_was_just_helped_is_no_news(tree: Tree) -> None:
@@ -171,7 +183,7 @@ def test_the_walk_is_bounded(tree: Tree, monkeypatch: pytest.MonkeyPatch) -> Non
     found = worst(str(tree.root))
     assert len([path for path in tree.reads if path.endswith("memory.pressure")]) == 20
     assert len(found) == standstill.NAMED_MAX
-    assert all(isinstance(it, Still) and it.full == 58 for it in found)
+    assert {it.full for it in found} == {58}
 
 
 @pytest.mark.parametrize("text", ["", "some avg10=0.00 avg60=x", "some avg10=0.00 avg60=90.00 avg300=0.00 total=1\n"])

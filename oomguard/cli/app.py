@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "explain": ("explain", "explain"),
     "import": ("import_", "import_"),
     "status": ("status", "status"),
+    "top": ("top", "top"),
     "incidents": ("incidents", "app"),
     "record": ("record", "record"),
     "undo": ("undo", "undo"),

@@ -1,22 +1,34 @@
-"""``oomguard status``: what the running daemon says about itself, read from its page."""
+"""``oomguard status``: what the running daemon says about itself, on one screen, read from its page."""
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ..model.statuspage import GuardLine, StatusPage
 from ..policy import files
 from ..report import store
-from . import live, say
+from ..report.mend import mend
+from ..report.near import Near, near, used
+from ..report.words import size
+from . import frame, live, say
 from .run import Config
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+All = Annotated[bool, typer.Option("--all", help="Every policy, and every clause of its watermarks.")]
+
+MOST_GUARDS = 8  # on one screen: those nearest to their watermarks
+MOST_DEGRADED = 4
+MOST_INCIDENTS = 3
+TARDY_S = 30.0  # no turn and no glance for so long: it stands still. With many targets it may look once in five minutes
+EACH_TARDY_S = 0.4
 
 
-def status(runtime_dir: live.Runtime = None, config: Config = files.DEFAULT, json: Json = False) -> None:
-    """Show what the daemon guards, how near it is, and what it costs: 0 it runs, 1 it does not."""
+def status(
+    runtime_dir: live.Runtime = None, config: Config = files.DEFAULT, json: Json = False, whole: All = False
+) -> None:
+    """Show what the daemon guards, how near it is, what is degraded and what it costs: 0 it runs, 1 it does not."""
     try:
         page = live.page(live.runtime_dir(runtime_dir, config))
     except live.NotRunning as error:
@@ -24,12 +36,14 @@ def status(runtime_dir: live.Runtime = None, config: Config = files.DEFAULT, jso
             say.as_json({"pid": None, "error": str(error)})
         say.fail(say.FOUND, str(error))
     held = live.held(page.numbers.pid)
-    lately = _lately(Path(files.state_dir(config)))
+    state_dir = Path(files.state_dir(config))
     if json:
-        say.as_json({**report(page, held), "lately": lately})
-    else:
-        _print(page, held)
-        _print_lately(lately)
+        say.as_json({**frame.plain(page, held), "lately": _lately(state_dir), "incidents": _incidents(state_dir)})
+        return
+    _print_head(page, held)
+    _print_guards(page, whole)
+    _print_degraded(page, whole)
+    _print_incidents(state_dir)
 
 
 def _lately(state_dir: Path) -> dict[str, object] | None:
@@ -48,72 +62,123 @@ def _lately(state_dir: Path) -> dict[str, object] | None:
     }
 
 
-def _print_lately(lately: dict[str, object] | None) -> None:
-    last = lately["last"] if lately is not None else None
-    if lately is None or not isinstance(last, dict):
-        return
-    words = ("helped", "did_not_help", "kernel_killed", "unable")
-    told = ", ".join(f"{lately[word]} {word.replace('_', ' ')}" for word in words if lately[word])
-    say.line(f"lately    {told + '; ' if told else ''}last: {say.printable(last['text'])} ({last['id']})")
+def _incidents(state_dir: Path) -> list[dict[str, Any]] | None:
+    """The newest; None: they may not be read."""
+    try:
+        return [it.plain() for it in store.list_incidents(state_dir, MOST_INCIDENTS)]
+    except OSError:
+        return None
 
 
-def report(page: StatusPage, held: live.Held | None) -> dict[str, object]:
-    """The page as other programs rely upon it."""
+# ------------------------------------------------------------------------------------------------------------ to people
+
+
+def tardy(page: StatusPage) -> float | None:
+    """Seconds since its last turn, if that is longer than it may take."""
+    targets = sum(guard.targets for guard in page.guards)
+    quiet_s = (time.monotonic_ns() - page.beat_ns) / 1e9
+    return quiet_s if quiet_s > TARDY_S + EACH_TARDY_S * targets else None
+
+
+def state_of(page: StatusPage) -> str:
+    """Armed or not, in a word or two."""
+    if (quiet_s := tardy(page)) is not None:
+        return f"STANDS STILL: no turn for {quiet_s:.0f} s (journalctl -u oomguard; systemctl restart oomguard)"
+    if not page.numbers.armed:
+        return "starting: not armed yet"
+    modes = {guard.mode for guard in page.guards} - {"shadow"}
+    return "armed" if "enforce" in modes else "armed, in observe mode: it ends nobody"
+
+
+def _print_head(page: StatusPage, held: live.Held | None) -> None:
     numbers = page.numbers
-    return {
-        "pid": numbers.pid,
-        "version": page.version,
-        "policies": [
-            {
-                "name": guard.name,
-                "cgroup": guard.cgroup,
-                "mode": guard.mode,
-                "phase": guard.phase,
-                "targets": guard.targets,
-                "used_bytes": guard.used_bytes,
-                "limit_bytes": guard.limit_bytes,
-            }
-            for guard in page.guards
-        ],
-        "memory": {
-            "pss_kib": held.pss_kib if held else None,
-            "locked_kib": held.locked_kib if held else None,
-            "minor_faults": numbers.minor_faults,
-            "major_faults": numbers.major_faults,
-        },
-        "counters": {
-            "turns": numbers.turns,
-            "snapshots": numbers.snapshots,
-            "kills": numbers.kills,
-            "kernel_oom_kills": numbers.kernel_oom_kills,
-        },
-        "degraded": [{"what": what, "why": why} for what, why in page.degraded],
-    }
-
-
-def _print(page: StatusPage, held: live.Held | None) -> None:
-    numbers = page.numbers
-    say.line(f"oomguard {page.version}, pid {numbers.pid}{'' if numbers.armed else ', starting'}")
-    say.line(f"memory    {_size(numbers.mem_available_bytes)} of {_size(numbers.mem_total_bytes)} available")
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(numbers.started_ns / 1e9))
+    say.line(f"oomguard {page.version}, pid {numbers.pid}, since {since}: {state_of(page)}")
+    say.line(f"memory    {size(numbers.mem_available_bytes)} of {size(numbers.mem_total_bytes)} available")
     if numbers.swap_total_bytes:
-        say.line(f"swap      {_size(numbers.swap_free_bytes)} of {_size(numbers.swap_total_bytes)} free")
+        say.line(f"swap      {size(numbers.swap_free_bytes)} of {size(numbers.swap_total_bytes)} free")
+    if page.pressure is not None:
+        some, full = page.pressure.some, page.pressure.full
+        say.line(f"pressure  some {some.avg10:.1f} %, full {full.avg10:.1f} % of the last 10 s")
     say.line(
-        f"since     {numbers.snapshots} snapshots, {numbers.kills} kills, {numbers.kernel_oom_kills} by the kernel"
+        f"did       {numbers.snapshots} snapshots, {numbers.kills} kills, {numbers.kernel_oom_kills} by the kernel"
     )
-    own = f"{_size(held.pss_kib * 1024)}, {_size(held.locked_kib * 1024)} of it locked; " if held else ""
+    own = f"{size(held.pss_kib * 1024)}, {size(held.locked_kib * 1024)} of it locked; " if held else ""
     say.line(f"itself    {own}{numbers.minor_faults} minor and {numbers.major_faults} major page faults since armed")
     say.line()
-    say.table(("POLICY", "PHASE", "MODE", "TARGETS", "USED", "LIMIT", "CGROUP"), [_row(guard) for guard in page.guards])
-    for what, why in page.degraded:
+
+
+def by_nearness(page: StatusPage) -> list[GuardLine]:
+    """The furthest in their phase first, of these the nearest to their watermarks, then as the policy has them."""
+    order = {"calm": 0, "cooling": 1, "armed": 2, "draining": 3, "firing": 4}
+
+    def key(guard: GuardLine) -> tuple[int, float]:
+        marks = near(guard, page, guard.soft), near(guard, page, guard.hard)
+        return -order[guard.phase], -max((mark.share or 0.0 for mark in marks if mark is not None), default=0.0)
+
+    return sorted(page.guards, key=key)
+
+
+def _print_guards(page: StatusPage, whole: bool) -> None:
+    guards = list(page.guards)
+    if len(guards) > MOST_GUARDS and not whole:
+        guards = by_nearness(page)[:MOST_GUARDS]
+    heads = ("POLICY", "PHASE", "MODE", "TARGETS", "USED", "LIMIT", "TO SOFT", "TO HARD", "CGROUP")
+    say.table(heads, [_row(guard, page) for guard in guards])
+    if len(guards) < len(page.guards):
+        say.line(f"and {len(page.guards) - len(guards)} more policies, further away: --all")
+    say.line()
+    for guard in guards if whole else [guard for guard in guards if guard.targets][:4]:
+        _print_marks(guard, page, whole)
+
+
+def _row(guard: GuardLine, page: StatusPage) -> tuple[str, ...]:
+    marks = (_away(near(guard, page, guard.soft)), _away(near(guard, page, guard.hard)))
+    numbers = (str(guard.targets), size(used(guard, page)), size(guard.limit_bytes))
+    if not guard.targets:
+        numbers = ("none", "-", "-")
+    cgroup = guard.path if guard.targets > 1 else guard.cgroup
+    more = f" (of {guard.targets}: {guard.cgroup})" if guard.targets > 1 else ""
+    return (guard.name, guard.phase, guard.mode, *numbers, *marks, f"{cgroup}{more}")
+
+
+def _away(mark: Near | None) -> str:
+    return "-" if mark is None else mark.away
+
+
+def _print_marks(guard: GuardLine, page: StatusPage, whole: bool) -> None:
+    for name, clauses in (("soft", guard.soft), ("hard", guard.hard)):
+        if whole:
+            for number, clause in enumerate(clauses):
+                if (mark := near(guard, page, (clause,))) is not None:
+                    say.line(f"{guard.name} {'is ' if not number else 'or '}{name} at: {mark.words}")
+        elif (mark := near(guard, page, clauses)) is not None:
+            more = f"; or {mark.others} more" if mark.others else ""
+            say.line(f"{guard.name} is {name} at: {mark.words}{more}")
+
+
+def _print_degraded(page: StatusPage, whole: bool) -> None:
+    shown = page.degraded if whole else page.degraded[:MOST_DEGRADED]
+    for what, why in shown:
         say.line(f"degraded: {what}: {why}")
+        say.line(f"    mend: {mend(what, why)}")
+    if len(shown) < len(page.degraded):
+        say.line(f"and {len(page.degraded) - len(shown)} more that are degraded: --all")
+    for what, number in page.left_out:
+        say.line(f"left out: {number} {what}, for which the status page has no room")
 
 
-def _row(guard: GuardLine) -> tuple[str, ...]:
-    numbers = (str(guard.targets), _size(guard.used_bytes), _size(guard.limit_bytes))
-    return (guard.name, guard.phase, guard.mode, *numbers, guard.cgroup)
-
-
-def _size(number: int) -> str:
-    if number < 10 << 20:
-        return f"{number / (1 << 10):.0f} KiB"
-    return f"{number / (1 << 20):.0f} MiB" if number < 10 << 30 else f"{number / (1 << 30):.1f} GiB"
+def _print_incidents(state_dir: Path) -> None:
+    lately, incidents = _lately(state_dir), _incidents(state_dir)
+    if incidents is None:
+        say.line("incidents cannot be read by you: join the group oomguard, or sudo oomguard incidents list")
+        return
+    words = ("helped", "did_not_help", "kernel_killed", "unable")
+    last = lately["last"] if lately is not None else None
+    if lately is not None and isinstance(last, dict):
+        told = ", ".join(f"{lately[word]} {word.replace('_', ' ')}" for word in words if lately[word])
+        say.line(f"lately    {told + '; ' if told else ''}last: {say.printable(last['text'])} ({last['id']})")
+    for it in incidents:
+        victims = ", ".join(f"{victim['comm']}[{victim['pid']}]" for victim in it["victims"][:2])
+        what = it["damaged"] or (f"{it['killed_by']} killed {victims}" if victims else it["kind"])
+        say.line(f"incident  {it['time'][:19]}Z {it['policy']}: {what} ({it['id'][-6:]})")

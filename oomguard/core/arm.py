@@ -164,6 +164,7 @@ class Arm:
         at_ns = time.monotonic_ns()
         mode = ", ".join(f"{guard.name} ({guard.mode})" for guard in plan.guards) or "none"
         self.recorder.say("STARTED", f"oomguard {plan.version} guards: {mode}", at_ns)
+        self.status.tell("STARTED", "", f"oomguard {plan.version} guards: {mode}")
         for message, text in self.said:
             self.recorder.say(message, text, at_ns)
         self.said.clear()

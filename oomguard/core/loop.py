@@ -72,6 +72,8 @@ class Loop:
                 outcomes.append(outcome)
         if actions:
             self._tell_budgets(actions)
+        if seen.appeared:
+            self.status.came(new.target for new in seen.appeared)
         self.hands.look()
         memory = seed(self.plan, before, actions, self.renewed) if actions or self.renewed else None
         self.renewed = False
@@ -90,6 +92,11 @@ class Loop:
                     self.status.mended(f"budget of {action.target.guard}")
                 case _:
                     pass
+
+    def _say(self, message: str, text: str) -> None:
+        """For the journal, and for whoever looks on."""
+        self.recorder.say(message, text, time.monotonic_ns())
+        self.status.tell(message, "", text)
 
     def calm(self) -> bool:
         """The time for what needs memory: nobody is being ended, and nothing is armed or there is plenty all the same.
@@ -158,7 +165,7 @@ class Loop:
         self.hands.again()
         self.status.mended(worker.name)
         self.recorder.plan(self.plan)  # it was forked with the plan of the boot
-        self.recorder.say("WORKER_RESTARTED", f"the {worker.name} had ended and was started again", time.monotonic_ns())
+        self._say("WORKER_RESTARTED", f"the {worker.name} had ended and was started again")
 
     def came(self, worker: Worker) -> None:
         """It was forked from the armed core."""
@@ -181,6 +188,7 @@ class Loop:
             self.status.mended(what)
         for what, why in plan.remarks:
             self.status.degraded(what, why)
+        self.status.came(self.senses.targets)
         self.plan, self.renewed = plan, True
         if any(isinstance(step, UnitStep) for step in plan.steps()):
             self.hands.orders.post(("prepare", 0))
@@ -188,12 +196,12 @@ class Loop:
         keep_plan(plan, text)
         self.recorder.plan(plan)
         self.status.mended("reload")
-        self.recorder.say("RELOADED", f"{len(plan.guards)} policies from {', '.join(plan.files)}", time.monotonic_ns())
+        self._say("RELOADED", f"{len(plan.guards)} policies from {', '.join(plan.files)}")
         systemd.notify(b"READY=1", self.notify_socket)
 
     def _refuse(self, why: str) -> None:
         """The old plan stays."""
         first = why.strip().splitlines()[0] if why.strip() else "the compiler said nothing"
         self.status.degraded("reload", f"the new policy was refused and the old one is in force: {first}")
-        self.recorder.say("RELOAD_REFUSED", f"the old policy stays in force: {why.strip()}", time.monotonic_ns())
+        self._say("RELOAD_REFUSED", f"the old policy stays in force: {why.strip()}")
         systemd.notify(b"READY=1", self.notify_socket)

@@ -8,13 +8,16 @@ import os
 from typing import Final
 
 from ..model.statuslayout import (
+    CONDITIONS,
     COUNTS,
     FRONT,
     HEAD,
     LAYOUT,
     MAGIC,
+    NAMES,
     NOTES,
     NUMBERS,
+    NUMBERS_OF,
     PID_AT,
     SECTIONS,
     SEQUENCE_AT,
@@ -24,6 +27,7 @@ from ..model.statuslayout import (
 )
 
 _CUT: Final = "…".encode()
+_BY_POLICY: Final = (NUMBERS_OF, NAMES, CONDITIONS)  # as many as it has, which are few
 
 
 class Writer:
@@ -41,8 +45,9 @@ class Writer:
             self._map = mmap.mmap(fd, SIZE)
         finally:
             os.close(fd)
-        self._map[:] = bytes(SIZE)
         self._bytes = memoryview(self._map)
+        for section in SECTIONS:
+            self.touch(section, section.room if section not in _BY_POLICY else 0)
         self._sequence = 0
         self._counts = [0] * len(COUNTS)
         self._sums = [0] * len(SECTIONS)  # of nothing
@@ -51,6 +56,13 @@ class Writer:
         self.begin()
         self.end((0,) * len(NUMBERS))
         os.rename(fresh, path)
+
+    def touch(self, section: Section, number: int) -> None:
+        """So many of its records can be written without a fault. What no policy needs takes no memory."""
+        for place in range(section.at, section.at + min(number, section.room) * section.record.size, mmap.PAGESIZE):
+            self._map[place] = self._map[place]
+        last = section.at + max(0, min(number, section.room) * section.record.size - 1)
+        self._map[last] = self._map[last]
 
     def begin(self) -> None:
         """From here to ``end`` nobody can read it."""

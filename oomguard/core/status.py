@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Iterable
 from typing import Final
 
 from ..judge import pace
@@ -79,14 +80,24 @@ class Status:
     def degraded(self, what: str, why: str) -> bool:
         """Something works less well than it could. Whether that is new; the last ``why`` of each ``what`` stands."""
         new = what not in self.notes
+        if new and self.armed:
+            self.tell("DEGRADED", "", f"{what}: {why}")
         self.notes[what] = why.replace("\n", " ").replace("\t", " ")
         self.notes_stale = True
         return new
 
     def mended(self, what: str) -> None:
-        """It works again."""
+        """It works again, or never was so."""
         if self.notes.pop(what, None) is not None:
             self.notes_stale = True
+
+    def came(self, targets: Iterable[TargetId]) -> None:
+        """Of a guard that had nothing to watch the compiler has said so; now it has something."""
+        for guard in {target.guard for target in targets}:
+            name = f'"{guard}"' if ":" in guard else guard  # a shadow's, as keys are written
+            for what in (f"policy policy.{name}.{key}" for key in ("cgroup", "xattr")):
+                if self.notes.get(what, "").endswith(" now"):
+                    self.mended(what)
 
     def remove(self) -> None:
         """The daemon has ended as it was asked to: no page, rather than the page of a process that is gone."""
@@ -180,6 +191,13 @@ class Status:
         for place, guard in enumerate(plan.guards):
             line = self.lines[guard.name] = known.get(guard.name) or Line(place)
             line.place, line.path = place, ""
+        marks = [mark for guard in plan.guards for mark in (guard.soft, guard.hard) if mark is not None]
+        conditions = sum(len(clause.all_of) for mark in marks for clause in mark.when)
+        before = memlock.faults()
+        guards = len(plan.guards)
+        for section, number in ((NUMBERS_OF, guards), (NAMES, guards), (CONDITIONS, conditions)):
+            self.page.touch(section, number)
+        self.excuse(before)  # a policy comes in calm
 
     def _plan(self, plan: Plan) -> None:
         """What changes with the policy alone."""
@@ -194,7 +212,7 @@ class Status:
                         words = _spoken(condition)
                         self.page.put(CONDITIONS, number, place, mark, min(index, 31), *words, clause.lasting_ns)
                         number += 1
-        for section, count in ((NUMBERS_OF, place + 1), (NAMES, place + 1), (CONDITIONS, number)):
+        for section, count in ((NUMBERS_OF, len(plan.guards)), (NAMES, len(plan.guards)), (CONDITIONS, number)):
             self.page.count(section, count)
 
     def _name(self, guard: Guard, path: str) -> None:

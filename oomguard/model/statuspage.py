@@ -1,6 +1,37 @@
 """The status page as everybody reads it: a consistent copy, as values. Reading wakes nobody and locks nothing.
 
-What stands where is told by ``model.statuslayout``; the core does not load this.
+The layout, of which ``model.statuslayout`` has the numbers. One file, NAME in the runtime directory, of SIZE bytes; one
+writer, no lock, no wakeup. Numbers are little-endian u64 if not said otherwise. Strings are UTF-8, padded with NULs;
+"…" stands for the rest of one that is too long. Times: ns of CLOCK_MONOTONIC, unless said otherwise.
+
+    0    magic "oomguard", u32 layout, u32 SIZE, sequence, and the pid of the core: these in every layout, for ever
+    24   NUMBERS and COUNTS; then a u32 checksum of each section, in their order; and last a u32 of all that from 24 on
+    1024 the sections, each an array of records
+
+    section      one record for       holds
+    NUMBERS_OF   each guard           u32: phase, targets, clauses of soft and of hard that hold (a bit each), pressure:
+                                      some avg10, 60, 300, full avg10, 60, 300 (hundredths of a percent); then: when the
+                                      phase was entered, used, its limit, swap used, its limit (bytes, as last seen),
+                                      kills and snapshots of this guard since the start
+    NAMES        each guard           name[72], for which cgroups[180], u32 mode, path[192] of its foremost target,
+                                      of which the numbers are: the furthest in its phase, of these the fullest
+    CONDITIONS   each condition       u16 guard, u8: watermark, clause, kind, word, unit; number, over_ns, and the
+                                      lasting_ns of its clause. The clauses of a watermark are any-of, the conditions
+                                      of a clause all-of
+    GROWTH       each cgroup of note  path[192], memory.current (bytes), when, and some seconds before that, when
+    NOMINEES     who is held open     u32: guard, take, processes meant, pid (0: a cgroup); bytes held, what[64],
+                                      cgroup[192]
+    EVENTS       each of the last     when (CLOCK_REALTIME ns), u32 kind, u32 unused, guard's name[72], text[168]; the
+                                      newest is the one before place ``events % 24``
+    NOTES        byte of a text       the version, then a line "what\\twhy" for each of what is degraded
+
+COUNTS tells how many there are of each, and the page has as many of them as there is room for: what is left out is the
+difference. A phase, mode, watermark, take, kind, word or unit is the place in the tuple of that name there.
+
+The writer makes the sequence odd, writes, and makes it even. Who saw it odd, or saw it move, reads again. On an arm64,
+which reorders stores, that alone is not enough, and Python has no barrier: therefore the checksums (CRC-32). The head's
+is begun with the sequence, and the head holds those of the sections, each of the records in use: pieces of two pages
+never make one.
 """
 
 import binascii

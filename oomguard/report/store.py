@@ -54,9 +54,9 @@ class Damaged(ValueError):
     """There is one, but it cannot be read. The text says why."""
 
 
-def list_incidents(state_dir: Path) -> list[Summary]:
-    """Newest first. OSError: the directory may not be read; a directory that is not there has none."""
-    return [_summary(state_dir, name) for name in sorted(_names(state_dir), reverse=True)]
+def list_incidents(state_dir: Path, most: int | None = None) -> list[Summary]:
+    """Newest first, no more than ``most``. OSError: the directory may not be read; one that is not there has none."""
+    return [_summary(state_dir, name) for name in sorted(_names(state_dir), reverse=True)[:most]]
 
 
 def find(state_dir: Path, wanted: str) -> str:

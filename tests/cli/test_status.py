@@ -6,12 +6,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from oomguard.model import statuspage
+from oomguard.model.statuspage import Clause, Condition
 from tests import pages
 
 from .command import oomguard
@@ -30,6 +32,13 @@ def core() -> Iterator[subprocess.Popen[bytes]]:
         process.kill()
 
 
+SOFT = Clause((Condition("available_below", "", "millionths", 120000, 0),), 0, False)
+WITH_STALL = Clause((SOFT.all_of[0], Condition("stall_above", "full", "us", 150000, 10**9)), 10**10, False)
+HARD = Clause((Condition("available_below", "", "bytes", 1 << 20, 0),), 0, False)
+NEAR = Clause((Condition("memory_above", "", "millionths", 800000, 0),), 0, True)
+FULL = Clause((Condition("memory_above", "", "millionths", 900000, 0),), 0, False)
+
+
 def publish(directory: Path, pid: int, why: str = "no swap", cgroup: str = "/system.slice/web-*.service") -> None:
     numbers = statuspage.Numbers(
         pid=pid,
@@ -42,15 +51,24 @@ def publish(directory: Path, pid: int, why: str = "no swap", cgroup: str = "/sys
         kills=3,
         kernel_oom_kills=4,
         mem_total_bytes=16 << 30,
-        mem_available_bytes=3 << 20,
+        mem_available_bytes=3 << 30,
         swap_total_bytes=1 << 30,
         swap_free_bytes=1 << 29,
     )
     guards = (
-        statuspage.GuardLine("host", "/", "observe", "calm", 1, 12 << 30, 16 << 30),
-        statuspage.GuardLine("web", cgroup, "enforce", "armed", 7, 200 << 20, 256 << 20),
+        statuspage.GuardLine(
+            "host", "/", "observe", "calm", 1, 12 << 30, 16 << 30, path="/", soft=(SOFT, WITH_STALL), hard=(HARD,)
+        ),
+        statuspage.GuardLine(
+            *("web", cgroup, "enforce", "armed", 7, 210 << 20, 256 << 20),
+            path="/system.slice/web-3.service",
+            soft=(NEAR,),
+            hard=(FULL,),
+            kills=3,
+            snapshots=2,
+        ),
     )
-    pages.publish(directory, numbers, guards, degraded=[("swap_above", why)])
+    pages.publish(directory, numbers, guards, degraded=[("swap_above", why), ("psi", "not here")])
 
 
 def test_for_programs(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
@@ -60,32 +78,60 @@ def test_for_programs(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
     seen: dict[str, Any] = answer.json
     memory = seen.pop("memory")
     assert set(seen.pop("lately") or {"last"}) >= {"last"}
-    assert seen == {
-        "pid": core.pid,
-        "version": "9.9.9",
-        "policies": [
-            {
-                "name": "host",
-                "cgroup": "/",
-                "mode": "observe",
-                "phase": "calm",
-                "targets": 1,
-                "used_bytes": 12 << 30,
-                "limit_bytes": 16 << 30,
-            },
-            {
-                "name": "web",
-                "cgroup": "/system.slice/web-*.service",
-                "mode": "enforce",
-                "phase": "armed",
-                "targets": 7,
-                "used_bytes": 200 << 20,
-                "limit_bytes": 256 << 20,
-            },
-        ],
-        "counters": {"turns": 77, "snapshots": 2, "kills": 3, "kernel_oom_kills": 4},
-        "degraded": [{"what": "swap_above", "why": "no swap"}],
+    assert (seen["pid"], seen["version"], seen["armed"]) == (core.pid, "9.9.9", True)
+    assert seen["turned_ms_ago"] < 3600_000
+    host, web = seen["policies"]
+    assert host == {
+        "name": "host",
+        "cgroup": "/",
+        "mode": "observe",
+        "phase": "calm",
+        "phase_ms": None,
+        "targets": 1,
+        "path": "/",
+        "used_bytes": 13 << 30,
+        "limit_bytes": 16 << 30,
+        "swap_bytes": 0,
+        "pressure": None,
+        "kills": 0,
+        "snapshots": 0,
+        "soft": {
+            "holds": False,
+            "share": 0.9233,
+            "words": "available below 1.9 GiB (1.1 GiB away)",
+            "other_clauses": 1,
+            "kind": "available_below",
+            "unit": "bytes",
+            "now": 3 << 30,
+            "line": int((16 << 30) * 0.12),
+            "at": [0.88, 0.88],
+        },
+        "hard": {
+            "holds": False,
+            "share": 0.8125,
+            "words": "available below 1.0 MiB (3.0 GiB away)",
+            "other_clauses": 0,
+            "kind": "available_below",
+            "unit": "bytes",
+            "now": 3 << 30,
+            "line": 1 << 20,
+            "at": [0.9999],
+        },
     }
+    assert (web["soft"]["holds"], web["soft"]["words"]) == (True, "memory above 205 MiB (holds)")
+    assert (web["hard"]["holds"], web["hard"]["words"]) == (False, "memory above 230 MiB (20.4 MiB away)")
+    assert (web["kills"], web["snapshots"], web["path"]) == (3, 2, "/system.slice/web-3.service")
+    assert seen["host"]["available_bytes"] == 3 << 30
+    assert seen["counters"] == {
+        "turns": 77,
+        "snapshots": 2,
+        "kills": 3,
+        "kernel_oom_kills": 4,
+        "leases_undone": 0,
+        "dropped_records": 0,
+    }
+    assert [it["what"] for it in seen["degraded"]] == ["swap_above", "psi"]
+    assert "psi=1" in seen["degraded"][1]["mend"]
     assert (memory["minor_faults"], memory["major_faults"]) == (1, 0)
     assert memory["pss_kib"] > 1000
     assert memory["locked_kib"] == 0, "nothing is locked in our stand-in"
@@ -95,11 +141,65 @@ def test_for_people(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
     publish(tmp_path, core.pid)
     answer = oomguard("status", "--runtime-dir", tmp_path)
     assert answer.code == 0
-    assert f"oomguard 9.9.9, pid {core.pid}\n" in answer.out
-    assert "memory    3072 KiB of 16.0 GiB available\n" in answer.out
-    assert "since     2 snapshots, 3 kills, 4 by the kernel\n" in answer.out
-    assert "web     armed  enforce  7        200 MiB   256 MiB   /system.slice/web-*.service\n" in answer.out
-    assert "degraded: swap_above: no swap\n" in answer.out
+    assert answer.out.startswith(f"oomguard 9.9.9, pid {core.pid}, since 2")
+    assert ": armed\n" in answer.out
+    assert "memory    3.0 GiB of 16.0 GiB available\n" in answer.out
+    assert "did       2 snapshots, 3 kills, 4 by the kernel\n" in answer.out
+    row = "web     armed  enforce  7        210 MiB   256 MiB   holds    20.4 MiB  /system.slice/web-3.service (of 7: "
+    assert row in answer.out
+    assert "\nhost is soft at: available below 1.9 GiB (1.1 GiB away); or 1 more\n" in answer.out
+    assert "\ndegraded: psi: not here\n    mend: boot with psi=1" in answer.out
+    every = oomguard("status", "--runtime-dir", tmp_path, "--all").out
+    stall = "available below 1.9 GiB (1.1 GiB away) and a full stall of 150 ms in 1 s, for 10 s"
+    assert f"\nhost or soft at: {stall}\n" in every
+
+
+def test_all_in_observe_mode_and_starting_are_no_guard(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
+    for armed, mode, said in ((1, "observe", "armed, in observe mode: it ends nobody"), (0, "enforce", "starting")):
+        guards = [statuspage.GuardLine("host", "/", mode, "calm", 1, 1, 2, path="/")]
+        pages.publish(tmp_path, statuspage.Numbers(pid=core.pid, armed=armed), guards)
+        assert f": {said}" in oomguard("status", "--runtime-dir", tmp_path).out
+
+
+def test_one_that_stands_still(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
+    """It lives, and does nothing: stopped, or stuck in the kernel."""
+    guards = [statuspage.GuardLine("host", "/", "enforce", "calm", 1, 1, 2, path="/")]
+    numbers = statuspage.Numbers(pid=core.pid, armed=1)
+    pages.publish(tmp_path, numbers, guards, beat_ns=time.monotonic_ns() - 100 * 10**9)
+    out = oomguard("status", "--runtime-dir", tmp_path).out
+    assert ": STANDS STILL: no turn for 1" in out
+    assert "systemctl restart oomguard" in out
+
+
+def test_many_are_one_screen(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
+    """Those that are nearest; whoever wants them all says so."""
+    guards = [
+        statuspage.GuardLine(f"g{n}", f"/g{n}", "enforce", "calm", 1, n, 200, path=f"/g{n}", soft=(NEAR, NEAR))
+        for n in range(150)
+    ]
+    guards[3] = replace(guards[3], phase="firing")
+    degraded = [(f"policy policy.g{n}", "x") for n in range(9)]
+    pages.publish(tmp_path, statuspage.Numbers(pid=core.pid, armed=1), guards, degraded=degraded)
+    out = oomguard("status", "--runtime-dir", tmp_path).out
+    assert len(out.splitlines()) <= 40
+    rows = [line.split()[0] for line in out.splitlines() if line.startswith("g") and "enforce" in line]
+    assert rows == ["g3", "g127", "g126", "g125", "g124", "g123", "g122", "g121"]
+    assert "\nand 120 more policies, further away: --all\n" in out
+    assert "\nand 5 more that are degraded: --all\n" in out
+    assert "\nleft out: 22 policies, for which the status page has no room\n" in out
+    every = oomguard("status", "--runtime-dir", tmp_path, "--all").out
+    assert all(f"\ng{n} " in every for n in range(128))
+
+
+def test_a_daemon_of_another_version(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
+    """It was upgraded and not restarted."""
+    publish(tmp_path, core.pid)
+    page = bytearray((tmp_path / "status").read_bytes())
+    page[8] = 1
+    (tmp_path / "status").write_bytes(page)
+    answer = oomguard("status", "--runtime-dir", tmp_path)
+    assert answer.code == 1
+    assert "is a status page of layout 1, and this version of oomguard reads layout 2: restart the daemon" in answer.err
 
 
 def test_the_verdicts_of_the_last_day(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
@@ -150,7 +250,7 @@ def test_hostile_names_move_no_cursor(tmp_path: Path, core: subprocess.Popen[byt
     publish(tmp_path, core.pid, why="\x1b[31m\u202e[red]\rx", cgroup="/a\x1b]0;x\x07/[b]\n")
     answer = oomguard("status", "--runtime-dir", tmp_path)
     assert "degraded: swap_above: \\x1b[31m\\u202e[red]\\rx\n" in answer.out
-    assert "  /a\\x1b]0;x\\x07/[b]\\n\n" in answer.out
+    assert ": /a\\x1b]0;x\\x07/[b]\\n)\n" in answer.out
     assert "\x1b" not in answer.out
 
 

@@ -288,7 +288,7 @@ def test_a_reader_never_sees_half_of_two_pages(tmp_path: Path) -> None:
     """A writer that never pauses, and many readers; in every copy all numbers are the same."""
     Writer(f"{tmp_path}/status")
     writer = _forked(lambda: _publish_for_ever(tmp_path))
-    readers = [_forked(lambda: os._exit(_read_on(f"{tmp_path}/status", 300))) for _ in range(6)]
+    readers = [_forked(lambda: os._exit(_read_on(f"{tmp_path}/status", 60))) for _ in range(6)]
     try:
         for reader in readers:
             assert os.waitstatus_to_exitcode(os.waitpid(reader, 0)[1]) == 0

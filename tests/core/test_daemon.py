@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -17,6 +18,7 @@ import pytest
 
 from oomguard.linux import leases
 
+from .disks import BOX, disk, frozen
 from .world import HOST, PATIENCE_S, Daemon, World, gone, policy, until
 
 Start = Callable[..., Daemon]
@@ -700,6 +702,32 @@ def test_a_state_directory_that_cannot_be_made_costs_the_incidents_only(world: W
     world.available(50)
     assert victim.wait(PATIENCE_S) == -signal.SIGKILL
     assert guarding.end() == 0
+
+
+def test_a_disk_that_hangs_delays_no_kill(world: World, daemon: Start, hog: Hog) -> None:
+    """Whoever writes there waits, and no signal wakes him: that is the scribe, and he alone."""
+    state = world.root / "state"
+    try:
+        here = contextlib.ExitStack()
+        here.enter_context(disk(state, "ext4"))
+    except OSError as error:
+        pytest.skip(f"no file system of our own here: {error}")
+    with here:
+        guarding = daemon(world, policy(HOST, world))
+        guarding.hear("READY=1")
+        until(lambda: (state / "blackbox").exists() and (state / "blackbox").stat().st_size == BOX)
+        with frozen(state):
+            for _ in range(2):
+                victim = hog(60)
+                world.see(victim.pid)
+                world.available(50)
+                assert victim.wait(PATIENCE_S) == -signal.SIGKILL
+                world.available(900)
+                guarding.phase("calm")
+            assert incidents(world) == [], "the disk has taken nothing"
+            assert guarding.status().numbers.kills == 2
+        until(lambda: len([doc for doc in incidents(world) if doc["complete"]]) == 2, guarding.log())
+        assert guarding.end() == 0
 
 
 def test_the_page_goes_with_the_daemon(world: World, daemon: Start) -> None:

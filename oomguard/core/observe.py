@@ -79,7 +79,7 @@ LONGEST_S: Final = 3600.0
 UNREAD_NS: Final = 100 * MS  # what could not be read is read again after that
 KEEP_NS: Final = SECOND  # in calm one observation a second, for the record
 # A deadline is put off for so long at most; with many targets for longer, so that some 16 a second are looked at.
-PUT_OFF_NS: Final = (5 * SECOND, 300 * SECOND)
+PUT_OFF_NS: Final = (10 * SECOND, 300 * SECOND)
 PUT_OFF_EACH_NS: Final = 300 * MS
 MANY: Final = 16  # from so many on one read of /proc/vmstat is cheaper than a memory.current each
 TOGETHER_SHARE: Final = 6  # and when one is looked at, so are those that would be next

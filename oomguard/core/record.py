@@ -34,6 +34,7 @@ class Recorder:
         self.number = 0
         self.dropped = 0  # turns that were too large for the ring, and cut
         self.last_ns = self.thin_ns = 0
+        self.untold = 0  # bytes since the bells rang last
 
     def turn(
         self,
@@ -79,7 +80,11 @@ class Recorder:
         self._ring()
 
     def _write(self, value: Turn | Plan) -> None:
-        if self.ring.append(pack(value)):
+        packed = pack(value)
+        self.untold += len(packed)
+        if self.ring.append(packed):
+            if self.untold > self.ring.size_bytes // 4:  # calm, but of very many cgroups: nobody may miss any of it
+                self._ring()
             return
         self.dropped += 1
         if isinstance(value, Turn):  # what was done must be known, whatever is left out of what was seen
@@ -99,6 +104,7 @@ class Recorder:
         self.minutes.append(packed)
 
     def _ring(self) -> None:
+        self.untold = 0
         for bell in self.bells:
             ring_bell(bell)
 

@@ -37,7 +37,7 @@ MS: Final = 1_000_000
 SECOND: Final = 1000 * MS
 AVERAGES_NS: Final = 2 * SECOND  # the kernel renews its pressure averages every 2 s (psi.c, PSI_FREQ)
 
-CALM_NS: Final = (100 * MS, 5 * SECOND)
+CALM_NS: Final = (100 * MS, 10 * SECOND)
 TRIPPED_NS: Final = (250 * MS, 10 * SECOND)
 ARMED_NS: Final = (5 * MS, 250 * MS)
 STEADY_NS: Final = 20 * MS  # shortest look while armed, but headroom does not shrink

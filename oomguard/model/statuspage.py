@@ -109,7 +109,7 @@ class Averages:
 class GuardLine:
     """One guard, with the numbers of its foremost target: the furthest in its phase, of these the fullest.
 
-    In calm a number may be five seconds old, with many targets five minutes: nothing can have happened meanwhile.
+    In calm a number may be ten seconds old, with many targets five minutes: nothing can have happened meanwhile.
     """
 
     name: str

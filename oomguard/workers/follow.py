@@ -8,8 +8,8 @@ from ..linux import procfs
 from ..model import codec
 
 # A calm turn a second rings no bell. They are taken by the handful, lest the first turn that has something to tell
-# waits behind hours of them, and without waking a quiet machine for each.
-IDLE_S: Final = 30.0
+# waits behind hours of them, and without waking a quiet machine for each; sooner where they are large (Recorder).
+IDLE_S: Final = 120.0
 
 
 def decode(payload: bytes) -> dict[str, Any]:

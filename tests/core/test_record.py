@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -106,6 +107,16 @@ def test_who_follows_is_woken_for_news(
     assert isinstance(turn, Turn)
     assert (turn.seen, turn.actions, turn.outcomes) == (seen, actions, (outcome,))
     assert follower.woken() is woken
+
+
+def test_nobody_misses_a_calm_of_very_many_cgroups(follower: Follower) -> None:
+    seen = Observation(0, cgroups=tuple(CgroupFacts(f"/many.slice/{i}", i, i) for i in range(1000)))
+    for second in range(1, 20):
+        follower.recorder.turn(CALM, CALM, replace(seen, at_ns=second * SECOND), (), ())
+        if follower.woken():
+            break
+    assert follower.new()[0].number == 1, "all of it is there"
+    assert second > 1, "not for each"
 
 
 def test_phases_that_moved_are_told(follower: Follower) -> None:

@@ -1161,8 +1161,8 @@ def test_the_same_observation_twice_gives_the_same_answer_from_the_same_state() 
 
 def test_the_first_deadline_of_a_calm_machine_is_seconds_away() -> None:
     court = host_court(host_guard())
-    court.sees(10, host=MemInfo(64 << 30, 50 << 30, 60 << 30, 0, 0))
-    assert deadline(court.state) - (START + 10 * MS) == 5 * SECOND
+    court.sees(10, host=MemInfo(128 << 30, 100 << 30, 120 << 30, 0, 0))
+    assert deadline(court.state) - (START + 10 * MS) == 10 * SECOND
 
 
 def test_an_amount_without_anything_is_nothing() -> None:

@@ -58,13 +58,14 @@ def sleeps(sight: Sight, phase: Phase = "calm", guard: Guard = host_guard(), fal
 @pytest.mark.parametrize(
     ("available_gib", "low", "high"),
     [
-        pytest.param(60, 5000, 5000, id="far away: five seconds"),
+        pytest.param(100, 10_000, 10_000, id="far away: ten seconds"),
+        pytest.param(39, 5000, 5500, id="over 30 GiB to the soft watermark: twelve times a minute at most"),
         pytest.param(20, 1900, 2200, id="12 GiB to the soft watermark at 6 GiB/s: two seconds"),
         pytest.param(8, 100, 100, id="just over it: a tenth of a second"),
     ],
 )
-def test_a_calm_machine_is_looked_at_as_often_as_it_could_fill(available_gib: float, low: float, high: float) -> None:
-    assert low <= sleeps(machine(available_gib)) <= high
+def test_a_calm_machine_is_looked_at_as_often_as_it_could_fill(available_gib: int, low: float, high: float) -> None:
+    assert low <= sleeps(machine(available_gib, max(64, available_gib))) <= high
 
 
 def test_an_armed_machine_is_looked_at_more_often_while_it_falls() -> None:

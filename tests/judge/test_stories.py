@@ -72,7 +72,7 @@ def test_a_slow_survey_does_not_make_its_own_nominee_stale() -> None:
 
 def test_while_nothing_happens_next_to_nothing_is_looked_at() -> None:
     world = World(plan(host_guard()), [CANARY], total=64_000).run(600_000)
-    assert len(world.moments) <= 125, "every five seconds"
+    assert len(world.moments) <= 70, "every ten seconds"
     assert not world.actions(Look)
 
 

@@ -73,14 +73,14 @@ Run = dict[str, Any]
 
 
 def storm(peer: peers.Peer, name: str) -> Run:
-    with Machine(STORMS[name].memory, installed=peer.installed) as vm:
+    with Machine(STORMS[name].memory, installed=peer.installed, counted=True) as vm:
         bring_up(vm, peer)
         return dataclasses.asdict(run_storm(vm, STORMS[name], peer.unit, peer.acts_at))
 
 
 def idle(peer: peers.Peer, name: str) -> Run:
     crowded = name == "idle-cgroups"
-    with Machine("2G" if crowded else "1G", installed=peer.installed) as vm:
+    with Machine("2G" if crowded else "1G", installed=peer.installed, counted=True) as vm:
         bring_up(vm, peer)
         if crowded:
             if peer.unit == UNIT:
@@ -88,21 +88,21 @@ def idle(peer: peers.Peer, name: str) -> Run:
             CGROUPS.start(vm)
             if not vm.wait_for("test -e /run/probe/cgroups.ready", 240, every=1):
                 raise GuestError("the cgroups are not there")
-            time.sleep(15)
-        time.sleep(3)
+            vm.pause(15)
+        vm.pause(3)
         cost: Run = json.loads(vm.check(f"{PYTHON}idle.py {peer.cgroup} {IDLE_SECONDS}", timeout=IDLE_SECONDS + 60))
         return cost | {"journal": journal(vm, peer.unit or "", 20)}
 
 
 def neighbours(peer: peers.Peer) -> Run:
     """What a reader, a database and a build get done beside that daemon, and what it costs meanwhile."""
-    with Machine(installed=peer.installed) as vm:
+    with Machine(installed=peer.installed, counted=True) as vm:
         bring_up(vm, peer)
         if peer.unit == UNIT:
             add_policy(vm, "limited", NEIGHBOURS_GUARD)
         for service in HEALTHY:
             service.start(vm)
-        time.sleep(10)  # until they are at their limits
+        vm.pause(10)  # until they are at their limits
         before, after = (json.loads(part) for part in vm.check(counted_twice(peer), timeout=300).splitlines())
         read = [json.loads(line)["mb_per_s"] for line in vm.get("/run/probe/reader.jsonl").decode().splitlines()]
         cost: Run = {"reader_mb_s": statistics.median(read)}
@@ -140,7 +140,7 @@ def bring_up(vm: Machine, peer: peers.Peer) -> None:
     peer.setup(vm)
     peer.start(vm)
     if peer.unit:
-        time.sleep(peer.settle_s)
+        vm.pause(peer.settle_s)
 
 
 def measure(name: str, peer_name: str, key: str) -> Run:

@@ -27,7 +27,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from .qemu import ACCEL, CMDLINE, CPU, GuestError, Hardware, Qemu
+from .qemu import ACCEL, CMDLINE, COUNTED, CPU, GuestError, Hardware, Qemu
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
@@ -148,8 +148,10 @@ def tarball(files: dict[str, tuple[int, bytes]]) -> bytes:
 class Machine(Qemu):
     """A VM with saved states. Use as a context manager."""
 
-    def __init__(self, memory: str = "1G", cpus: int = 2, *, installed: bool = True, append: str = "") -> None:
-        super().__init__(CACHE, Hardware(memory, cpus, append))
+    def __init__(
+        self, memory: str = "1G", cpus: int = 2, *, installed: bool = True, append: str = "", counted: bool = False
+    ) -> None:
+        super().__init__(CACHE, Hardware(memory, cpus, append, counted))
         self.installed = installed
         self._stack = contextlib.ExitStack()
 
@@ -192,7 +194,7 @@ class Machine(Qemu):
     # -- saved states
 
     def _boot_key(self) -> str:
-        return digest(self.hardware, CPU, ACCEL, CMDLINE, (CACHE / "image.key").read_text())
+        return digest(self.hardware, CPU, ACCEL, COUNTED, CMDLINE, (CACHE / "image.key").read_text())
 
     def _boot_state(self) -> Path:
         state = CACHE / f"state-boot-{self.hardware.slug}-{self._boot_key()}"
@@ -318,6 +320,7 @@ def skipped(path: Path) -> bool:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="tests/vm/run", description="Run one command in a fresh machine.")
+    parser.add_argument("--counted", action="store_true", help="its time is counted in instructions, for measuring")
     parser.add_argument("--mem", default="1G", help="the machine's memory (default: 1G)")
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--installed", dest="installed", action="store_true", default=True, help="(default)")
@@ -330,7 +333,7 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = arguments()
-    with Machine(args.mem, args.cpus, installed=args.installed) as vm:
+    with Machine(args.mem, args.cpus, installed=args.installed, counted=args.counted) as vm:
         print(f"# up in {vm.up_after_s:.1f} s", file=sys.stderr)
         for pair in args.put:
             local, guest = pair.split(":", 1)

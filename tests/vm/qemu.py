@@ -17,6 +17,11 @@ from typing import Any
 # Without cx16 the kernel does not use it.
 CPU = "max,-cx16"
 ACCEL = "tcg,thread=multi"
+# A machine of counted instructions: its clock goes 4 ns an instruction, and with real time only while it sleeps. So it
+# is a computer of 250 million instructions a second, however busy or fast the host is; its processors take turns.
+COUNTED_ACCEL = "tcg,thread=single"
+COUNTED = "shift=2,sleep=on,align=off"
+PATIENCE = 20  # a busy second of its own may take so many of the host's
 CMDLINE = (
     "root=/dev/vda rw console=ttyS0 quiet loglevel=1 psi=1 panic=-1 mitigations=off "
     "systemd.show_status=0 rd.systemd.show_status=0 random.trust_cpu=on"
@@ -44,10 +49,16 @@ class Hardware:
     memory: str = "1G"
     cpus: int = 2
     append: str = ""  # more kernel command line
+    counted: bool = False  # time is counted in instructions: figures that do not depend on what else the host does
 
     @property
     def slug(self) -> str:
-        return f"{self.memory}-{self.cpus}"
+        return f"{self.memory}-{self.cpus}{'i' if self.counted else ''}"
+
+    @property
+    def patience(self) -> int:
+        """By how much longer than the guest the host waits for it."""
+        return PATIENCE if self.counted else 1
 
 
 class Lines:
@@ -115,7 +126,7 @@ class Qemu:
         """
         self._tmp = Path(tempfile.mkdtemp(prefix="oomguard-vm-"))
         started = time.monotonic()
-        self._deadline = started + self.boot_timeout_s
+        self._deadline = started + self.boot_timeout_s * self.hardware.patience
         with open(self._tmp / "qemu.err", "wb") as errors:
             self._process = subprocess.Popen(
                 self._command(disk, memory, keep_writes, cache),
@@ -136,11 +147,16 @@ class Qemu:
     def _command(self, disk: Path, memory: Path | None, keep_writes: bool, cache: str) -> list[str]:
         form = "qcow2" if disk.suffix == ".qcow2" else "raw"
         snapshot = "off" if keep_writes else "on"
+        counted = self.hardware.counted
         return [
             # The machine must not outlive the test that started it, however that ends.
-            *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-M", "q35", "-accel", ACCEL, "-cpu", CPU),
+            *("setpriv", "--pdeathsig", "KILL", "qemu-system-x86_64", "-M", "q35", "-cpu", CPU),
+            *(("-accel", COUNTED_ACCEL, "-icount", COUNTED) if counted else ("-accel", ACCEL)),
             *("-m", self.hardware.memory, "-smp", str(self.hardware.cpus)),
             *("-nodefaults", "-display", "none", "-no-reboot", "-nic", "none"),
+            # Nothing is set aside on the host: a machine may have more memory than it ever touches.
+            *("-object", f"memory-backend-ram,id=pc.ram,size={self.hardware.memory},reserve=off"),
+            *("-machine", "memory-backend=pc.ram"),
             *("-kernel", f"{self.cache}/vmlinuz", "-initrd", f"{self.cache}/initrd"),
             *("-append", f"{CMDLINE} {self.hardware.append}"),
             *("-drive", f"file={disk},if=virtio,id=disk0,format={form},snapshot={snapshot},cache={cache}"),
@@ -235,7 +251,7 @@ class Qemu:
         assert self._agent
         self._serial += 1
         self._agent.send(request | {"id": self._serial})
-        deadline = time.monotonic() + timeout
+        deadline = time.monotonic() + timeout * self.hardware.patience
         while (reply := self._agent.receive(deadline)).get("id") != self._serial:
             pass
         return reply
@@ -274,8 +290,17 @@ class Qemu:
             if len(piece) < PIECE:
                 return data
 
+    def pause(self, seconds: float) -> None:
+        """So long, by the guest's clock."""
+        if self.hardware.counted:
+            self.check(f"sleep {seconds}", seconds + 60)
+        else:
+            time.sleep(seconds)
+
     def wait_for(self, cmd: str, timeout: float, every: float = 0.25) -> bool:
         """Asks the guest until the command succeeds; False if it never did."""
+        if self.hardware.counted:  # by the guest's clock, or a busy host would ask it more often
+            return self.run(f"until ( {cmd} ); do sleep {every}; done", timeout).rc == 0
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             try:

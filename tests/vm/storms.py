@@ -223,7 +223,7 @@ def prepare(vm: Machine, storm: Storm, unit: str | None) -> None:
         service.start(vm)
     if storm.settled and not vm.wait_for(storm.settled, 240, every=1):
         raise GuestError(f"the bystanders of {storm.name} are not up")
-    time.sleep(storm.settle_s)
+    vm.pause(storm.settle_s)
 
 
 def add_policy(vm: Machine, name: str, text: str) -> None:
@@ -231,11 +231,11 @@ def add_policy(vm: Machine, name: str, text: str) -> None:
     vm.put(f"/etc/oomguard/conf.d/50-{name}.toml", text)
     vm.check("systemctl reload oomguard.service", timeout=60)
     wanted = set(tomllib.loads(text)["policy"])
-    deadline = time.monotonic() + 30
-    while not wanted <= {policy["name"] for policy in status(vm)["policies"]}:
-        if time.monotonic() > deadline:
-            raise GuestError(f"policy {name} was not taken:\n{journal(vm, UNIT, 20)}")
-        time.sleep(0.5)
+    for _ in range(60):
+        if wanted <= {policy["name"] for policy in status(vm)["policies"]}:
+            return
+        vm.pause(0.5)
+    raise GuestError(f"policy {name} was not taken:\n{journal(vm, UNIT, 20)}")
 
 
 def status(vm: Machine) -> dict[str, Any]:
@@ -256,12 +256,12 @@ def observe(vm: Machine) -> None:
 
 def incidents(vm: Machine, kind: str = "hard", timeout: float = 20) -> tuple[dict[str, Any], ...]:
     """The incidents as `oomguard incidents list` tells them, newest first; waits for one of that kind."""
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout * vm.hardware.patience
     while True:
         found = json.loads(vm.check("oomguard incidents list --no-others --json"))
         if any(incident["kind"] == kind for incident in found) or time.monotonic() > deadline:
             return tuple(found)
-        time.sleep(1)
+        vm.pause(1)
 
 
 LAST_WRITE = """\

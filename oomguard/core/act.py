@@ -27,6 +27,7 @@ from ..model.verdict import (
     Release,
     Run,
     Snapshot,
+    Tell,
     UnitJob,
     Victim,
     Ward,
@@ -62,7 +63,7 @@ class Hands:
         self.proc_fd = procfs.open_proc(plan.daemon.proc)
         self.held: dict[int, Held] = {}
         self.yielded = False
-        self.runs_hooks = False
+        self.runs_hooks = self.has_broker = False
         self.aim(plan)
 
     def aim(self, plan: Plan) -> None:
@@ -83,7 +84,7 @@ class Hands:
             case Reap():
                 if action.target.guard not in self.observing:
                     self.orders.post(("reap", action.token))
-            case Lease() | Release() | Reclaim() | UnitJob() | Run():
+            case Lease() | Release() | Reclaim() | UnitJob() | Run() | Tell():
                 return self._change(action)
             case Look():
                 self.senses.ask(action.target, action.depth)
@@ -95,7 +96,7 @@ class Hands:
                 assert_never(action)
         return None
 
-    def _change(self, action: Lease | Release | Reclaim | UnitJob | Run) -> Outcome:
+    def _change(self, action: Lease | Release | Reclaim | UnitJob | Run | Tell) -> Outcome:
         """What changes something in the kernel, and nobody's life: the reaper does it."""
         match action:
             case Lease():
@@ -111,6 +112,9 @@ class Hands:
             case Run():  # the record of the turn is the order
                 held = action.target.guard in self.observing
                 return self._done(action.token, "Run", 0 if held or self.runs_hooks else errno.ENOSYS, held)
+            case Tell():  # so it is of this one
+                held = action.target.guard in self.observing
+                return self._done(action.token, "Tell", 0 if held or self.has_broker else errno.ENOSYS, held)
             case UnitJob():
                 held = action.target.guard in self.observing
                 if not held:

@@ -10,7 +10,7 @@ from typing import Final
 from ..model.facts import Observation, TargetId
 from ..model.policy import Guard, Plan
 from ..model.verdict import Action
-from . import kill, lent, news, nominee, pace, phases
+from . import inform, kill, lent, news, nominee, pace, phases
 from .desk import MACHINE, MS, Desk
 from .detect import Sight, any_holds, crossed, since
 from .state import State, TargetState, evolve
@@ -87,6 +87,8 @@ def _judge(desk: Desk, guard: Guard, state: TargetState) -> None:
         state = kill.fire(desk, guard, state, sight, survey, hard)
     if state.phase == "armed":
         state = nominee.refresh(desk, guard, state)
+    if state.tell_soft_ns or state.tell_hard_ns:
+        state = inform.again(desk, guard, state, sight, soft, hard)
     state = lent.mute(desk, guard, state, sight)
     look_ns = desk.at + pace.next_look(guard, state, sight, state.tripped)
     if state.tripped and state.muted_ns > desk.at:

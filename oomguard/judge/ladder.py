@@ -16,12 +16,13 @@ from ..model.policy import (
     SetSwapMaxStep,
     SnapshotStep,
     Step,
+    TellStep,
     UnitStep,
     WaitStep,
     Watermark,
 )
 from ..model.verdict import Reclaim, Run, UnitJob
-from . import budget, escalate, lent, nominee
+from . import budget, escalate, inform, lent, nominee
 from .desk import MACHINE, SECOND, Desk, nobody
 from .detect import Sight, any_holds, mib
 from .state import Held, TargetState, evolve
@@ -50,6 +51,9 @@ def climb(desk: Desk, guard: Guard, state: TargetState, sight: Sight, mark: Wate
             break  # whom to freeze is told by the next turn
         if isinstance(step, RunStep):
             climb = _run(desk, guard, state, step, climb, why)
+            continue
+        if isinstance(step, TellStep):
+            state, climb = inform.inform(desk, guard, state, step, climb, why)
             continue
         state, climb = _step(desk, guard, state, sight, step, climb, "" if quiet else why)
     return evolve(state, soft_climb=climb) if mark is guard.soft else evolve(state, hard_climb=climb)
@@ -90,7 +94,7 @@ def _step(
             return _freeze(desk, guard, state, step, climb)
         case UnitStep():
             return _unit(desk, guard, state, step, climb)
-        case WaitStep() | RunStep():
+        case WaitStep() | RunStep() | TellStep():
             raise AssertionError("the list itself sees to these")
         case _:
             assert_never(step)

@@ -102,6 +102,8 @@ class TargetState:
     hold: Hold | None = None  # of the nominee, as a whole; only for policies that ask for it
     grace_ns: int = 0
     again_ns: int = 0  # nothing else is ended before that
+    tell_soft_ns: int = 0  # when programs were last told to give memory back, at soft and at hard; 0: never
+    tell_hard_ns: int = 0
     told_ns: int = 0  # when "nobody may be taken" or "budget spent" was last said
     leases: tuple[Held, ...] = ()
     uninsurable: frozenset[int] = frozenset()  # pids whose oom_score_adj could not be raised, until it is calm

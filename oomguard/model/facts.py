@@ -209,6 +209,7 @@ class Result:
     """What became of an action, told when it is known: ``errno`` 0 is success.
 
     ``token`` is the action's; ``what`` its class name; ``value`` what the hand measured (bytes reaped, for "Reap").
+    ``who``, for people: those who were told, for "Tell".
     "Deadman" is no action: the dead man has ended the nominee of that token, at ``value`` (CLOCK_MONOTONIC, ns), after
     ``took_ns`` without a turn of ours.
     """
@@ -218,6 +219,7 @@ class Result:
     errno: int
     took_ns: int = 0
     value: int = 0
+    who: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,6 +248,19 @@ class RunStep:
     deadline_ns: int
 
 
+@dataclass(frozen=True, slots=True)
+class TellStep:
+    """Tell whoever listens at the policy's socket and FIFOs to give memory back.
+
+    ``every_ns``: again after that, while the watermark holds; 0: once. ``to``: those inside of the target's cgroup, or
+    all that listen. ``fifos``: (name, the user who may read it).
+    """
+
+    every_ns: int
+    to: Literal["inside", "all"] = "inside"
+    fifos: tuple[tuple[str, str], ...] = ()
+
+
 LimitStep = SetHighStep | SetMaxStep | SetSwapMaxStep
 Step = (
     SnapshotStep
@@ -263,6 +276,7 @@ Step = (
     | FreezeStep
     | UnitStep
     | RunStep
+    | TellStep
 )
 
 

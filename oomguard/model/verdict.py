@@ -209,6 +209,17 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell whoever listens at this policy's socket and FIFOs. The broker follows the ring: this record is the order."""
+
+    target: TargetId
+    token: int
+    watermark: Literal["soft", "hard"]
+    to: Literal["inside", "all"]
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class Mute:
     """Do not listen to the target's memory.events until then: cache explains them, or nothing can come of them."""
 
@@ -251,6 +262,7 @@ Action = (
     | Reclaim
     | UnitJob
     | Run
+    | Tell
     | Mute
     | Close
 )

@@ -244,6 +244,7 @@ def _table_hint(way: Key) -> str:
         "reclaim": '{ reclaim = "64MiB" }, or { reclaim = { size = "64MiB", within = "2s" } }',
         "run": '{ run = ["/usr/local/bin/drain", "--now"] }',
         "freeze": '{ freeze = { for = "5s" } }',
+        "tell": '"tell" alone, or { tell = { every = "10s" } }',
         "set_high": '{ set_high = { to = "90%", for = "30s" } }',
         "set_max": '{ set_max = { to = "90%", for = "30s" } }',
         "set_swap_max": '{ set_swap_max = { to = "0", for = "30s" } }',
@@ -424,6 +425,8 @@ def _step(table: schema.StepTable) -> model.Step:
         return model.ReclaimStep(table.reclaim.size, table.reclaim.within)
     if table.run:
         return model.RunStep(tuple(table.run.argv), table.run.user, table.run.deadline)
+    if table.tell:
+        return model.TellStep(table.tell.every, table.tell.to, table.tell.fifos)
     if table.restart_unit or table.stop_unit:
         return model.UnitStep("restart" if table.restart_unit else "stop")
     if table.freeze:

@@ -91,6 +91,13 @@ FORMS: dict[str, Schema] = {
     "_path": _PATH,
     "_argument": {"type": "string"},
     "_file": {"type": "string", "minLength": 1},
+    "_every": _DURATION,
+    "_fifos": {
+        "type": "object",
+        "additionalProperties": {"type": "string", "minLength": 1},
+        "propertyNames": {"pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"},
+        "maxProperties": schema.FIFOS_MAX,
+    },
 }
 
 
@@ -191,6 +198,7 @@ WORDS: dict[str, dict[str, str]] = {
         "wait": "So long has what stands before it to help; the list goes on while the watermark holds.",
         "reclaim": "Have the kernel take back so much of the guard's cgroup.",
         "freeze": "Stop the nominee's cgroup as a whole for a time.",
+        "tell": "Tell programs that listen at the policy's socket and FIFOs to give memory back.",
         "run": "Run a program; it is told everything as JSON on its standard input.",
         "restart_unit": "Have systemd restart the unit of the guard's cgroup, or of the nominee.",
         "stop_unit": "Have systemd stop that unit.",
@@ -212,6 +220,11 @@ WORDS: dict[str, dict[str, str]] = {
         "deadline": "It is killed after that.",
     },
     "FreezeTable": {"for": "It goes on after that."},
+    "TellTable": {
+        "every": "Again after that while the watermark holds; 0s: once.",
+        "to": "inside: those of the cgroup that is short; all: whoever listens.",
+        "fifos": "FIFOs beside the socket: the name of each, and the user who may read it.",
+    },
     "SetOomScoreAdjTable": {"to": "0 to 1000.", "for": "It is put back after that."},
     "VictimTable": {
         "by": "What counts: memory, oom_score, growth, swap, pressure ... or a table of several with their weights.",

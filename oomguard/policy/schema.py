@@ -1,7 +1,6 @@
 """What may be written in a policy file: one pydantic model for each table, strict, and nothing else accepted.
 
-The models check form only, each table by itself. What tables mean to each other is ``compile``'s. Words that the
-language has but this version has not are listed here too, so that they are refused by name, never ignored.
+The models check form only, each table by itself. What tables mean to each other is ``compile``'s.
 """
 
 import re
@@ -17,8 +16,6 @@ from .faults import Wrong, shown
 SECOND_NS = 10**9
 DAY_NS = 86400 * SECOND_NS
 
-LATER_STEPS = frozenset({"tell"})
-LATER_WORDS = LATER_STEPS
 MEASURES = ("memory", "oom_score", "growth", "swap", "pressure", "refaults", "oldest", "newest", "fair_share")
 MIXABLE = MEASURES[:-1]
 
@@ -243,7 +240,33 @@ def _file(value: object) -> str:
     return value
 
 
+def _every(value: object) -> int:
+    nanoseconds = _between(0, 3600 * SECOND_NS)(value)
+    if 0 < nanoseconds < SECOND_NS:
+        raise Wrong(
+            f"{shown(value)} is shorter than anybody needs to give memory back", "from 1s to 1h, or 0s for once"
+        )
+    return nanoseconds
+
+
+def _fifos(value: object) -> tuple[tuple[str, str], ...]:
+    """By name, the user who may read each."""
+    if not isinstance(value, dict) or len(value) > FIFOS_MAX:
+        raise Wrong(f"{shown(value)}: not a table of at most {FIFOS_MAX} FIFOs", _FIFOS_HINT)
+    for name, user in value.items():
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
+            raise Wrong(f"{shown(name)} is not a name for a FIFO", "letters, digits, - and _")
+        if not isinstance(user, str) or not user:
+            raise Wrong(f"{shown(user)} is not a user's name", _FIFOS_HINT)
+    return tuple(sorted(value.items()))
+
+
+FIFOS_MAX = 32
+_FIFOS_HINT = 'its name, and the user who may read it: { thumbnails = "www-data" }'
+
 FileField = Annotated[str, PlainValidator(_file)]
+EveryField = Annotated[int, PlainValidator(_every)]
+FifosField = Annotated[tuple[tuple[str, str], ...], PlainValidator(_fifos)]
 AmountField = Annotated[Amount, PlainValidator(units.amount)]
 AmountsField = Annotated[tuple[Amount, ...], PlainValidator(_amounts)]
 ShareField = Annotated[float | None, PlainValidator(units.share)]
@@ -471,6 +494,12 @@ class FreezeTable(Table):
     for_: FreezeField = Field(alias="for")
 
 
+class TellTable(Table):
+    every: EveryField = 10 * SECOND_NS
+    to: Literal["inside", "all"] = "inside"
+    fifos: FifosField = ()
+
+
 class SetOomScoreAdjTable(Table):
     to: int = Field(ge=0, le=1000)
     for_: LeaseField = Field(alias="for")
@@ -516,6 +545,7 @@ class StepTable(Table):
     wait: WaitField = None
     reclaim: Annotated[ReclaimTable | None, BeforeValidator(_reclaim)] = None
     freeze: FreezeTable | None = None
+    tell: TellTable | None = None
     run: Annotated[RunTable | None, BeforeValidator(_run)] = None
     restart_unit: Nothing | None = None
     stop_unit: Nothing | None = None
@@ -548,8 +578,6 @@ def unknown(what: str, name: str, known: Iterable[str]) -> Wrong:
     known = list(known)
     if name == "cmdline":
         return Wrong("cmdline is not in the language: to read it may block for seconds", "match comm, exe or unit")
-    if name in LATER_WORDS:
-        return Wrong(f"{name} is not in this version", f"there are {', '.join(known)}" if known else "")
     return Wrong(f"unknown {what} {shown(name)}", nearest(name, known))
 
 

@@ -153,9 +153,8 @@ def step(step: model.Step) -> Value:  # noqa: PLR0911 - one line a kind
         case model.ReclaimStep():
             within = units.shown_duration(step.within_ns)
             return {"reclaim": {"size": units.shown_amount(step.amount), "within": within}}
-        case model.RunStep():
-            said: dict[str, Value] = {"argv": list(step.argv), "deadline": units.shown_duration(step.deadline_ns)}
-            return {"run": said | ({"user": step.user} if step.user else {})}
+        case model.RunStep() | model.TellStep():
+            return _outside(step)
         case model.UnitStep():
             return f"{step.verb}_unit"
         case model.FreezeStep():
@@ -167,6 +166,16 @@ def step(step: model.Step) -> Value:  # noqa: PLR0911 - one line a kind
             return {"set_oom_score_adj": {"to": step.to, "for": units.shown_duration(step.for_ns)}}
         case _:
             assert_never(step)
+
+
+def _outside(step: model.RunStep | model.TellStep) -> Value:
+    """What other programs are to do."""
+    said: dict[str, Value]
+    if isinstance(step, model.RunStep):
+        said = {"argv": list(step.argv), "deadline": units.shown_duration(step.deadline_ns)}
+        return {"run": said | ({"user": step.user} if step.user else {})}
+    said = {"every": units.shown_duration(step.every_ns), "to": step.to}
+    return {"tell": said | ({"fifos": dict(step.fifos)} if step.fifos else {})}
 
 
 def _victim(rule: model.VictimRule) -> dict[str, Value]:

@@ -41,6 +41,7 @@ from oomguard.model.policy import (
     SetOomScoreAdjStep,
     StallAbove,
     Step,
+    TellStep,
     UnitStep,
     VictimRule,
     WaitStep,
@@ -247,13 +248,14 @@ SOFT = (*SOFT_STEPS, SetOomScoreAdjStep(1000, 2 * SECOND), SetHighStep(share(90)
 
 RECLAIM, FREEZE = ReclaimStep(Amount(bytes=64 * MIB), SECOND), FreezeStep(2 * SECOND)
 RUN = RunStep(("/bin/true",), "", SECOND)
-MORE = (*SOFT, RECLAIM, WaitStep(400 * MS), FREEZE)
+TELL = TellStep(SECOND)
+MORE = (*SOFT, TELL, RECLAIM, WaitStep(400 * MS), FREEZE)
 
 
 def lists(kill: Step) -> st.SearchStrategy[tuple[Step, ...]]:
     """What hard does: mostly the kill alone, or after something milder; now and then nobody is killed."""
     wait = WaitStep(400 * MS)
-    short, long = (RECLAIM, wait), (RECLAIM, FREEZE, UnitStep("restart"), wait, RUN, wait)
+    short, long = (RECLAIM, wait), (TELL, RECLAIM, FREEZE, UnitStep("restart"), wait, RUN, wait)
     return st.sampled_from([(kill,), (kill,), (*short, kill), (*long, kill), (*long, FREEZE, kill), (*short, FREEZE)])
 
 

@@ -65,6 +65,7 @@ from oomguard.model.verdict import (
     Release,
     Run,
     Snapshot,
+    Tell,
     UnitJob,
 )
 
@@ -270,6 +271,8 @@ def brief(action: Action) -> str:  # noqa: C901, PLR0911, PLR0912 - one line a k
             return f"reclaim {action.token}: {action.bytes // MIB} MiB of {action.cgroup}"
         case Run():
             return f"run {action.token}: {' '.join(action.argv)}"
+        case Tell():
+            return f"inform {action.token}: {action.to}, at {action.watermark}"
         case UnitJob():
             return f"{action.verb} {action.token}: {action.unit}"
         case Mute():

@@ -35,9 +35,7 @@ never = [{ comm = "sshd*", unit = "ssh.service" }, { cgroup = "/user.slice/**" }
 """
 
 TABLES = [value for value in vars(schema).values() if isinstance(value, type) and issubclass(value, schema.Table)]
-WORDS = sorted(
-    {field.alias or name for table in TABLES for name, field in table.model_fields.items()} | schema.LATER_WORDS
-)
+WORDS = sorted({field.alias or name for table in TABLES for name, field in table.model_fields.items()})
 
 
 def compiled(raw: bytes) -> Plan | PolicyError:

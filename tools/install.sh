@@ -102,12 +102,22 @@ put_configuration() {
     install -m 0644 etc/oomguard.toml "$pristine"
 }
 
+# An older systemd would only complain of it. Into a package it goes in any case.
+put_drop_in() {
+    local version=254
+    [[ -n $DESTDIR ]] || version=$(systemctl --version 2>/dev/null | awk 'NR == 1 { print $2 }')
+    [[ ${version:-0} -ge 254 ]] || return 0
+    install -d "$DESTDIR$unitdir/oomguard.service.d"
+    put 0644 systemd/oomguard.keep.conf "$unitdir/oomguard.service.d/keep.conf"
+}
+
 put_files() {
     install -d "$DESTDIR$bindir" "$DESTDIR$docdir/docs"
     ln -sfn "$libdir/venv/bin/oomguard" "$DESTDIR$bindir/oomguard"
     put 0644 systemd/oomguard.service "$unitdir/oomguard.service"
     put 0644 systemd/oomguard.sysusers "$sysusersdir/oomguard.conf"
     put 0644 systemd/oomguard.catalog "$catalogdir/oomguard.catalog"
+    put_drop_in
     put_configuration
     install -m 0644 README.md CHANGELOG.md CONTRIBUTING.md LICENSE "$DESTDIR$docdir"  # as in the checkout: links hold
     install -m 0644 docs/*.md "$DESTDIR$docdir/docs"

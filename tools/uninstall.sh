@@ -28,6 +28,8 @@ remove_configuration() {
 
 remove_files() {
     rm -f "$DESTDIR$unitdir/oomguard.service" "$DESTDIR$sysusersdir/oomguard.conf" "$DESTDIR$catalogdir/oomguard.catalog"
+    rm -f "$DESTDIR$unitdir/oomguard.service.d/keep.conf"
+    rmdir "$DESTDIR$unitdir/oomguard.service.d" 2>/dev/null || true  # an administrator may have others there
     if [[ $(readlink "$DESTDIR$bindir/oomguard") == "$libdir/venv/bin/oomguard" ]]; then rm -f "$DESTDIR$bindir/oomguard"; fi
     rm -rf "$DESTDIR$libdir" "$DESTDIR$docdir" "$DESTDIR$sharedir"
     local place

@@ -13,7 +13,7 @@ from ..judge import decide as judge
 from ..linux import cgroup2, memlock, procfs, systemd
 from ..model import statuslayout
 from ..model.facts import Observation, Result
-from ..model.policy import Plan, RunStep
+from ..model.policy import Plan, RunStep, TellStep
 from ..workers.pool import Mailbox
 from . import rehearse
 from .act import Hands
@@ -77,6 +77,8 @@ class Arm:
         senses.listen(self.answers.bell, 1, lambda _mask: self._answers(senses, book, hands))
         if self.boot.hooked is not None:
             self._hear_hooks(self.boot.hooked, senses, hands)
+        if self.boot.pressure is not None:
+            self.boot.pressure.hear(senses, hands, self.degraded)
         loop.hook_up = lambda plan: self._hook_up(plan, loop)
         for what, why in rehearse.syscalls(senses.proc_fd):
             self.degraded(what, why)
@@ -104,8 +106,15 @@ class Arm:
         """A reload has brought new actions; the first hook takes a process of its own, and all is calm."""
         for what, why in rehearse.measures(plan, self.root):
             self.degraded(what, why)
-        if self.boot.hooked is not None or not any(isinstance(step, RunStep) for step in plan.steps()):
-            return
+        steps = plan.steps()
+        if self.boot.hooked is None and any(isinstance(step, RunStep) for step in steps):
+            self._first_hook(plan, loop)
+        if self.boot.pressure is not None:
+            self.boot.pressure.renew(plan, loop)
+        elif any(isinstance(step, TellStep) for step in steps):
+            self._first_tell(plan, loop)
+
+    def _first_hook(self, plan: Plan, loop: Loop) -> None:
         try:
             hooked = self.boot.start_runner(plan)
         except OSError as error:
@@ -114,6 +123,16 @@ class Arm:
         self.recorder.bells = tuple(self.boot.bells.values())
         self._hear_hooks(hooked, loop.senses, loop.hands)
         loop.came(self.pool.workers["runner"])
+
+    def _first_tell(self, plan: Plan, loop: Loop) -> None:
+        try:
+            pressure = self.boot.start_broker(plan)
+        except OSError as error:
+            self.degraded("pressure", f"{error.strerror}: no program is told")
+            return
+        self.recorder.bells = tuple(self.boot.bells.values())
+        pressure.hear(loop.senses, loop.hands, self.degraded)
+        loop.came(self.pool.workers["broker"])
 
     def _answers(self, senses: Senses, book: LeaseBook, hands: Hands) -> None:
         messages, lost = self.answers.take()

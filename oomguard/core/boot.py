@@ -12,14 +12,15 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from ..linux import cgroup2, leases, libc, procfs
+from ..linux import cgroup2, leases, libc, procfs, systemd
 from ..model.codec import from_plain
-from ..model.policy import Daemon, Plan, RunStep, UnitStep
+from ..model.policy import Daemon, Plan, RunStep, TellStep, UnitStep
 from ..model.ring import MINUTES_BYTES, Ring
 from ..workers.pool import Mailbox, Pool
 
 if TYPE_CHECKING:
     from .deadman import DeadMan
+    from .pressure import Pressure
 
 REAPER_HEAP: Final = 256 << 10  # it holds a few numbers; what the dead man takes it takes at its rehearsal
 NOT_LOCKED: Final = 0  # the herald: nobody waits for it, and what it says in a storm may come a little later
@@ -82,6 +83,7 @@ class Boot:
         self._put_back()
         self._state_dir()
         self._protect()
+        self.passed = systemd.listen_fds()
         self._fork()
         self.journal = self._journal()
 
@@ -114,6 +116,7 @@ class Boot:
         self.ring, self.minutes = Ring.create(daemon.ring_bytes), Ring.create(MINUTES_BYTES)
         self.orders, self.answers = Mailbox(), Mailbox()
         self.hooked: Mailbox | None = None  # the answers of hooks, for a policy with any
+        self.pressure: Pressure | None = None  # the broker, for a policy that tells programs
         self.pool = Pool(daemon.worker_heap_bytes)
         self.bells = bells = {name: os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for name in ("scribe", "herald")}
         pool, ring, minutes, root = self.pool, self.ring, self.minutes, self.root or daemon.cgroup
@@ -139,6 +142,8 @@ class Boot:
 
         if any(isinstance(step, RunStep) for step in plan.steps()):
             self.start_runner(plan)
+        if any(isinstance(step, TellStep) for step in plan.steps()):
+            self.start_broker(plan)
         pool.add("reaper", self.orders.bell, (self.answers.bell, self.lock_fd, pool.pulse.right), reap, REAPER_HEAP)
         pool.add("scribe", bells["scribe"], (), write)
         pool.add("herald", bells["herald"], (), tell, NOT_LOCKED)
@@ -156,6 +161,13 @@ class Boot:
 
         pool.add("runner", bell, (hooked.bell,), hooks, NOT_LOCKED)
         return hooked
+
+    def start_broker(self, plan: Plan) -> "Pressure":
+        """The process that tells programs, for a policy that does. OSError: it cannot be forked."""
+        from .pressure import Pressure
+
+        self.pressure = Pressure(self, plan)
+        return self.pressure
 
     def _dead_man(self) -> "DeadMan":
         from .deadman import DeadMan

@@ -16,15 +16,26 @@ _SEALS: Final = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fc
 _NOBODY: Final = frozenset({errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN, errno.ENOBUFS, errno.EPERM, errno.EACCES})
 
 
-def notify(state: bytes | str, socket_path: str | None) -> bool:
+def notify(state: bytes | str, socket_path: str | None, fd: int | None = None) -> bool:
     """Tell the service manager ("READY=1", "STATUS=...", "WATCHDOG=1"). ``socket_path`` is $NOTIFY_SOCKET.
 
-    False: no socket, or nobody at it. A name that begins with @ is abstract.
+    ``fd`` goes with it ("FDSTORE=1"). False: no socket, or nobody at it. A name that begins with @ is abstract.
     """
     if not socket_path:
         return False
     message = state.encode("utf-8", "surrogateescape") if isinstance(state, str) else state
-    return _send(socket_path, message)
+    return _send(socket_path, message, fd)
+
+
+def listen_fds() -> dict[str, int]:
+    """What the service manager has passed on (sd_listen_fds_with_names(3)), by name; no child of ours inherits it."""
+    if os.environ.get("LISTEN_PID") != str(os.getpid()):
+        return {}
+    names = os.environ.get("LISTEN_FDNAMES", "").split(":")
+    fds = range(3, 3 + int(os.environ.get("LISTEN_FDS", "0")))
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return dict(zip(names, fds, strict=False))
 
 
 def journal_send(fields: Mapping[str, str | bytes], path: str = "/run/systemd/journal/socket") -> bool:

@@ -7,7 +7,6 @@ after a burst, entries are held back, counted, and summed up in one line. The in
 
 import contextlib
 import os
-import pwd
 import select
 import signal
 import sys
@@ -24,6 +23,7 @@ from ..model.policy import Guard, Plan
 from ..model.ring import Ring
 from ..model.verdict import Close, Dismiss, Kill, Nominate, Notify, Snapshot, Victim
 from . import follow
+from .nobody import drop_privileges
 from .pool import hush
 from .story import Death, Story, covers, name, short_id
 
@@ -35,7 +35,6 @@ _WAITING_MAX: Final = 256  # entries that the journal did not take yet
 _STORIES_MAX: Final = 64
 _LAST_S: Final = 0.5  # when the daemon ends, its last processes have no more than that
 _TEXT_MAX: Final = 4000
-_NOBODY: Final = 65534
 
 # syslog(3): 3 an administrator must look, 4 something happened to somebody, 5 worth knowing
 _PRIORITY: Final = {
@@ -87,22 +86,6 @@ def run(ring: Ring, bell: int, alive: int, plan: Plan, journal: str = JOURNAL) -
             herald.follow()
             herald.mouth.finish()
             return
-
-
-def drop_privileges() -> None:
-    """Become nobody. What is not allowed to us is not needed: a unit without CAP_SETUID has dropped most already."""
-    if os.geteuid() != 0:
-        return
-    uid, gid = _NOBODY, _NOBODY
-    for user in ("oomguard", "nobody"):
-        with contextlib.suppress(KeyError):
-            entry = pwd.getpwnam(user)
-            uid, gid = entry.pw_uid, entry.pw_gid
-            break
-    with contextlib.suppress(PermissionError):
-        os.setgroups([])
-        os.setresgid(gid, gid, gid)
-        os.setresuid(uid, uid, uid)
 
 
 class Herald:

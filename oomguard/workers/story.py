@@ -29,6 +29,7 @@ from ..model.verdict import (
     Release,
     Run,
     Snapshot,
+    Tell,
     UnitJob,
     Victim,
 )
@@ -44,6 +45,7 @@ _NS_PER_MS: Final = 1_000_000
 # What a death gives back arrives within milliseconds of the last thread's end; what is free seconds later has other
 # causes as well. Two seconds leave room for a reaper that is still at work.
 _SETTLED_NS: Final = 2_000_000_000
+_GIVEN_NS: Final = 5_000_000_000  # a collection of garbage and a trim of a large heap take a second or two
 _LEVELS: Final = 16  # a core that stood still turns a few times before it hears what was done in its place
 # A storm can go on for hours; its first and worst minutes are what is read.
 _REPORTS_MAX: Final = 10
@@ -167,6 +169,9 @@ class Story:
         self._leases: dict[int, str] = {}
         self._leased: set[str] = set()
         self._measures: dict[int, str] = {}  # by token, what was begun and has not come back
+        self._asked: dict[str, _Level] = {}  # by watermark, what there was when programs were told to give back
+        self._answered: set[str] = set()  # those of which that was said
+        self._who, self._some = "", False  # was told last; whether anybody ever was
         self._nameless: list[dict[str, object]] = []  # timeline entries of kernel kills whose victim has no name yet
         if self.nominee is not None:
             held = f"it held {size(self.nominee.held_bytes)} then"
@@ -202,19 +207,25 @@ class Story:
                     | Run(target=self.target)
                 ):
                     self._change(action, outcomes, seen.at_ns)
+                case Tell(target=self.target):
+                    self._ask(action, _take(outcomes, "Tell", action.token), seen)
                 case Notify(target=self.target) if action.message not in _TOLD_OTHERWISE:
-                    self._tell(seen.at_ns, "notify", action.text)
-                    if action.message in _REFUSALS:
-                        self.refused = (action.message, action.text)
+                    self._notice(action, seen.at_ns)
                 case Close(target=self.target):
                     self.outcome, self.closed = action.outcome, True
                     self._tell(seen.at_ns, "close", action.outcome)
                     reached.add("closed")
                 case _:
                     pass
+        self._given(seen, reached)
         self._measure(seen)
         self._levels.append(self._level(seen))
         return reached
+
+    def _notice(self, action: Notify, at_ns: int) -> None:
+        self._tell(at_ns, "notify", action.text)
+        if action.message in _REFUSALS:
+            self.refused = (action.message, action.text)
 
     def _facts(self, seen: Observation, reached: set[Milestone]) -> None:
         self._gone(seen, reached)
@@ -227,13 +238,44 @@ class Story:
             elif result.token in self._measures:
                 self._came_of(result, self._measures.pop(result.token), seen.at_ns)
 
+    def _ask(self, action: Tell, outcome: Outcome | None, seen: Observation) -> None:
+        if outcome is not None and outcome.held:
+            return
+        if len(self._measures) < _KILLS_MAX:
+            self._measures[action.token] = f"programs were told at {action.watermark}"
+        if action.watermark not in self._answered:
+            self._asked.setdefault(action.watermark, self._level(seen))
+
+    def _given(self, seen: Observation, reached: set[Milestone]) -> None:
+        """What came back after programs were first told, before anything else was done: none of it need be theirs."""
+        now, over = self._level(seen), bool(reached & {"killed", "closed"})
+        for mark, before in tuple(self._asked.items()):
+            if over or seen.at_ns - before.at_ns >= _GIVEN_NS:
+                del self._asked[mark]
+                self._answered.add(mark)
+                after = f"{_ms(seen.at_ns - before.at_ns) / 1000:.1f} s after programs were told at {mark}"
+                self._tell(seen.at_ns, "measure", f"{after}, {_rose(before, now, self.target.cgroup)}")
+
     def _came_of(self, result: Result, what: str, at_ns: int) -> None:
+        if result.what == "Tell":
+            self._came_of_telling(result, what, at_ns)
+            return
         text = f"{what} in {_ms(result.took_ns):.0f} ms"
         if result.what == "Reclaim":
             text = f"{what}: {size(result.value)} in {_ms(result.took_ns):.0f} ms"
         if result.errno:
             text = f"{what}: nothing came of it, errno {result.errno}"
         self._tell(at_ns, "measure", text)
+
+    def _came_of_telling(self, result: Result, what: str, at_ns: int) -> None:
+        """Each time anew only if they were others: it is told again and again while it lasts."""
+        said = result.who or f"nobody was told, errno {result.errno}"
+        if said != self._who:
+            self._who = said
+            self._tell(at_ns, "measure", f"{what}: {said} ({_ms(result.took_ns):.1f} ms)")
+        self._some = self._some or bool(result.value)
+        if not self._some:  # nobody can have given anything
+            self._asked.clear()
 
     def _gone(self, seen: Observation, reached: set[Milestone]) -> None:
         for gone in seen.gone:
@@ -597,6 +639,17 @@ def _better(old: _Level, new: _Level) -> _Level:
     available = [value for value in (old.available_bytes, new.available_bytes) if value is not None]
     used = [value for value in (old.unreclaimable_bytes, new.unreclaimable_bytes) if value is not None]
     return _Level(new.at_ns, max(available, default=None), min(used, default=None), old.exact and new.exact)
+
+
+def _rose(before: _Level, after: _Level, cgroup: str) -> str:
+    """What memory did between the two: of a cgroup what it uses, else what the machine has."""
+    used = (before.unreclaimable_bytes, after.unreclaimable_bytes)
+    if used[0] is not None and used[1] is not None and cgroup != "/":
+        return f"{cgroup} used {size(used[1])}, and {size(used[0])} before"
+    free = (before.available_bytes, after.available_bytes)
+    if free[0] is not None and free[1] is not None:
+        return f"{size(free[1])} were available, and {size(free[0])} before"
+    return "nothing is known of memory"
 
 
 def _identity(victim: Victim) -> tuple[object, ...]:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from oomguard.client import Watch
 from oomguard.linux import leases
 
 from .disks import BOX, disk, frozen
@@ -148,6 +149,48 @@ def test_a_hook_has_a_process_of_its_own_from_the_reload_that_brings_it(world: W
     again.hear("READY=1")
     assert "runner" in again.workers()
     assert again.end() == 0
+
+
+def test_programs_are_told_from_the_reload_that_brings_it_and_over_a_death_of_the_broker(
+    world: World, daemon: Start
+) -> None:
+    guarding = daemon(world, policy(OBSERVE, world))
+    guarding.hear("READY=1")
+    assert "broker" not in guarding.workers(), "who tells nobody has no such process"
+    tells = HOST.replace('"notify", "kill"]', '"notify", { tell = { every = "1s" } }]')
+    assert tells != HOST
+    (world.root / "policy.toml").write_text(policy(tells, world))
+    guarding.process.send_signal(signal.SIGHUP)
+    guarding.hear("RELOADING=1")
+    guarding.hear("READY=1")
+    door = world.root / "run" / "pressure" / "host.sock"
+    until(door.exists)
+    with Watch({"MEMORY_PRESSURE_WATCH": str(door)}) as watch:
+        watch.start()
+        world.available(50)
+        for _ in range(2):
+            assert watch.wait(PATIENCE_S)
+            assert watch.level == "hard"
+        world.available(900)
+        guarding.phase("calm")
+        before = guarding.workers()["broker"]
+        os.kill(before, signal.SIGKILL)
+        until(lambda: guarding.workers().get("broker", before) != before)
+        more = tells + tells.replace("policy.host", "policy.other")
+        (world.root / "policy.toml").write_text(policy(more, world))
+        guarding.process.send_signal(signal.SIGHUP)
+        guarding.hear("RELOADING=1")
+        guarding.hear("READY=1")
+        until(door.with_name("other.sock").exists)
+        while watch.wait(0):
+            pass
+        world.available(50)
+        assert watch.wait(PATIENCE_S), "it was never cut off"
+        assert watch.connected
+        world.available(900)
+        guarding.phase("calm")
+    assert guarding.end() == 0
+    assert "Traceback" not in guarding.log()
 
 
 def test_a_wrong_policy_is_refused_and_the_old_one_stays(world: World, daemon: Start, hog: Hog) -> None:

@@ -29,6 +29,7 @@ from oomguard.model.verdict import (
     Ranking,
     Release,
     Snapshot,
+    Tell,
     Victim,
 )
 from oomguard.workers.story import Story, covers, name, short_id, size
@@ -354,3 +355,79 @@ def test_a_kill_of_the_dead_man_is_told_when_the_core_is_back() -> None:
     lines = [(entry["at_ms"], entry["what"]) for entry in plain["timeline"]]  # type: ignore[attr-defined]
     assert lines[-3:] == [(2500, "kill"), (8500, "hard"), (8500, "gone")]
     assert text in plain["timeline"][-3]["text"]  # type: ignore[index]
+
+
+# -- programs that were told
+
+
+def asked(at_ms: int, token: int, *, held: bool = False, target: TargetId = HOST, **seen: object) -> Turn:
+    outcome = Outcome("Tell", token, 0, at_ms * MS, held)
+    return turn(at_ms, Tell(target, token, "soft", "inside", "why"), outcomes=(outcome,), **seen)
+
+
+def answered(at_ms: int, token: int, who: str = "", count: int = 0, errno: int = 0, **seen: object) -> Turn:
+    return turn(at_ms, results=(Result(token, "Tell", errno, 2 * MS, count, who),), **seen)
+
+
+def measures(story: Story) -> list[str]:
+    return [str(entry["text"]) for entry in story.timeline if entry["what"] == "measure"]
+
+
+def test_who_was_told_and_what_came_back() -> None:
+    story = told(
+        HOST,
+        asked(10, 3, host=host(100)),
+        answered(12, 3, "told 2: web[8], db[9] (uid 7)", 2),
+        turn(4000, host=host(300)),
+        turn(5100, host=host(400)),
+        turn(9000, host=host(900)),
+    )
+    assert measures(story) == [
+        "programs were told at soft: told 2: web[8], db[9] (uid 7) (2.0 ms)",
+        "5.1 s after programs were told at soft, 400 MiB were available, and 100 MiB before",
+    ]
+
+
+def test_of_a_cgroup_what_it_uses() -> None:
+    story = told(
+        WEB,
+        asked(10, 3, target=WEB, cgroups=(web(240),)),
+        answered(12, 3, "told 1: web[8]", 1),
+        turn(6000, cgroups=(web(90),)),
+    )
+    assert measures(story)[-1] == "6.0 s after programs were told at soft, /web used 90.0 MiB, and 240 MiB before"
+
+
+def test_what_came_back_until_the_kill_and_not_through_it() -> None:
+    story = told(
+        HOST,
+        asked(10, 3, host=host(100)),
+        answered(12, 3, "told 1: web[8]", 1),
+        killed(HOST, 1010, host=host(60)),
+        gone(1100, host=host(600)),
+        turn(7000, host=host(600)),
+    )
+    assert measures(story)[1:] == [
+        "1.0 s after programs were told at soft, 60.0 MiB were available, and 100 MiB before"
+    ]
+
+
+def test_nobody_listened_and_nothing_is_said_of_what_they_gave() -> None:
+    story = told(HOST, asked(10, 3, host=host(100)), answered(12, 3, "nobody was told", 0, 107), turn(9000))
+    assert measures(story) == ["programs were told at soft: nobody was told (2.0 ms)"]
+
+
+def test_the_same_ones_again_and_again_are_told_of_once() -> None:
+    turns = [asked(10, 1, host=host(100)), answered(11, 1, "told 1: a[1]", 1)]
+    for token in range(2, 500):
+        turns += [asked(token * 10_000, token, host=host(100)), answered(token * 10_000 + 1, token, "told 1: a[1]", 1)]
+    story = told(HOST, *turns)
+    assert len(measures(story)) == 2
+    assert story.timeline_cut == 0
+    story.add(answered(6_000_000, 499, "told 2: a[1], b[2]", 2))
+    assert len(measures(story)) == 2, "each answer is taken once"
+
+
+def test_observe_has_asked_nobody() -> None:
+    story = told(HOST, asked(10, 3, held=True, host=host(100)), turn(9000, host=host(500)))
+    assert measures(story) == []

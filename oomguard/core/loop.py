@@ -9,6 +9,7 @@ from typing import Final
 
 from ..judge.decide import decide
 from ..judge.pace import NEVER
+from ..judge.renew import renew
 from ..judge.state import State, seed
 from ..linux import memlock, systemd
 from ..model.policy import Plan, UnitStep
@@ -56,9 +57,9 @@ class Loop:
 
     def turn(self, until_ns: int | None = None) -> None:
         """Observe, judge, act, record."""
-        before = self.state
         until = (self.watchdog_due_ns if self.watchdog_ns else NEVER) if until_ns is None else until_ns
-        seen = self.senses.observe(before, until)
+        seen = self.senses.observe(self.state, until)
+        before = self.state  # a new policy may have come meanwhile, and with it what is remembered under that
         if self.senses.glanced:  # nothing can have happened: this one is for the record
             self.recorder.keep(seen)
             self.status.glance(before, seen, self.recorder.dropped)
@@ -177,10 +178,12 @@ class Loop:
     # -- reload --------------------------------------------------------------------------------------------------
 
     def _swap(self, plan: Plan, text: bytes) -> None:
-        """The new plan is in force. Guards that did not change keep their phases and leases."""
+        """The new plan is in force. Guards keep their phases and leases, but for what is new in them."""
         old_daemon = self.plan.daemon
-        plan, keep = renewed(self.plan, plan)
-        self.senses.aim(plan, keep)
+        before = {guard.name: guard for guard in self.plan.guards}
+        plan, keep, changed = renewed(self.plan, plan)
+        self.state = renew(self.state, before, {guard.name: guard for guard in plan.guards}, changed)
+        self.senses.aim(plan, keep, changed)
         self.hands.aim(plan)
         if replace(plan.daemon, budget=old_daemon.budget, shadow=old_daemon.shadow) != old_daemon:
             self.status.degraded("daemon", "the [daemon] table has changed: that takes a restart")

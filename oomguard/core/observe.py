@@ -428,14 +428,23 @@ class Senses:
 
     # -- targets -------------------------------------------------------------------------------------------------
 
-    def aim(self, plan: Plan, keep: frozenset[str] = frozenset()) -> None:
-        """Watch what this plan's guards mean. Targets of guards in ``keep`` stay as they are."""
-        for target in list(self.targets):
-            if target.guard not in keep:
-                self._leave(target)
+    def aim(self, plan: Plan, keep: frozenset[str] = frozenset(), changed: frozenset[str] = frozenset()) -> None:
+        """Watch what this plan's guards mean. Targets of guards in ``keep`` stay as they are.
+
+        Those of ``changed`` ones stay, too, where the new one still means them; it is listened for what that waits for.
+        """
         self.plan = plan
         self.by_xattr = any(guard.xattr for guard in plan.guards)
         self._ask_of_the_machine()
+        for target in list(self.targets):
+            guard = self._guard_of(target)
+            if guard is None or guard.name not in keep | changed:
+                self._leave(target)
+            elif guard.name in changed:
+                self.later.pop(target, None)
+                self.bounds.pop(target, None)
+                self.triggers.leave(target)
+                self._listen_stalls(guard, target)
         for path, watch in self.watches.items():
             watch.aim(self._guards(path))
         patterns = tuple(sorted({glob for guard in plan.guards if guard.cgroup != "/" for glob in globs(guard.cgroup)}))
@@ -455,6 +464,12 @@ class Senses:
             if guard.cgroup == "/":
                 self._come_machine(guard)
         self._look_through()
+
+    def _guard_of(self, target: TargetId) -> Guard | None:
+        """The guard of that name, if it means that cgroup."""
+        guards = self._guards(target.cgroup) if target.cgroup != "/" else self.plan.guards
+        found = next((guard for guard in guards if guard.name == target.guard), None)
+        return None if found is None or (found.cgroup == "/") != (target.cgroup == "/") else found
 
     def _ask_of_the_machine(self) -> None:
         """What few policies ask for is not read, or even loaded, for the others."""
@@ -567,9 +582,19 @@ class Senses:
             return
         self.targets.add(target)
         self.appeared.append(TargetSeen(target, None))
+        self._listen_stalls(guard, target)
+
+    def _listen_stalls(self, guard: Guard, target: TargetId) -> None:
         for condition in _conditions(guard):
-            if isinstance(condition, StallAbove):
+            if not isinstance(condition, StallAbove):
+                continue
+            if target.cgroup == "/":
                 self.triggers.come(Target(target, condition, f"{self.proc}/pressure/memory"), "")
+                continue
+            patterns = globs(guard.cgroup)
+            above = pressure_above(self.root or "", patterns[0] if len(patterns) == 1 else "/*", self.proc)
+            file = self.watches[target.cgroup].group.where("memory.pressure")
+            self.triggers.come(Target(target, condition, file), above)
 
     def _come(self, path: str, guards: Iterable[Guard]) -> bool:
         """False: there is nothing to read there (any more)."""
@@ -591,11 +616,7 @@ class Senses:
             self.targets.add(target)
             watch.targets.add(target)
             self.appeared.append(TargetSeen(target, facts))
-            for condition in _conditions(guard):
-                if isinstance(condition, StallAbove):
-                    patterns = globs(guard.cgroup)
-                    above = pressure_above(self.root or "", patterns[0] if len(patterns) == 1 else "/*", self.proc)
-                    self.triggers.come(Target(target, condition, watch.group.where("memory.pressure")), above)
+            self._listen_stalls(guard, target)
         self._listen_events(watch)
         return True
 

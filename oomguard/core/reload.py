@@ -48,21 +48,39 @@ def keep_plan(plan: Plan, text: bytes) -> None:
         pass
 
 
-def renewed(before: Plan, after: Plan) -> tuple[Plan, frozenset[str]]:
-    """The new plan, and the names of the guards that mean what they meant: those keep all that is known of them.
+def renewed(before: Plan, after: Plan) -> tuple[Plan, frozenset[str], frozenset[str]]:
+    """The new plan; the names of the guards that mean what they meant, and keep all that is known of them; and of those
+    that have changed and go on all the same (``judge.renew``): all whose mode is the same.
 
     On which line a guard stands, and what stands before it, means nothing. By the numbers of its conditions it is known
-    to judge and triggers: so it keeps them, and no other one gets any that was in use.
+    to judge and triggers: so those that stand there still keep them, and no other one gets any that was in use.
     """
     known = {guard.name: guard for guard in before.guards}
     used = [condition.number for guard in before.guards for condition in _numbered(guard)]
     fresh = count(max(used, default=-1) + 1)
     same = {guard.name for guard in after.guards if guard.name in known and _bare(known[guard.name]) == _bare(guard)}
+    changed = {g.name for g in after.guards if g.name in known and g.name not in same and known[g.name].mode == g.mode}
     guards = [
-        replace(known[guard.name], origin=guard.origin) if guard.name in same else _renumbered(guard, fresh)
+        replace(known[guard.name], origin=guard.origin)
+        if guard.name in same
+        else _carried(known[guard.name], guard, fresh)
+        if guard.name in changed
+        else _renumbered(guard, fresh)
         for guard in after.guards
     ]
-    return replace(after, guards=tuple(guards)), frozenset(same)
+    return replace(after, guards=tuple(guards)), frozenset(same), frozenset(changed)
+
+
+def _carried(old: Guard, new: Guard, fresh: Iterator[int]) -> Guard:
+    """With the old numbers of those conditions that are in both."""
+    left = _numbered(old)
+    numbers = []
+    for condition in _numbered(new):
+        same = next((known for known in left if replace(known, number=0) == replace(condition, number=0)), None)
+        numbers.append(next(fresh) if same is None else same.number)
+        if same is not None:
+            left.remove(same)
+    return _renumbered(new, iter(numbers))
 
 
 _WITH_NUMBER: Final = (StallAbove, GrowthAbove, ExhaustsWithin, RefaultsAbove, EventsAbove)

@@ -10,4 +10,5 @@
 ``match``     what the patterns of a policy mean     ``glob``      patterns that cannot backtrack
 ``select``    whom a guard means                     ``budget``    how many may be ended
 ``lent``      limits and scores that are lent        ``shadow``    verdicts that are not carried out
+``renew``     what stays when a policy changes       ``recall``    what was remembered, for a replay
 """

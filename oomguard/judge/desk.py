@@ -59,6 +59,7 @@ class Desk:
             next_incident=self.incident,
             shadows=self.shadows,
             counters=self.counters,
+            renewed=(),
             past=MappingProxyType(self.past),
             struck=MappingProxyType(self.struck) if self.struck else _NOBODY,
         )

@@ -109,8 +109,10 @@ def brake(desk: Desk, guard: Guard, state: TargetState, survey: Survey, sight: S
     """memory.high of the nominee's cgroup: what it has and what is left to the hard watermark."""
     victim = state.nominee
     line = _available_line(guard, sight)
-    if victim is None or line is None or not guard.brake or guard.mode != "enforce" or sight.facts is not None:
+    if victim is None or guard.mode != "enforce" or sight.facts is not None:
         return state
+    if line is None or not guard.brake:  # a policy that has changed may ask for none any more
+        return release(desk, state, "brake")
     facts = next((f for f in survey.cgroups if f.path == victim.cgroup), None)
     held = next((lease for lease in state.leases if lease.purpose == "brake"), None)
     if held is not None and held.cgroup != victim.cgroup:

@@ -6,7 +6,7 @@ from typing import Final
 from ..model.facts import CgroupFacts, Result, TargetId
 from ..model.policy import Guard, StallAbove
 from ..model.verdict import Close, Dismiss, Notify, Release, Snapshot
-from . import escalate, lent, shadow
+from . import escalate, lent, nominee, shadow
 from .desk import MACHINE, SECOND, Desk, who
 from .glob import is_inside
 from .state import TargetState, evolve
@@ -22,6 +22,8 @@ def remember(desk: Desk) -> None:
     for new in seen.appeared:
         if new.target.guard in desk.guards:
             _appear(desk, new.target, None if new.target.cgroup == MACHINE else new.facts)
+    for target in [target for target in desk.targets if target.guard in desk.before.renewed]:
+        _renewed(desk, target)
     for result in seen.results:
         _unleased(desk, result)
         if result.errno:
@@ -74,6 +76,16 @@ def _vanish(desk: Desk, target: TargetId) -> None:
     if old.incident:
         outcome, score = shadow.scored(desk, old, outcome)
         desk.actions.append(Close(target, old.incident, outcome, score))
+
+
+def _renewed(desk: Desk, target: TargetId) -> None:
+    """It goes on under another policy: whoever was named is named by that, or not, and so is the tripwire laid."""
+    state = desk.targets[target]
+    if state.phase != "draining":
+        state = nominee.dismiss(desk, state)
+    desk.targets[target] = state
+    lent.tripwire(desk, state)
+    desk.news.add(target)
 
 
 def _unleased(desk: Desk, result: Result) -> None:

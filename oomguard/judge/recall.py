@@ -32,7 +32,8 @@ def recall(seed: Seed) -> State:
 def joined(state: State, seed: Seed) -> State:
     """An incident of another target begins, or a new policy: from here on that is judged as well, or by that."""
     fresh = recall(seed)
-    targets: dict[TargetId, TargetState] = {**fresh.targets, **state.targets}
+    known = {target: known for target, known in state.targets.items() if target.guard not in seed.renewed}
+    targets: dict[TargetId, TargetState] = {**state.targets, **fresh.targets, **known}
     return replace(fresh, targets=MappingProxyType(targets), past=state.past, counters=state.counters)
 
 

@@ -145,6 +145,7 @@ class State:
     next_incident: int = 1
     shadows: int = 0  # tokens and incidents of shadows are below 0: what they decide changes no number of the others
     counters: Counters = Counters()
+    renewed: tuple[str, ...] = ()  # guards whose policy was changed since the last turn, and that go on (``renew``)
 
 
 # Of the state, what a seed has under the same name. ``recall`` reads it by the same list.
@@ -160,6 +161,7 @@ KEPT = (
     "shadows",
     "next_token",
     "next_incident",
+    "renewed",
 )
 _HOME = __name__.rpartition(".")[0]
 _Known = TypeVar("_Known", TargetState, State, Counters)

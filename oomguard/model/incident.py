@@ -34,6 +34,7 @@ class Seed:
     spent: tuple[int, ...] = ()  # kills that count for it
     shadows: int = 0
     struck: tuple[tuple[TargetId, int, int], ...] = ()  # target, incident, when
+    renewed: tuple[str, ...] = ()  # guards whose policy was changed just before
 
 
 @dataclass(frozen=True, slots=True)

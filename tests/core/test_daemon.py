@@ -122,6 +122,33 @@ def test_a_good_policy_is_taken_over(world: World, daemon: Start) -> None:
     assert guarding.end() == 0
 
 
+def test_an_armed_guard_goes_on_under_a_changed_policy(world: World, daemon: Start, hog: Hog) -> None:
+    """Its phase, its incident and its flight recorder; and the victim is the one that the new policy means."""
+    heavy, small = hog(60), hog(40, b"other")
+    for process in (heavy, small):
+        world.see(process.pid)
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    world.available(200)
+    guarding.phase("armed")
+    changed = HOST.replace("never = [", 'never = [{ comm = "hog" }, ')
+    assert changed != HOST
+    (world.root / "policy.toml").write_text(policy(changed, world))
+    guarding.process.send_signal(signal.SIGHUP)
+    guarding.hear("RELOADING=1")
+    guarding.hear("READY=1")
+    assert "reload" not in dict(guarding.status().degraded)
+    assert guarding.guard().phase == "armed"
+    world.available(20)
+    assert small.wait(PATIENCE_S) == -signal.SIGKILL
+    assert heavy.poll() is None
+    world.available(900)
+    guarding.phase("calm")
+    until(lambda: incidents(world))
+    assert len(incidents(world)) == 1, "one engagement, under two policies"
+    assert guarding.end() == 0
+
+
 def test_a_hook_has_a_process_of_its_own_from_the_reload_that_brings_it(world: World, daemon: Start) -> None:
     guarding = daemon(world, policy(OBSERVE, world))
     guarding.hear("READY=1")

@@ -419,6 +419,22 @@ def test_cgroups_come_and_go(start: Start, groups: Groups) -> None:
     assert rig.senses.watches == {}
 
 
+def test_a_changed_guard_stays_on_what_it_still_means(start: Start, groups: Groups) -> None:
+    for name in ("/web-1", "/web-2", "/db"):
+        groups.make(name, 5 * MIB)
+    rig = start(groups.root, guard("web", "/web-*"), guard("host", "/"))
+    assert len(rig.turn().appeared) == 3
+    changed = (guard("web", "/web-1"), guard("host", "/", AvailableBelow(Amount(share=0.1))))
+    rig.senses.aim(replace(rig.plan, guards=changed), changed=frozenset(("web", "host")))
+    seen = rig.turn("web", "host")
+    assert (seen.appeared, seen.vanished) == ((), (TargetId("web", "/web-2"),))
+    assert rig.senses.targets == {TargetId("web", "/web-1"), TargetId("host", "/")}
+    rig.senses.aim(replace(rig.plan, guards=(guard("web", "/"),)), changed=frozenset(("web",)))
+    seen = rig.turn()
+    assert set(seen.vanished) == {TargetId("web", "/web-1"), TargetId("host", "/")}
+    assert [new.target for new in seen.appeared] == [TargetId("web", "/")]
+
+
 def test_an_attribute_comes_changes_and_goes(start: Start, groups: Groups) -> None:
     """Whoever starts a job writes on its cgroup what it is, a moment after that was made."""
     groups.make("/job-1", 5 * MIB)

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -171,18 +172,37 @@ def test_a_guard_before_it_and_another_line_change_nothing_about_a_guard() -> No
     """Who adds a comment or another policy must not make an armed guard begin anew."""
     before = Plan("1", Daemon(), (stalls("host", 0, 1), stalls("web", 2)))
     after = Plan("1", Daemon(), (stalls("new", 0), stalls("host", 1, 2, origin="a.toml:9"), stalls("web", 3)))
-    plan, keep = renewed(before, after)
-    assert keep == {"host", "web"}
+    plan, keep, changed = renewed(before, after)
+    assert (keep, changed) == ({"host", "web"}, frozenset())
     assert numbers(plan) == {"new": [3], "host": [0, 1], "web": [2]}
     assert plan.guards[1].origin == "a.toml:9"
 
 
-def test_a_guard_that_means_something_else_begins_anew_under_new_numbers() -> None:
+def test_what_means_something_else_has_new_numbers() -> None:
     before = Plan("1", Daemon(), (stalls("host", 0), stalls("web", 1)))
     after = Plan("1", Daemon(), (stalls("host", 0, stall_us=2000), stalls("web", 1)))
-    plan, keep = renewed(before, after)
-    assert keep == {"web"}
+    plan, keep, changed = renewed(before, after)
+    assert (keep, changed) == ({"web"}, {"host"})
     assert numbers(plan) == {"host": [2], "web": [1]}, "a trigger of old is not taken for the new one"
+
+
+def test_what_stands_there_still_keeps_its_number_wherever() -> None:
+    several = Guard("host", "/", soft=stalls("", 0).hard, hard=stalls("", 1, 2, stall_us=2000).hard)
+    changed = Guard("host", "/", soft=stalls("", 9, stall_us=2000).hard, hard=stalls("", 7, 8, stall_us=1000).hard)
+    plan, keep, renew = renewed(Plan("1", Daemon(), (several,)), Plan("1", Daemon(), (changed,)))
+    assert (keep, renew) == (frozenset(), {"host"})
+    soft, hard = plan.guards[0].soft, plan.guards[0].hard
+    assert soft is not None
+    assert hard is not None
+    found = [c.number for mark in (soft, hard) for clause in mark.when for c in clause.all_of]  # type: ignore[union-attr]
+    assert found == [1, 0, 3], "the second of two that are the same is new"
+
+
+def test_another_mode_is_another_guard() -> None:
+    """What was lent goes back, and a verdict that was not carried out is scored."""
+    before = Plan("1", Daemon(), (stalls("host", 0),))
+    after = replace(before, guards=(replace(before.guards[0], mode="observe"),))
+    assert renewed(before, after)[1:] == (frozenset(), frozenset())
 
 
 def test_conditions_that_look_back_keep_their_numbers_too() -> None:
@@ -190,7 +210,7 @@ def test_conditions_that_look_back_keep_their_numbers_too() -> None:
     levels = Watermark((Clause((AvailableBelow(Amount(share=0.1)),)),), (KillStep(),))
     before = Plan("1", Daemon(), (Guard("web", "/web", soft=levels, hard=events),))
     shifted = Watermark((Clause((EventsAbove("high", 10, 10**9, 0),)),), (KillStep(),))
-    plan, keep = renewed(before, Plan("1", Daemon(), (Guard("web", "/web", soft=levels, hard=shifted),)))
+    plan, keep, _ = renewed(before, Plan("1", Daemon(), (Guard("web", "/web", soft=levels, hard=shifted),)))
     assert keep == {"web"}
     assert plan.guards[0].hard == events
 
@@ -198,6 +218,6 @@ def test_conditions_that_look_back_keep_their_numbers_too() -> None:
 def test_no_number_is_given_twice() -> None:
     before = Plan("1", Daemon(), (stalls("a", 5), stalls("b", 7)))
     after = Plan("1", Daemon(), (stalls("c", 0, 1), stalls("b", 2), stalls("d", 3)))
-    plan, _ = renewed(before, after)
+    plan, *_ = renewed(before, after)
     given = [number for of_guard in numbers(plan).values() for number in of_guard]
     assert len(set(given)) == len(given)

@@ -7,12 +7,14 @@ from dataclasses import dataclass, replace
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from oomguard.core.reload import renewed
 from oomguard.judge import escalate
 from oomguard.judge.decide import begin, decide
 from oomguard.judge.desk import TELL_AGAIN_NS
 from oomguard.judge.detect import TABLE
 from oomguard.judge.glob import is_inside
 from oomguard.judge.rank import Bounds, rank, refusal
+from oomguard.judge.renew import renew
 from oomguard.judge.state import State
 from oomguard.model.facts import (
     CgroupFacts,
@@ -376,18 +378,28 @@ def _out(state: State, target: TargetId) -> list[int]:
     return [*one.soft_climb.tried, *one.hard_climb.tried, *_tokens(state, target)]
 
 
-def play(policy: Plan, story: list[dict[str, object]]) -> list[Turn]:
-    """The fold over a made-up story."""
+def play(policy: Plan, story: list[dict[str, object]], later: Plan | None = None) -> list[Turn]:
+    """The fold over a made-up story; in the middle of it ``later`` comes into force."""
     state, at, turns = begin(OURS, "/oomguard.service"), START, []
     first = Observation(at, appeared=tuple(TargetSeen(t, None) for t in TARGETS), host=meminfo(500))
     state, actions = decide(policy, state, first)
-    for what in story:
+    for number, what in enumerate(story):
         at += int(str(what["after_ms"])) * MS
         seen = observation(state, at, what)
+        if later is not None and number == len(story) // 2:
+            policy, state, seen = reloaded(policy, later, state, seen)
         before = state
         state, actions = decide(policy, before, seen)
         turns.append(Turn(before, seen, actions, state))
     return turns
+
+
+def reloaded(old: Plan, new: Plan, state: State, seen: Observation) -> tuple[Plan, State, Observation]:
+    """As the loop does it, and the senses tell of it."""
+    plan, same, changed = renewed(old, new)
+    state = renew(state, {g.name: g for g in old.guards}, {g.name: g for g in plan.guards}, changed)
+    gone = tuple(target for target in state.targets if target.guard not in same | changed)
+    return plan, state, replace(seen, vanished=(*seen.vanished, *gone))
 
 
 stories = st.lists(happenings(), min_size=1, max_size=30)
@@ -414,13 +426,15 @@ def test_phases_move_only_as_the_table_says(policy: Plan, story: list[dict[str, 
             assert (state.phase == "draining") == (state.pursuit is not None)
 
 
-@given(plans, stories)
+@given(plans, stories, st.none() | plans)
 @thorough
-def test_tokens_are_given_once_and_kills_follow_nominations(policy: Plan, story: list[dict[str, object]]) -> None:
+def test_tokens_are_given_once_and_kills_follow_nominations(
+    policy: Plan, story: list[dict[str, object]], later: Plan | None
+) -> None:
     given_out: set[int] = set()
     open_tokens: dict[int, Nominate] = {}
     leased: set[int] = set()
-    for turn in play(policy, story):
+    for turn in play(policy, story, later):
         for action in turn.actions:
             match action:
                 case Nominate():

@@ -181,7 +181,16 @@ class Broker:
     def open(self) -> None:
         """Take over what is kept, open what the policy names. What cannot be is told the core."""
         sockets, fifos = wanted(self._plan)
-        left = self._take_over()
+        left, old = self._take_over()
+        try:
+            self._open_places(sockets, fifos, left)
+        finally:
+            for fd in old:  # a FIFO that is the same one is open again by now: its reader has seen no end
+                os.close(fd)
+
+    def _open_places(
+        self, sockets: list[str], fifos: list[tuple[str, str, str]], left: dict[str, socket.socket]
+    ) -> None:
         try:
             self._directory = _directory(f"{self._plan.daemon.runtime_dir}/{NAME}")
         except OSError as error:
@@ -202,16 +211,20 @@ class Broker:
             self._close_door(policy, door)
         self._remember()
 
-    def _take_over(self) -> dict[str, socket.socket]:
-        """Connections become listeners again; doors are for who still wants them, by policy."""
+    def _take_over(self) -> tuple[dict[str, socket.socket], list[int]]:
+        """Connections become listeners again; doors, by policy, and FIFOs are for who still wants them."""
         doors: dict[str, socket.socket] = {}
+        fifos: list[int] = []
         for fd in self._keep.take():
+            if stat.S_ISFIFO(os.fstat(fd).st_mode):
+                fifos.append(fd)
+                continue
             sock = socket.socket(fileno=fd)
             if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 doors[_policy(sock)] = sock
             else:
                 self._admit(sock)
-        return doors
+        return doors, fifos
 
     def _open_door(self, policy: str, door: socket.socket | None) -> None:
         name = f"{policy}.sock"
@@ -333,7 +346,7 @@ class Broker:
     def _remember(self) -> None:
         self._changed = False
         with contextlib.suppress(OSError):  # then a restart of ours cuts those off who came last
-            self._keep.put([*self.doors, *self.listeners])
+            self._keep.put([*self.doors, *(fifo.fd for fifo in self.fifos), *self.listeners])
 
     # -- telling ---------------------------------------------------------------------------------------------------
 

@@ -424,6 +424,20 @@ def test_a_fifo_is_told_whether_its_reader_came_before_or_after(rig: Rig) -> Non
     os.close(after)
 
 
+def test_a_reader_that_does_not_write_sees_no_end_when_we_die(rig: Rig) -> None:
+    """sd-event would take it for an error, and listen no more."""
+    reader = os.open(rig.file("web.thumbs.fifo"), os.O_RDONLY | os.O_NONBLOCK)
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    rig.dies()
+    assert poll.poll(0) == []
+    rig.broker = rig.started()
+    assert poll.poll(0) == []
+    rig.says()
+    assert os.read(reader, 100) == b"soft\n"
+    os.close(reader)
+
+
 def test_what_nobody_has_read_of_a_fifo_is_taken_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     rig.says()
     rig.turns()

@@ -36,6 +36,8 @@ look_for_vm() {
     need qemu-img qemu-utils
     need mmdebstrap mmdebstrap
     need mke2fs e2fsprogs
+    need cc gcc  # a small program on sd-event, which is put into the guest
+    [[ -e /usr/include/dlfcn.h ]] || missing+=(libc6-dev)
     need systemd-analyze systemd  # asked about our unit; no container has it
     need journalctl systemd
     need chromium chromium  # the report is looked at in a real browser

@@ -29,6 +29,7 @@ def of(plan: model.Plan, matches: Matches) -> list[Fault]:
             _limits(guard, machine, matches),
             _never_fires(guard, machine),
             _always(guard, machine),
+            _readers(guard, machine),
             hidden.rules(guard, matches),
         )
         for way, message, hint in doubts
@@ -49,6 +50,7 @@ class Machine:
         self.has_zram = any(Path(sys, "block").glob("zram*"))
         self.has_zswap = b"\nZswap:" in _said(proc / "meminfo") and _said(sys / _ZSWAP_ENABLED) != b"N\n"
         self.has_cgroup2 = _opens(cgroup / "cgroup.controllers")
+        self.is_this_one = proc == Path("/proc")
 
         self.total_bytes = _total(proc / "meminfo", "MemTotal:")
         self.swap_bytes = _total(proc / "meminfo", "SwapTotal:")
@@ -139,6 +141,28 @@ def _watermarks(guard: model.Guard) -> Iterator[tuple[str, model.Watermark]]:
 
 def _kills(watermark: model.Watermark | None) -> bool:
     return watermark is not None and watermark.kills
+
+
+def _readers(guard: model.Guard, machine: Machine) -> _Doubts:
+    """Users of FIFOs who are not there (yet). Of another machine's users nothing is known."""
+    if not machine.is_this_one:
+        return
+    for mark, watermark in _watermarks(guard):
+        for index, step in enumerate(watermark.do):
+            for name, user in step.fifos if isinstance(step, model.TellStep) else ():
+                if not _is_user(user):
+                    way: Key = (mark, "do", index, "tell", "fifos", name)
+                    yield way, f"there is no user {user!r} here: nobody can read this FIFO", "getent passwd lists them"
+
+
+def _is_user(name: str) -> bool:
+    import pwd
+
+    try:
+        pwd.getpwnam(name)
+    except KeyError:
+        return False
+    return True
 
 
 def _dangers(guard: model.Guard) -> _Doubts:

@@ -219,3 +219,21 @@ def test_a_machine_that_cannot_be_read_raises_nothing(tmp_path: Path) -> None:
     plan = load([path])
     nowhere = model.Daemon(proc=str(tmp_path / "none"), cgroup=str(tmp_path / "none"))
     assert warnings(model.Plan(plan.version, nowhere, plan.guards, plan.files), matches)
+
+
+def test_a_fifo_for_a_user_who_is_not_here(tmp_path: Path) -> None:
+    """Of this machine alone it is known who there is."""
+    text = f"""
+[policy.web]
+cgroup = "/"
+{NEVER}
+[policy.web.soft]
+when = [{{ available_below = "10%" }}]
+do = ["snapshot", {{ tell = {{ fifos = {{ a = "root", b = "no-such-user" }} }} }}]
+"""
+    path = tmp_path / "a.toml"
+    path.write_text(text)
+    said = [fault for fault in warnings(load([path]), matches) if "fifos" in fault.key]
+    assert [(fault.line, fault.key) for fault in said] == [(7, "policy.web.soft.do[1].tell.fifos.b")]
+    assert "no user 'no-such-user'" in said[0].message
+    assert not [fault for fault in Machine(tmp_path / "other").doubts(text) if "fifos" in fault.key]

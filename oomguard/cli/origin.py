@@ -20,16 +20,27 @@ MOST_BYTES = 1 << 20  # as policy.files: what is larger is no policy
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
-def digest(argv: tuple[str, ...], config: str, proc: str) -> str:
-    """Of what the command ``argv`` would compile ``config`` from. "": that cannot be told, so it equals nothing."""
+def digest(argv: tuple[str, ...], config: str, proc: str, shadow: str = "") -> str:
+    """Of what the command ``argv`` would compile ``config`` from. "": that cannot be told, so it equals nothing.
+
+    ``shadow``: the file that the policy names so. It is part of the digest, and stands behind it: who compares must not
+    have to read TOML to know which file that was (``shadow_of``).
+    """
     try:
         parts = (
             *(argv, os.geteuid(), __version__, sys.version, _code()),
             *(_configuration(config), _machine(proc or "/proc"), _read(BOOT_ID)),
+            *([_file(shadow)] if shadow else []),
         )
     except (OSError, ValueError):
         return ""
-    return kept.digest(repr(parts).encode("utf-8", "surrogateescape"))
+    found = kept.digest(repr(parts).encode("utf-8", "surrogateescape"))
+    return f"{found}+{os.fsencode(shadow).hex()}" if shadow else found
+
+
+def shadow_of(digested: str) -> str:
+    """The shadow that is part of this digest; "": none. ValueError: it is no digest."""
+    return os.fsdecode(bytes.fromhex(digested.partition("+")[2]))
 
 
 def _configuration(config: str) -> list[tuple[object, ...]]:

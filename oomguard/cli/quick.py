@@ -122,13 +122,14 @@ def _plan_that_holds(asked: dict[str, str] | None) -> bytes | None:
     path = f"{asked.get('--runtime-dir', kept.RUNTIME_DIR)}/{kept.NAME}"
     try:
         made_from, plan = kept.unwrapped(own_content(path))
+        shadow = origin.shadow_of(made_from)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
         say.aside(f"oomguard: {path} cannot be used, the policy is compiled: {error}")
         return None
     argv = become.again(asked["--config"], "--observe" in asked, asked)
-    if not made_from or made_from != origin.digest(argv, asked["--config"], asked.get("--proc", "")):
+    if not made_from or made_from != origin.digest(argv, asked["--config"], asked.get("--proc", ""), shadow):
         say.aside("oomguard: not everything is as it was when the policy was compiled: it is compiled again")
         return None
     say.aside("oomguard: nothing has changed since the policy was compiled: the plan that was in force goes on")

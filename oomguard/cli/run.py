@@ -49,9 +49,9 @@ class Order:
         places = {"--proc": self.proc, "--cgroup": self.cgroup, "--state-dir": self.state_dir}
         return become.again(str(self.config), self.observe, places | {"--runtime-dir": self.runtime_dir})
 
-    def origin(self) -> str:
+    def origin(self, shadow: str) -> str:
         """What the same is compiled from."""
-        return origin.digest(self.argv(), str(self.config), self.proc)
+        return origin.digest(self.argv(), str(self.config), self.proc, shadow)
 
 
 def run(
@@ -111,9 +111,9 @@ def _plan(order: Order) -> Plan:
 
 
 def _compiled(order: Order) -> Plan:
-    made_from = order.origin()
+    made_from = order.origin(files.shadow_of(order.config))
     plan = policy.load(files.find(order.config), observe=order.observe)
-    if order.origin() != made_from or plan.daemon.shadow:  # that file is no part of the digest
+    if order.origin(plan.daemon.shadow) != made_from:
         made_from = ""  # it was written to meanwhile: right or not, it cannot be told what this plan was made from
     found = doubts(plan)
     for doubt in found:

@@ -72,7 +72,8 @@ def kept_plan(directory: Path) -> Plan:
 
 def is_current(plan: Plan) -> bool:
     """Whether the files still are what the plan was made from."""
-    return bool(plan.made_from) and plan.made_from == origin.digest(plan.argv, plan.files[0], _place(plan))
+    made_from = origin.digest(plan.argv, plan.files[0], _place(plan), plan.daemon.shadow)
+    return bool(plan.made_from) and plan.made_from == made_from
 
 
 def _options(plan: Plan) -> list[str]:

@@ -58,6 +58,18 @@ def _place(config: Path, key: str, default: str) -> str:
     return default
 
 
+def shadow_of(config: Path) -> str:
+    """The file that ``[daemon] shadow`` names there now, as ``compile`` takes it; "": none, or it cannot be told."""
+    found = ""
+    for path in find(config):
+        source = read(path)
+        daemon = source.table.get("daemon") if isinstance(source, Source) else None
+        named = daemon.get("shadow") if isinstance(daemon, dict) else None
+        if isinstance(named, str):
+            found = str(path.parent / named)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """One file that could be read: what it says, and where."""

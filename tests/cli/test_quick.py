@@ -332,6 +332,40 @@ class TestRun:
         gone = change in ("a file less in conf.d", "no conf.d")
         assert modes == ["enforce" if gone else "observe"], "what is in force is what the files say now"
 
+    def test_a_shadow_is_a_part_of_it(self, service: Service) -> None:
+        """It goes on with a shadow too, and not with another one than the file is now."""
+        shadow = service.place / "tomorrow.toml"
+        shadow.write_text(HOST)
+        (service.place / "conf.d/20.toml").write_text('[daemon]\nshadow = "../tomorrow.toml"\n')
+        done = service.start()
+        assert done.stderr.splitlines()[-1] == "compiled"
+        service.keep(done.stdout.strip())
+        done = service.start()
+        assert done.stderr.splitlines()[-1] == "kept", done.stderr
+        assert [guard["name"] for guard in json.loads(done.stdout)["guards"]] == ["host", "shadow:host"]
+        for change in (
+            lambda: shadow.write_text(HOST.replace("12%", "11%")),
+            lambda: os.utime(shadow),
+            lambda: shadow.write_text("[policy.host]\ncgroup = 7\n"),
+            shadow.unlink,
+        ):
+            change()
+            done = service.start()
+            assert done.stderr.splitlines()[-1] != "kept"
+            assert GOES_ON not in done.stderr
+        shadow.write_text(HOST)
+        done = service.start()
+        assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "compiled"), "another file of the same content"
+
+    def test_a_shadow_that_changes_while_it_is_compiled(self, service: Service) -> None:
+        shadow = service.place / "tomorrow.toml"
+        shadow.write_text(HOST)
+        (service.place / "conf.d/20.toml").write_text('[daemon]\nshadow = "../tomorrow.toml"\n')
+        first = "import os, oomguard.policy as policy\nload = policy.load\n"
+        first += f"policy.load = lambda *a, **k: (load(*a, **k), os.utime({str(shadow)!r}))[0]"
+        done = service.start(first=first)
+        assert json.loads(done.stdout)["made_from"] == ""
+
     def test_what_may_no_longer_be_trusted_is_looked_at(self, service: Service) -> None:
         (service.place / "oomguard.toml").chmod(0o666)
         done = service.start()
@@ -396,6 +430,17 @@ class TestRun:
             "files.find = lambda path: (os.utime(path), find(path))[1]"
         )
         assert json.loads(done.stdout)["made_from"] == ""
+
+
+@pytest.mark.parametrize("shadow", ["", "/etc/oomguard/tomorrow.toml", "/a b/\udcff"])
+def test_which_shadow_it_was_stands_in_the_digest(place: Path, shadow: str) -> None:
+    assert origin.shadow_of(f"ab+{os.fsencode(shadow).hex()}" if shadow else "ab") == shadow
+    path = place / "tomorrow.toml"
+    path.write_text(HOST)
+    made = origin.digest((), str(place / "oomguard.toml"), str(place / "proc"), str(path))
+    assert origin.shadow_of(made) == str(path)
+    assert made.partition("+")[0] != origin.digest((), str(place / "oomguard.toml"), str(place / "proc"))
+    assert origin.digest((), str(place / "oomguard.toml"), str(place / "proc"), str(place / "gone")) == ""
 
 
 def test_a_kept_plan_comes_back() -> None:

@@ -25,7 +25,8 @@ from ..model.verdict import Close, Dismiss, Kill, Nominate, Notify, Snapshot, Vi
 from . import follow
 from .nobody import drop_privileges
 from .pool import hush
-from .story import Death, Story, covers, name, short_id
+from .story import Death, Story
+from .words import covers, name, short_id
 
 JOURNAL: Final = "/run/systemd/journal/socket"
 BURST: Final = 24  # an engagement makes six entries: four of them at once are told in full

@@ -13,41 +13,33 @@ import gc
 import os
 import select
 import signal
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
 from ..linux import cgroup2, procfs
-from ..linux.kmsg import KmsgFile
-from ..linux.oomreport import Report
 from ..model.codec import from_plain, pack
 from ..model.facts import KernelKill, Observation, TargetId
 from ..model.incident import Turn
 from ..model.policy import Daemon, Plan
 from ..model.ring import Ring
-from ..model.verdict import Dismiss, Nominate, ProcessRef, Snapshot
+from ..model.verdict import Dismiss, Nominate, Snapshot
 from . import aftercare, blackbox, follow, shelf, standstill
 from .evidence import Evidence
+from .incident import Incident, say
+from .kernellog import KernelLog
 from .pool import hush
-from .story import Milestone, Story, covers, short_id
+from .story import Milestone, Story
+from .words import covers, short_id
 
-BEFORE_NS: Final = 120_000_000_000  # how much of the ring before the opening goes into an incident
 RING_BYTES: Final = (
     4 << 20
 )  # of an incident's turns as JSON; then only turns in which something happened, to 1.25 of it
 _OPEN_MAX: Final = 16  # a glob may cover a thousand cgroups; the host's own incident tells their story too
 _BEAT_S: Final = 1.0  # while an incident is open: calm turns have no bell
 _NICE: Final = -5  # a victim's files are there for milliseconds; behind the core and the reaper, before everybody else
-_GROWTH_MAX: Final = 1024  # processes whose growth is known: those that a survey found among the heaviest
-_LOG_LINES: Final = 400  # of one OOM report: the task table has a line for every process
-# The log's clock is not disciplined, CLOCK_MONOTONIC is, by at most 500 ppm (adjtimex(2)): after 100 days of uptime
-# they may be 72 minutes apart. So "fresh" is generous, and what belongs together is told by the log's own clock.
-_FRESH_US: Final = 60_000_000
-_DRIFT: Final = 0.0005
-_TOGETHER_US: Final = 30_000_000
 _QUIET_NS: Final = 60_000_000_000  # a storm of kernel kills that no guard covers is one incident, until it pauses
 _PRESSED_EVERY_NS: Final = 29_000_000_000  # the kernel's own average of a minute is read, so that is often enough
 _LOOKS_MAX: Final = 12
@@ -95,119 +87,6 @@ def run(
             return
 
 
-class Incident:
-    """An incident that is being written."""
-
-    def __init__(self, story: Story, folder: shelf.Folder, head: dict[str, object], evidence: Evidence) -> None:
-        self.story = story
-        self.folder = folder
-        self.head = head
-        self.evidence = evidence
-        self.ended = ""
-        self.lost: dict[str, int] = {}
-        self.said: set[str] = set()
-        self.since_ns = story.opened_ns - BEFORE_NS
-        self.position = 0  # in the ring: the next turn to copy
-        self.ready = False  # it has an incident.json: turns may be put beside it
-        self.copying = False
-        self.until: int | None = None  # where to stop; None: follow
-        self.copied = -1  # number of the last turn
-        self.ring_bytes = 0
-        self.first: dict[tuple[int, int], int] = {}
-        self.last: dict[tuple[int, int], int] = {}
-        self.opening: bytes | None = None  # the turn's record, until the black box has it
-        self.fresh: list[bytes] = []  # turns that the black box has not yet
-        self.raw: list[tuple[str, bytes]] = []  # read, not written yet; bounded by the limit of all evidence
-        self.log: list[str] = []
-        self.after: list[dict[str, Any]] = []
-        self.afters = 0
-        self.kernel_ns = story.opened_ns  # of the last kill by the kernel
-
-    @property
-    def id(self) -> str:
-        """The directory's name."""
-        return str(self.head["id"])
-
-    def lose(self, what: str, count: int = 1) -> None:
-        """Something could not be kept."""
-        if count:
-            self.lost[what] = self.lost.get(what, 0) + count
-
-    def attempt(self, what: str, action: Callable[[], None]) -> bool:
-        """Write; a disk that is full, read-only or gone is counted, and said once."""
-        try:
-            action()
-        except OSError as error:
-            self.lose(what)
-            if what not in self.said:
-                self.said.add(what)
-                _say(3, f"incident {self.id}: {what} not written: {error}")
-            return False
-        return True
-
-    def doc(self, complete: bool) -> dict[str, object]:
-        """incident.json, the turns excepted."""
-        story = self.story.plain()
-        lost = {**self.lost, "timeline": self.story.timeline_cut, "evidence": self.evidence.cut}
-        return {
-            "schema": story.pop("schema"),
-            **self.head,
-            **story,
-            "complete": complete,
-            "ended": self.ended,
-            "lost": {what: count for what, count in lost.items() if count},
-            **self.told_after(story),
-            "evidence": self._evidence(),
-        }
-
-    def told_after(self, story: dict[str, object] | None = None) -> dict[str, object]:
-        """What is amended later."""
-        return {"after": self.after, "verdict": aftercare.verdict(story or self.story.plain(), self.after)}
-
-    def _evidence(self) -> dict[str, object]:
-        facts = dict(self.evidence.facts)
-        rows = facts.get("processes")
-        for row in rows if isinstance(rows, list) else []:
-            identity = (row["pid"], row["start_ticks"])
-            if identity in self.first:
-                row["growth_bytes"] = max(self.last[identity], row["held_bytes"]) - self.first[identity]
-        if self.log:
-            facts["kernel_log"] = self.log
-        return facts
-
-    def oom_kills(self) -> int | None:
-        """The machine's count of the kernel's kills when it opened."""
-        stages = self.evidence.facts.get("vmstat")
-        first: dict[str, int] = next(iter(stages.values()), {}) if isinstance(stages, dict) else {}
-        return first.get("oom_kill")
-
-    def lighten(self) -> None:
-        """It is written, and only looked after from now on: what has become of it needs no evidence in memory."""
-        kills = self.oom_kills()
-        self.evidence.facts = {"vmstat": {"soft": {"oom_kill": kills}}} if kills is not None else {}
-        self.first, self.last, self.log, self.fresh, self.opening = {}, {}, [], [], None
-
-    def notice(self, plain: dict[str, Any]) -> None:
-        """Who held how much, for growth."""
-        for survey in plain["seen"]["surveys"]:
-            for process in survey["processes"]:
-                identity = (process["pid"], process["start_ticks"])
-                held = process["anon_bytes"] + process["shmem_bytes"] + process["swap_bytes"]
-                if identity in self.first:
-                    self.last[identity] = held
-                elif len(self.first) < _GROWTH_MAX:
-                    self.first[identity] = self.last[identity] = held
-
-    def victims(self) -> tuple[ProcessRef, ...]:
-        """The processes whose own files are worth reading first."""
-        return self.story.nominee.processes if self.story.nominee else ()
-
-    def cgroups(self) -> list[str]:
-        """The cgroups whose files are worth reading, with their ancestors."""
-        nominee = self.story.nominee
-        return [self.story.target.cgroup, *([nominee.cgroup] if nominee and nominee.cgroup else [])]
-
-
 class Scribe:
     """Everything between two wakeups."""
 
@@ -230,10 +109,7 @@ class Scribe:
         self._urgent: deque[Task] = deque()
         self._tasks: deque[Task] = deque()
         self._refused = 0
-        self._kmsg, self._kmsg_why = _open_kmsg(kmsg)
-        self._log: deque[tuple[int, str]] = deque(maxlen=_LOG_LINES)
-        self._reports: deque[tuple[int, dict[str, Any]]] = deque(maxlen=64)
-        self._report = Report()
+        self._kernel = KernelLog(kmsg)
         self._watch = standstill.Watch(daemon.proc, self._cgroup)
         self._pressed_ns = 0
         self._afters: list[tuple[int, Incident]] = []  # (when, CLOCK_MONOTONIC in ns; of whom) a look is due
@@ -373,7 +249,7 @@ class Scribe:
         if len(self._open) >= _OPEN_MAX:
             self._refused += 1
             if self._refused == 1:
-                _say(4, f"more than {_OPEN_MAX} incidents at once: the others are not written")
+                say(4, f"more than {_OPEN_MAX} incidents at once: the others are not written")
             return
         # The directory is searched only then: at any other time that might mean to wait for a disk.
         incident = (self._adopt(short, story) if self._replaying else None) or self._new(short, story)
@@ -458,7 +334,7 @@ class Scribe:
         except StopIteration:
             return bool(self._urgent or self._tasks)
         except OSError as error:  # what was not foreseen costs a task, not the scribe
-            _say(3, f"{getattr(task, '__name__', 'task')} was given up: {error}")
+            say(3, f"{getattr(task, '__name__', 'task')} was given up: {error}")
             return True
         # What is urgent is done in one go; the others take turns.
         (self._urgent.appendleft if queue is self._urgent else self._tasks.append)(task)
@@ -544,7 +420,7 @@ class Scribe:
         try:
             yield from self._shelf.prune(self._ours())
         except OSError as error:
-            _say(4, f"old incidents not removed: {error}")
+            say(4, f"old incidents not removed: {error}")
 
     def _start(self) -> Generator[None]:
         try:
@@ -555,7 +431,7 @@ class Scribe:
             yield from self._give_back()
         except OSError as error:
             self._boxless = not self._box.ready
-            _say(4, f"black box: {error}")
+            say(4, f"black box: {error}")
         yield from self._tidy()
 
     def _give_back(self) -> Generator[None]:
@@ -575,7 +451,7 @@ class Scribe:
                 try:
                     folder.restore(self._box.payload(heads[-1]), turns, opening)
                 except (OSError, ValueError) as error:
-                    _say(4, f"{name}: what the black box has of it could not be given back: {error}")
+                    say(4, f"{name}: what the black box has of it could not be given back: {error}")
                     continue
             self._box.add(blackbox.END, name)
 
@@ -590,7 +466,7 @@ class Scribe:
                 except (OSError, ValueError) as error:
                     damaged.append(f"{name}: {error}")
         if damaged:
-            _say(4, f"{len(damaged)} incidents are damaged and stay as they are, the last of them {damaged[-1]}")
+            say(4, f"{len(damaged)} incidents are damaged and stay as they are, the last of them {damaged[-1]}")
 
     def _finish_for_another(self, name: str) -> None:
         folder = self._shelf.folder(name)
@@ -695,42 +571,16 @@ class Scribe:
 
     def _kernel_log(self, incident: Incident) -> Generator[None]:
         """Whom did the kernel kill, in its own words: the facts of a turn only count."""
-        yield from self._drain(incident)
-        if not self._reports:
-            return
-        since_us = self._reports[-1][0] - _TOGETHER_US
-        incident.log = [f"[{at_us / 1e6:12.6f}] {text}" for at_us, text in self._log if at_us >= since_us]
-        for at_us, report in self._reports:
+        yield from self._kernel.drain()
+        if self._kernel.why:
+            incident.evidence.facts["kernel_log_why"] = self._kernel.why
+        incident.log = self._kernel.lines() or incident.log
+        for report in self._kernel.reports():
             cgroup, victim = report["task_memcg"], report["victim"]
-            if at_us >= since_us and (not cgroup or covers(incident.story.target.cgroup, cgroup)):
+            if not cgroup or covers(incident.story.target.cgroup, cgroup):
                 held_bytes = victim["anon_bytes"] + victim["shmem_bytes"]
                 incident.story.kernel_named(victim["pid"], victim["comm"], cgroup, held_bytes)
                 incident.story.report(report)
-
-    def _drain(self, incident: Incident) -> Generator[None]:
-        if self._kmsg is None:
-            incident.evidence.facts["kernel_log_why"] = self._kmsg_why
-            return
-        now_us = time.monotonic_ns() // 1000
-        oldest_us = now_us - _FRESH_US - int(now_us * _DRIFT)
-        more = True
-        while more:
-            try:
-                records = self._kmsg.drain(64)
-            except OSError as error:
-                incident.evidence.facts["kernel_log_why"] = str(error)
-                return
-            for record in records:
-                if record.facility == 0 and record.at_us >= oldest_us:
-                    self._line(record.at_us, record.text)
-            more = len(records) == 64
-            yield
-
-    def _line(self, at_us: int, text: str) -> None:
-        self._log.append((at_us, text[:300]))
-        report = self._report.line(text)
-        if report is not None:
-            self._reports.append((at_us, report))
 
     # -- the end
 
@@ -749,7 +599,7 @@ class Scribe:
         try:
             return self._shelf.names()
         except OSError as error:
-            _say(3, f"incidents cannot be listed: {error}")
+            say(3, f"incidents cannot be listed: {error}")
             return []
 
     def _unfinished(self, name: str) -> bool:
@@ -782,20 +632,3 @@ def _cgroup_root(daemon: Daemon) -> str:
         return cgroup2.find_mount(daemon.proc)[0] or daemon.cgroup
     except OSError:
         return daemon.cgroup
-
-
-def _open_kmsg(path: str) -> tuple[KmsgFile | None, str]:
-    try:
-        return KmsgFile(path), ""
-    except OSError as error:
-        return None, f"{path} cannot be read: {error.strerror}"
-
-
-def _say(level: int, text: str) -> None:
-    """To the journal by way of stderr, whose first bytes are the level (sd-daemon(3)). Not by way of the herald: what
-    we have to say is that something is broken."""
-    try:
-        sys.stderr.write(f"<{level}>oomguard scribe: {text.encode('ascii', 'backslashreplace').decode()}\n")
-        sys.stderr.flush()
-    except OSError:
-        pass

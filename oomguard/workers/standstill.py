@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from ..model.facts import TargetId
 from ..model.policy import SHADOW
 from .aftercare import read
-from .story import covers
+from .words import covers
 
 # "Full" is the share of time in which nothing at all could run for want of memory. systemd-oomd ends somebody at 60 %
 # of ten seconds; a machine that loses a third of a minute is one that nobody can work on.

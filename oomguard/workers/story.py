@@ -5,14 +5,12 @@ covers, with the fact), takes every turn that follows, and ends with Close. Numb
 that the same story can be told again from a recording.
 """
 
-import binascii
-from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 
 from ..model.codec import to_plain
-from ..model.facts import CgroupFacts, KernelKill, MemInfo, Observation, Result, TargetId
+from ..model.facts import KernelKill, Observation, Result, TargetId
 from ..model.incident import SCHEMA_VERSION, Turn
 from ..model.policy import Guard
 from ..model.verdict import (
@@ -33,7 +31,9 @@ from ..model.verdict import (
     UnitJob,
     Victim,
 )
+from .freed import Gauge, Level, rose
 from .whynot import Before, unwatched, why
+from .words import covers, name, size
 
 Kind = Literal["soft", "hard", "kernel", "stall"]
 Milestone = Literal["hard", "killed", "gone", "kernel", "closed"]
@@ -42,11 +42,7 @@ Milestone = Literal["hard", "killed", "gone", "kernel", "closed"]
 # not even been crossed. (That it killed beside us, or because we only observed, is told by killed_by.)
 _WORSE: Final[dict[str, int]] = {"stall": -1, "soft": 0, "kernel": 1, "hard": 2}
 _NS_PER_MS: Final = 1_000_000
-# What a death gives back arrives within milliseconds of the last thread's end; what is free seconds later has other
-# causes as well. Two seconds leave room for a reaper that is still at work.
-_SETTLED_NS: Final = 2_000_000_000
 _GIVEN_NS: Final = 5_000_000_000  # a collection of garbage and a trim of a large heap take a second or two
-_LEVELS: Final = 16  # a core that stood still turns a few times before it hears what was done in its place
 # A storm can go on for hours; its first and worst minutes are what is read.
 _REPORTS_MAX: Final = 10
 _REFUSALS: Final = ("NO_VICTIM", "BUDGET_SPENT")
@@ -56,40 +52,6 @@ _VICTIMS_MAX: Final = 1000
 _MEMBERS_MAX: Final = 512  # of a cgroup, by name; all of them are counted
 # These say what the timeline already says in its own words.
 _TOLD_OTHERWISE: Final = frozenset({"SOFT", "HARD", "KILLED", "VICTIM_GONE", "CALM", "KERNEL_KILLED"})
-
-
-def short_id(boot_id: str, target: TargetId, opened_ns: int) -> str:
-    """Six hex digits for the incident that this target opened then. Two processes that saw the turn agree on it.
-
-    A checksum is enough, with the time in the directory's name; hashlib would bring OpenSSL into locked memory.
-    """
-    seed = f"{boot_id}\0{target.guard}\0{target.cgroup}\0{opened_ns}"
-    return f"{binascii.crc32(seed.encode('utf-8', 'surrogateescape')) & 0xFFFFFF:06x}"
-
-
-def covers(cgroup: str, path: str) -> bool:
-    """Whether ``path`` is that cgroup or below it."""
-    return cgroup in ("/", path) or path.startswith(cgroup + "/")
-
-
-def size(count: int) -> str:
-    """Bytes for people: three digits and a unit."""
-    value, unit = float(abs(count)), "B"
-    for larger in ("KiB", "MiB", "GiB", "TiB"):
-        if value < 1000:
-            break
-        value, unit = value / 1024, larger
-    digits = 0 if unit == "B" or value >= 100 else 1
-    return f"{'-' if count < 0 else ''}{value:.{digits}f} {unit}"
-
-
-def name(victim: Victim) -> str:
-    """The victim in a few words: ``stress[1234]``, a tree by its root, a cgroup by its path."""
-    if victim.take == "cgroup" or not victim.processes:
-        return f"{victim.cgroup} ({victim.count} processes)"
-    root = f"{victim.processes[0].comm}[{victim.processes[0].pid}]"
-    more = "its tree" if victim.take == "subtree" else f"its {victim.take.replace('_', ' ')}"
-    return root if victim.take == "process" else f"{root} and {more} ({victim.count} processes)"
 
 
 @dataclass(slots=True)
@@ -115,16 +77,6 @@ class Death:
     def gone_ms(self) -> float | None:
         """From the signal to the end; in observe mode there was no signal."""
         return _ms(self.gone_ns - self.signalled_ns) if self.struck and self.gone_ns is not None else None
-
-
-@dataclass(slots=True)
-class _Level:
-    """Memory at one moment: what the machine had free and what the target could not give back."""
-
-    at_ns: int
-    available_bytes: int | None
-    unreclaimable_bytes: int | None
-    exact: bool  # memory.stat was read: not merely memory.current
 
 
 class Story:
@@ -161,15 +113,11 @@ class Story:
         self.crossed = False  # the hard watermark, before this story began
         self.outcome = ""
         self.closed = False
-        self._host: MemInfo | None = None
-        self._host_ns = 0
-        self._before: _Level | None = None
-        self._levels: deque[_Level] = deque(maxlen=_LEVELS)  # of the last turns, newest last
-        self._after: _Level | None = None
+        self._gauge = Gauge(target)
         self._leases: dict[int, str] = {}
         self._leased: set[str] = set()
         self._measures: dict[int, str] = {}  # by token, what was begun and has not come back
-        self._asked: dict[str, _Level] = {}  # by watermark, what there was when programs were told to give back
+        self._asked: dict[str, Level] = {}  # by watermark, what there was when programs were told to give back
         self._answered: set[str] = set()  # those of which that was said
         self._who, self._some = "", False  # was told last; whether anybody ever was
         self._nameless: list[dict[str, object]] = []  # timeline entries of kernel kills whose victim has no name yet
@@ -183,8 +131,7 @@ class Story:
         """Take one turn; say what it was a milestone of."""
         reached: set[Milestone] = set()
         seen = turn.seen
-        if seen.host is not None:
-            self._host, self._host_ns = seen.host, seen.at_ns
+        self._gauge.look(seen)
         self._facts(seen, reached)
         for kill in seen.kernel_kills:
             if self._ours(kill, turn):
@@ -218,8 +165,7 @@ class Story:
                 case _:
                     pass
         self._given(seen, reached)
-        self._measure(seen)
-        self._levels.append(self._level(seen))
+        self._gauge.measure(seen, [death.gone_ns for death in self.deaths.values() if death.struck])
         return reached
 
     def _notice(self, action: Notify, at_ns: int) -> None:
@@ -244,17 +190,17 @@ class Story:
         if len(self._measures) < _KILLS_MAX:
             self._measures[action.token] = f"programs were told at {action.watermark}"
         if action.watermark not in self._answered:
-            self._asked.setdefault(action.watermark, self._level(seen))
+            self._asked.setdefault(action.watermark, self._gauge.level(seen))
 
     def _given(self, seen: Observation, reached: set[Milestone]) -> None:
         """What came back after programs were first told, before anything else was done: none of it need be theirs."""
-        now, over = self._level(seen), bool(reached & {"killed", "closed"})
+        now, over = self._gauge.level(seen), bool(reached & {"killed", "closed"})
         for mark, before in tuple(self._asked.items()):
             if over or seen.at_ns - before.at_ns >= _GIVEN_NS:
                 del self._asked[mark]
                 self._answered.add(mark)
                 after = f"{_ms(seen.at_ns - before.at_ns) / 1000:.1f} s after programs were told at {mark}"
-                self._tell(seen.at_ns, "measure", f"{after}, {_rose(before, now, self.target.cgroup)}")
+                self._tell(seen.at_ns, "measure", f"{after}, {rose(before, now, self.target.cgroup)}")
 
     def _came_of(self, result: Result, what: str, at_ns: int) -> None:
         if result.what == "Tell":
@@ -392,11 +338,10 @@ class Story:
 
     def _kill(self, action: Kill, outcome: Outcome | None, seen: Observation, reached: set[Milestone]) -> None:
         errno, held, at_ns = (outcome.errno, outcome.held, outcome.at_ns) if outcome else (None, False, seen.at_ns)
-        before: _Level | None = None
+        struck_ns: int | None = None
         if action.by == "deadman":  # it struck before this turn, and memory may have come back since
             struck = (r.value for r in seen.results if r.what == "Deadman" and r.token == action.token)
-            at_ns = next(struck, at_ns)
-            before = next((level for level in reversed(self._levels) if level.at_ns <= at_ns), None)
+            at_ns = struck_ns = next(struck, at_ns)
         self.held = self.held or held
         self.ranking = action.ranking or self.ranking
         death = self.deaths.get(action.token)
@@ -405,7 +350,7 @@ class Story:
             death = Death(action.token, victim, action.why, action.signal, errno, held, at_ns)
             if len(self.deaths) < _KILLS_MAX:
                 self.deaths[action.token] = death
-            self._before = self._before or before or self._level(seen)
+            self._gauge.strike(seen, struck_ns)
         else:  # the same victim again: SIGKILL after SIGTERM
             death.signal = action.signal
             death.errno = 0 if 0 in (death.errno, errno) else errno
@@ -454,58 +399,14 @@ class Story:
     def _named(self, death: Death) -> str:
         return name(death.victim) if death.victim is not None else f"victim {death.token}"
 
-    # -- what it freed
-
-    def _level(self, seen: Observation) -> _Level:
-        facts = _own(seen, self.target)
-        host = seen.host or self._host
-        return _Level(
-            seen.at_ns,
-            host.available_bytes if host else None,
-            facts.unreclaimable_bytes if facts else (0 if self.target in seen.vanished else None),
-            facts is not None and facts.stat is not None,
-        )
-
-    def _measure(self, seen: Observation) -> None:
-        """Keep the best level between the last death and two seconds after it."""
-        ends = [death.gone_ns for death in self.deaths.values() if death.struck]
-        if self._before is None or not ends or None in ends:
-            return
-        last = max(end for end in ends if end is not None)
-        if seen.at_ns > last + _SETTLED_NS and self._after is not None:
-            return
-        looked = self._host_ns > self._before.at_ns  # since the kill; the very turn of the death may not have
-        if not looked and _own(seen, self.target) is None and self.target not in seen.vanished:
-            return
-        level = self._level(seen)
-        self._after = level if self._after is None else _better(self._after, level)
+    # -- what is asked about it
 
     def freed(self) -> tuple[int | None, str]:
         """Bytes that the deaths gave back, and how that was measured. None: not known."""
         struck = [death for death in self.deaths.values() if death.struck]
         if not struck:
             return 0, "observe mode: nothing was touched" if self.held else "nothing was killed by oomguard"
-        before, after = self._before, self._after
-        if before is None or after is None:
-            reaped = sum(death.reaped_bytes for death in struck)
-            return (reaped, "what the reaper took back") if reaped else (None, "no measurement after the end")
-        ways = []
-        if before.available_bytes is not None and after.available_bytes is not None:
-            how = f"MemAvailable rose from {size(before.available_bytes)} to {size(after.available_bytes)}"
-            ways.append((self.target.cgroup != "/", after.available_bytes - before.available_bytes, how))
-        if before.unreclaimable_bytes is not None and after.unreclaimable_bytes is not None:
-            what = "unreclaimable memory" if before.exact else "memory.current"
-            how = (
-                f"{what} of {self.target.cgroup} fell from {size(before.unreclaimable_bytes)}"
-                f" to {size(after.unreclaimable_bytes)}"
-            )
-            ways.append((self.target.cgroup == "/", before.unreclaimable_bytes - after.unreclaimable_bytes, how))
-        if not ways:
-            return None, "no measurement after the end"
-        _, freed, how = min(ways)
-        return max(0, freed), how
-
-    # -- what is asked about it
+        return self._gauge.freed(sum(death.reaped_bytes for death in struck))
 
     def victims(self) -> list[dict[str, object]]:
         """Who was killed, by whom; in observe mode who would have been."""
@@ -625,31 +526,6 @@ def _take(outcomes: list[Outcome], what: str, token: int) -> Outcome | None:
         if outcome.what == what and outcome.token == token:
             return outcomes.pop(place)
     return None
-
-
-def _own(seen: Observation, target: TargetId) -> CgroupFacts | None:
-    for facts in seen.cgroups:
-        if facts.path == target.cgroup:
-            return facts
-    return None
-
-
-def _better(old: _Level, new: _Level) -> _Level:
-    """The lowest use and the most available memory of the two moments."""
-    available = [value for value in (old.available_bytes, new.available_bytes) if value is not None]
-    used = [value for value in (old.unreclaimable_bytes, new.unreclaimable_bytes) if value is not None]
-    return _Level(new.at_ns, max(available, default=None), min(used, default=None), old.exact and new.exact)
-
-
-def _rose(before: _Level, after: _Level, cgroup: str) -> str:
-    """What memory did between the two: of a cgroup what it uses, else what the machine has."""
-    used = (before.unreclaimable_bytes, after.unreclaimable_bytes)
-    if used[0] is not None and used[1] is not None and cgroup != "/":
-        return f"{cgroup} used {size(used[1])}, and {size(used[0])} before"
-    free = (before.available_bytes, after.available_bytes)
-    if free[0] is not None and free[1] is not None:
-        return f"{size(free[1])} were available, and {size(free[0])} before"
-    return "nothing is known of memory"
 
 
 def _identity(victim: Victim) -> tuple[object, ...]:

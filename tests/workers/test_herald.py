@@ -37,7 +37,7 @@ from oomguard.model.verdict import (
     Victim,
 )
 from oomguard.workers import herald
-from oomguard.workers.story import short_id
+from oomguard.workers.words import short_id
 
 MS = 1_000_000
 MIB = 1 << 20

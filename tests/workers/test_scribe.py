@@ -48,7 +48,7 @@ from oomguard.model.verdict import (
     Snapshot,
     Victim,
 )
-from oomguard.workers import aftercare, blackbox, follow, scribe
+from oomguard.workers import aftercare, blackbox, follow, kernellog, scribe
 
 SCHEMA = json.loads((Path(scribe.__file__).parents[1] / "report" / "incident.schema.json").read_text())
 VALID = jsonschema.Draft202012Validator(SCHEMA)
@@ -405,7 +405,7 @@ class KernelLog:
                 theirs.setblocking(False)
                 self.path, self.fd, self.lost = path, theirs.fileno(), 0
 
-        monkeypatch.setattr(scribe, "KmsgFile", Fake)
+        monkeypatch.setattr(kernellog, "KmsgFile", Fake)
 
     def say(self) -> None:
         for line in KMSG:

@@ -32,7 +32,8 @@ from oomguard.model.verdict import (
     Tell,
     Victim,
 )
-from oomguard.workers.story import Story, covers, name, short_id, size
+from oomguard.workers.story import Story
+from oomguard.workers.words import covers, name, short_id, size
 
 MS = 1_000_000
 MIB = 1 << 20

@@ -185,6 +185,20 @@ def test_install_and_uninstall_without_network(wheels: Path, tmp_path: Path) -> 
     assert {path.name for path in (documents / "etc/examples").iterdir()} == examples
     schema = json.loads((tmp_path / "usr/local/share/oomguard/policy.schema.json").read_text())
     assert schema["title"] == "oomguard policy"
+    assert {path.name for path in (documents / "etc/prometheus").iterdir()} == {
+        "oomguard.rules.yml",
+        "oomguard.tests.yml",
+    }
+    assert json.loads((documents / "etc/grafana/oomguard.json").read_text())["title"] == "oomguard"
+    assert {"system/oomguard-exporter.service", "system/oomguard-exporter.socket"} <= files(
+        tmp_path / "usr/local/lib/systemd"
+    )
+    share = tmp_path / "usr/local/share"
+    for number, page in ((1, "oomguard.1"), (5, "oomguard.toml.5"), (8, "oomguard.service.8")):
+        assert (share / f"man/man{number}" / page).read_text().startswith(".TH OOMGUARD")
+    for place in ("bash-completion/completions/oomguard", "zsh/site-functions/_oomguard"):
+        assert "made by `oomguard completion" in (share / place).read_text()
+    assert "complete -c oomguard" in (share / "fish/vendor_completions.d/oomguard.fish").read_text()
 
     ours = {path.relative_to(library) for path in library.rglob("site-packages/oomguard/**/*.py")}
     compiled = {path.relative_to(library) for path in library.rglob("site-packages/oomguard/**/*.pyc")}

@@ -81,6 +81,8 @@ compile_environment() {
 
 # -- files ------------------------------------------------------------------------------------------------------------
 
+units=(oomguard.service oomguard-exporter.service oomguard-exporter.socket)
+
 put() {  # put MODE SOURCE TARGET: with our own places in place of the default ones
     install -d "$(dirname "$DESTDIR$3")"
     sed -e "s#/usr/local/bin/oomguard#$bindir/oomguard#g" -e "s#/usr/local/share/doc/oomguard#$docdir#g" \
@@ -114,7 +116,8 @@ put_drop_in() {
 put_files() {
     install -d "$DESTDIR$bindir" "$DESTDIR$docdir/docs"
     ln -sfn "$libdir/venv/bin/oomguard" "$DESTDIR$bindir/oomguard"
-    put 0644 systemd/oomguard.service "$unitdir/oomguard.service"
+    local unit
+    for unit in "${units[@]}"; do put 0644 "systemd/$unit" "$unitdir/$unit"; done
     put 0644 systemd/oomguard.sysusers "$sysusersdir/oomguard.conf"
     put 0644 systemd/oomguard.catalog "$catalogdir/oomguard.catalog"
     put_drop_in
@@ -123,9 +126,11 @@ put_files() {
     install -m 0644 docs/*.md "$DESTDIR$docdir/docs"
     install -d "$DESTDIR$docdir/etc/examples"
     install -m 0644 etc/examples/*.toml "$DESTDIR$docdir/etc/examples"
-    # What an editor wants to know of a policy file; from the very version that was installed.
-    "$DESTDIR$libdir/venv/bin/python" -IB -m oomguard schema > "$DESTDIR$sharedir/policy.schema.json"
-    chmod 0644 "$DESTDIR$sharedir/policy.schema.json"
+    install -d "$DESTDIR$docdir/etc/prometheus" "$DESTDIR$docdir/etc/grafana"
+    install -m 0644 etc/prometheus/*.yml "$DESTDIR$docdir/etc/prometheus"
+    install -m 0644 etc/grafana/*.json "$DESTDIR$docdir/etc/grafana"
+    # What is made of the program is made by the very version that was installed: man pages, completions, the schema.
+    "$DESTDIR$libdir/venv/bin/python" -IB -m oomguard manual "$DESTDIR$prefix/share" "${units[@]/#/--unit=$DESTDIR$unitdir/}"
 }
 
 # -- the running system -----------------------------------------------------------------------------------------------

@@ -4,6 +4,11 @@ libdir=$prefix/lib/oomguard  # the private environment
 bindir=$prefix/bin
 docdir=$prefix/share/doc/oomguard
 sharedir=$prefix/share/oomguard  # the default configuration as it was installed, to tell whether it was edited
+# What `oomguard manual` puts into $prefix/share, besides the schema: where man, bash, zsh and fish look by themselves.
+made=(
+    man/man1/oomguard.1 man/man5/oomguard.toml.5 man/man8/oomguard.service.8
+    bash-completion/completions/oomguard zsh/site-functions/_oomguard fish/vendor_completions.d/oomguard.fish
+)
 confdir=$sysconfdir/oomguard
 statedir=/var/lib/oomguard
 

@@ -3,7 +3,7 @@
 #
 #   tools/prepare.sh python        Python 3.11 or later that can make virtual environments with pip
 #   tools/prepare.sh bare_python   Python 3.11 or later; pip comes from a wheel
-#   tools/prepare.sh vm            QEMU, what builds the image of the tests' virtual machine, systemd's checkers, a browser
+#   tools/prepare.sh vm            QEMU, what builds the image of the tests' virtual machine, what checks units and man pages, a browser, shells
 #
 # As root on Debian and its children it installs what is missing. Elsewhere it names what is missing: without python
 # that is an error; without the virtual machine's tools the tests that need it fail, unless OOMGUARD_NO_VM=1 says that this is meant.
@@ -41,10 +41,27 @@ look_for_vm() {
     need systemd-analyze systemd  # asked about our unit; no container has it
     need journalctl systemd
     need chromium chromium  # the report is looked at in a real browser
+    need man man-db  # man pages are formatted by both
+    need mandoc mandoc
+    need zsh zsh  # completions are asked for in the real shells
+    need fish fish
+}
+
+# What the exporter says is read by Prometheus itself. Unpacked, not installed: Debian's package would start a server.
+unpack_prometheus() {
+    local to=.venv/prometheus
+    if command -v promtool >/dev/null && command -v prometheus >/dev/null || [[ -x $to/usr/bin/promtool ]]; then return; fi
+    [[ -d .venv ]] && command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null || return 0
+    rm -rf "$to" && mkdir -p "$to"
+    if ! (cd "$to" && apt-get download -qq prometheus </dev/null >/dev/null && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb); then
+        rm -rf "$to"
+        echo "going on without prometheus, which apt-get could not download: its tests are skipped" >&2
+    fi
 }
 
 what=$1
 "look_for_$what"
+[[ $what == vm ]] && unpack_prometheus
 [[ ${#missing[@]} -eq 0 ]] && exit 0
 mapfile -t missing < <(printf '%s\n' "${missing[@]}" | sort -u)
 

@@ -12,10 +12,13 @@ left=()
 # Without its unit a running service could not undo what it has lent out: it is for its administrator to stop it.
 refuse_while_in_use() {
     [[ -z $DESTDIR && -d /run/systemd/system ]] || return 0
-    if systemctl --quiet is-active oomguard.service || systemctl --quiet is-enabled oomguard.service 2>/dev/null; then
-        say "still running or enabled. First:  systemctl disable --now oomguard.service" >&2
-        exit 1
-    fi
+    local unit
+    for unit in oomguard-exporter.socket oomguard-exporter.service oomguard.service; do
+        if systemctl --quiet is-active "$unit" || systemctl --quiet is-enabled "$unit" 2>/dev/null; then
+            say "still running or enabled. First:  systemctl disable --now $unit" >&2
+            exit 1
+        fi
+    done
 }
 
 remove_configuration() {
@@ -27,12 +30,17 @@ remove_configuration() {
 }
 
 remove_files() {
-    rm -f "$DESTDIR$unitdir/oomguard.service" "$DESTDIR$sysusersdir/oomguard.conf" "$DESTDIR$catalogdir/oomguard.catalog"
+    rm -f "$DESTDIR$unitdir/oomguard.service" "$DESTDIR$unitdir"/oomguard-exporter.{service,socket}
+    rm -f "$DESTDIR$sysusersdir/oomguard.conf" "$DESTDIR$catalogdir/oomguard.catalog"
     rm -f "$DESTDIR$unitdir/oomguard.service.d/keep.conf"
     rmdir "$DESTDIR$unitdir/oomguard.service.d" 2>/dev/null || true  # an administrator may have others there
     if [[ $(readlink "$DESTDIR$bindir/oomguard") == "$libdir/venv/bin/oomguard" ]]; then rm -f "$DESTDIR$bindir/oomguard"; fi
     rm -rf "$DESTDIR$libdir" "$DESTDIR$docdir" "$DESTDIR$sharedir"
     local place
+    for place in "${made[@]}"; do
+        rm -f "$DESTDIR$prefix/share/$place"
+        (cd "$DESTDIR$prefix/share" 2>/dev/null && rmdir -p "${place%/*}" 2>/dev/null) || true
+    done
     for place in system catalog ''; do  # what would not be there without us
         rmdir "$DESTDIR$prefix/lib/systemd/$place" 2>/dev/null || true
     done

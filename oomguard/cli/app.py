@@ -1,9 +1,10 @@
 """The command proper: mounts the commands on typer, which knows their options and their help."""
 
 from importlib import import_module
-from typing import Annotated, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
+import typer.main
 
 from .. import __version__
 from . import say
@@ -20,10 +21,13 @@ COMMANDS: Final = {
     "top": ("top", "top"),
     "incidents": ("incidents", "app"),
     "record": ("record", "record"),
+    "exporter": ("exporter", "exporter"),
+    "completion": ("completion", "completion"),
     "undo": ("undo", "undo"),
     "compile": ("run", "compile_"),
+    "manual": ("manual", "manual"),
 }
-HIDDEN: Final = frozenset({"compile"})
+HIDDEN: Final = frozenset({"compile", "manual"})
 
 # Plain help, no rich: `oomguard run` starts under memory pressure, on slow machines, at boot.
 app = typer.Typer(
@@ -53,7 +57,9 @@ def _options(
 
 
 def mount(asked: str | None) -> None:
-    """Add the asked command to the app; all of them if it is none of ours (help, a slip of the pen)."""
+    """Have the app know the asked command; all of them if it is none of ours (help, a slip of the pen)."""
+    app.registered_commands.clear()
+    app.registered_groups.clear()
     for name in [asked] if asked in COMMANDS else COMMANDS:
         module, attribute = COMMANDS[name]
         command = getattr(import_module(f".{module}", __package__), attribute)
@@ -61,3 +67,31 @@ def mount(asked: str | None) -> None:
             app.add_typer(command, name=name)
         else:
             app.command(name, hidden=name in HIDDEN)(command)
+
+
+def call(words: list[str]) -> int:
+    """Run what was asked for: its exit code. What is used wrongly is told in one line, with where to find more."""
+    mount(words[0] if words else None)
+    command = typer.main.get_command(app)
+    try:
+        with command.make_context("oomguard", list(words)) as context:
+            command.invoke(context)
+    except typer.Exit as ended:
+        return ended.exit_code
+    except _Wrong as wrong:
+        _told(wrong, words)
+    return say.FINE
+
+
+# Base of all that can be wrong with a command line. typer brings a click of its own, or, before 0.26, uses click.
+_Wrong: Final[Any] = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+def _told(wrong: Any, words: list[str]) -> NoReturn:
+    if type(wrong).__name__ == "NoArgsIsHelpError":
+        wrong.show()
+        raise SystemExit(say.WRONG_USE)
+    text = wrong.format_message().replace("Value error, ", "").rstrip(".?")
+    context = getattr(wrong, "ctx", None)
+    path = context.command_path if context is not None else " ".join(["oomguard", *words[:1]])
+    say.fail(say.WRONG_USE, f"{text[:1].lower()}{text[1:]}; {path} --help says what there is")

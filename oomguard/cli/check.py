@@ -34,11 +34,10 @@ def check(config: Config = files.DEFAULT, against: Against = None, json: Json = 
         paths = files.find(config)
         plan = policy.load(paths)
     except PolicyError as error:
-        code = say.NOT_PERMITTED if all(fault.message == policy.DENIED for fault in error.faults) else say.WRONG_USE
         if json:
             say.as_json(_report(error.faults, (), None))
-            raise typer.Exit(code) from None
-        say.faults(error, code=code)
+            raise typer.Exit(say.fault_code(error)) from None
+        say.faults(error)
     warnings = run.doubts(plan if against is None else _elsewhere(plan, against))
     if json:
         say.as_json(_report((), warnings, plan))

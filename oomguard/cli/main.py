@@ -4,6 +4,7 @@ What the unit calls between a crash and the next start is tried first, without t
 that too when it is asked for in any other way, is the command proper (``app``).
 """
 
+import os
 import sys
 
 from . import quick, say
@@ -15,35 +16,57 @@ if TYPE_CHECKING:
 
 def main() -> "NoReturn":
     """Entry point of the console script and of ``python -m oomguard``."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # in a C locale, too, a name can be printed
+    _streams()
     try:
-        if not quick.answer(sys.argv[1:]):
-            from . import app
-
-            app.mount(sys.argv[1] if len(sys.argv) > 1 else None)
-            app.app(prog_name="oomguard")
-    except BrokenPipeError:
-        _close_quietly()
+        code = _answered(sys.argv[1:])
+        sys.stdout.flush()  # here, where a full disk can still be told
+        raise SystemExit(code)
+    except BrokenPipeError:  # `oomguard status | head`: nothing is left to say
+        _forget()
+        raise SystemExit(say.FINE) from None
     except KeyboardInterrupt:
         raise SystemExit(say.INTERRUPTED) from None
     except PermissionError as error:
         _end(say.NOT_PERMITTED, error)
     except OSError as error:
         _end(say.FOUND, error)
-    raise SystemExit(say.FINE)
+
+
+def _answered(words: list[str]) -> int:
+    """The exit code of what was asked for."""
+    try:
+        if quick.answer(words):
+            return say.FINE
+        from . import app
+
+        return app.call(words)
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else say.FINE
+
+
+def _streams() -> None:
+    """There are two, whatever the caller has closed, and in a C locale, too, a name can be printed."""
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _end(code: int, error: OSError) -> "NoReturn":
     where = f"{error.filename}: " if error.filename else ""
+    _forget()
     say.aside(f"oomguard: {where}{error.strerror or error}")
     raise SystemExit(code)
 
 
-def _close_quietly() -> "NoReturn":
-    """The reader of a pipe has gone (`oomguard status | head`): nothing is left to say, not even at exit."""
-    import os
-
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    raise SystemExit(say.FINE)
+def _forget() -> None:
+    """What is not written yet cannot be; and Python would try again at its exit, and complain."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -73,9 +73,16 @@ def fault(it: "Fault", word: str, stream: "TextIO") -> None:
     stream.write(f"{text}\n")
 
 
-def faults(error: "PolicyError", what: str = "the policy", code: int = WRONG_USE) -> "NoReturn":
+def faults(error: "PolicyError", what: str = "the policy") -> "NoReturn":
     """Every fault of a wrong file, on standard error, and the exit code for it."""
     for it in error.faults:
         fault(it, "", sys.stderr)
     number = len(error.faults)
-    fail(code, f"{what} has {number} fault{'s' * (number != 1)}")
+    fail(fault_code(error), f"{what} has {number} fault{'s' * (number != 1)}")
+
+
+def fault_code(error: "PolicyError") -> int:
+    """Wrong use; or not permitted, if nothing but that was found."""
+    from ..policy.faults import DENIED
+
+    return NOT_PERMITTED if all(it.message == DENIED for it in error.faults) else WRONG_USE

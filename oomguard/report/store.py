@@ -160,6 +160,16 @@ def lately(state_dir: Path, since: str, most: int = 20) -> list[dict[str, Any]]:
     return found
 
 
+def ids(state_dir: Path) -> list[str]:
+    """All that lie there, oldest first. OSError: the directory may not be read."""
+    return sorted(_names(state_dir))
+
+
+def head(state_dir: Path, known: str) -> dict[str, Any]:
+    """The incident of this whole id as it is by now, without its turns. Raises Damaged, OSError."""
+    return _parse(state_dir / "incidents" / known / "incident.json", whole=False)
+
+
 def _names(state_dir: Path) -> Iterator[str]:
     try:
         with os.scandir(state_dir / "incidents") as entries:

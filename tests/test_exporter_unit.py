@@ -1,4 +1,4 @@
-"""systemd/oomguard-exporter.service and its socket: every setting has its reason, nothing is allowed, systemd agrees."""
+"""The units of the exporter: every setting has its reason, next to nothing is allowed, and systemd agrees."""
 
 import shutil
 import subprocess

@@ -226,7 +226,7 @@ class TestWithoutRoot:
         os.chown(home / "oomguard.toml", 0, 0)
         (home / "oomguard.toml").chmod(0o600)
         answer = self.run(home)
-        assert (answer.code, answer.out) == (2, "")
+        assert (answer.code, answer.out) == (3, "")
         assert "cannot be read: Permission denied" in answer.err
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
 from ..model.statuspage import PHASES, Clause, Condition, GuardLine, StatusPage
+from ..report.near import measured, used
 from .processes import Process
 from .tally import Spread, Tally
 
@@ -215,7 +216,7 @@ def _policies(made: Sheet, page: StatusPage, to_wall_s: float) -> None:
 def _target(made: Sheet, page: StatusPage, guard: GuardLine, to_wall_s: float) -> None:
     """Of the foremost cgroup of a policy."""
     name = guard.name
-    made.put("oomguard_policy_used_bytes", guard.used_bytes, name)
+    made.put("oomguard_policy_used_bytes", used(guard, page), name)
     made.put("oomguard_policy_limit_bytes", guard.limit_bytes, name)
     made.put("oomguard_policy_swap_bytes", guard.swap_bytes, name)
     made.put("oomguard_policy_swap_limit_bytes", guard.swap_limit_bytes, name)
@@ -247,22 +248,12 @@ _HOLDS: Final = float("-inf")  # a condition on swap, where there is none
 
 
 def _left(page: StatusPage, guard: GuardLine, it: Condition) -> float | None:
-    numbers = page.numbers
-    match it.kind:
-        case "available_below":
-            return numbers.mem_available_bytes - _line(it, numbers.mem_total_bytes)
-        case "swap_free_below":
-            return numbers.swap_free_bytes - _line(it, numbers.swap_total_bytes) if numbers.swap_total_bytes else _HOLDS
-        case "memory_above":
-            return _line(it, guard.limit_bytes) - guard.used_bytes
-        case "swap_above":
-            return _line(it, guard.swap_limit_bytes) - guard.swap_bytes
-        case _:
-            return None
-
-
-def _line(it: Condition, whole_bytes: int) -> float:
-    return it.number * whole_bytes / 1e6 if it.unit == "millionths" else it.number
+    level = measured(it, guard, page)
+    if level is None or level.unit != "bytes":
+        return None
+    if it.kind == "swap_free_below" and not page.numbers.swap_total_bytes:
+        return _HOLDS
+    return level.now - level.line if it.kind.endswith("_below") else level.line - level.now
 
 
 def _cgroups(made: Sheet, page: StatusPage) -> None:

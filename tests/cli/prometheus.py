@@ -68,6 +68,8 @@ class Server:
             with urllib.request.urlopen(f"{self.base}/{path}?{urllib.parse.urlencode(arguments)}") as answer:
                 return json.load(answer)["data"]
         except urllib.error.HTTPError as error:
+            if error.code == 503:
+                raise ConnectionError("it is still starting") from None
             raise ValueError(error.read().decode()) from None
 
     def query(self, expression: str) -> list[dict[str, Any]]:

@@ -134,9 +134,9 @@ def one(*conditions: Condition) -> Clause:
     [
         ((), None),
         ((STALL,), None),
-        ((EIGHTY,), 0.8 * 256 * MIB - 200 * MIB),
+        ((EIGHTY,), int(0.8 * 256 * MIB) - 200 * MIB),
         ((LAST,), 40 * MIB),
-        ((LAST, EIGHTY), 0.8 * 256 * MIB - 200 * MIB),  # one of the tables is enough
+        ((LAST, EIGHTY), int(0.8 * 256 * MIB) - 200 * MIB),  # one of the tables is enough
         ((one(*LAST.all_of, *EIGHTY.all_of),), 40 * MIB),  # all of a table must hold
         ((one(*LAST.all_of, *STALL.all_of),), 40 * MIB),
         ((one(of("available_below", 5 << 30)),), -(1 << 30)),  # crossed

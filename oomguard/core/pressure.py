@@ -63,6 +63,7 @@ class Pressure:
         if _places(before) == _places(plan) or worker.pidfd < 0:
             return
         loop.senses.ignore(worker.pidfd)
+        loop.status.mended("pressure")
         if self.boot.pool.kill("broker", _PATIENCE_S):
             self.boot.pool.fork(worker)
             loop.came(worker)

@@ -203,12 +203,14 @@ def test_programs_are_told_from_the_reload_that_brings_it_and_over_a_death_of_th
         before = guarding.workers()["broker"]
         os.kill(before, signal.SIGKILL)
         until(lambda: guarding.workers().get("broker", before) != before)
-        more = tells + tells.replace("policy.host", "policy.other")
+        other = tells.replace("policy.host", "policy.other")
+        more = tells + other.replace('every = "1s"', 'fifos = { x = "no-such-user" }')
         (world.root / "policy.toml").write_text(policy(more, world))
         guarding.process.send_signal(signal.SIGHUP)
         guarding.hear("RELOADING=1")
         guarding.hear("READY=1")
         until(door.with_name("other.sock").exists)
+        until(lambda: "no-such-user" in dict(guarding.status().degraded).get("pressure", ""))
         while watch.wait(0):
             pass
         world.available(50)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from oomguard.linux import cgroup1, cgroup2
+
 # A shell starts what it runs in the background with SIGINT ignored, and so would be all that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -17,6 +19,14 @@ def signals_as_they_were() -> Iterator[None]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
     yield
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@pytest.fixture(autouse=True)
+def no_cgroup_v1_from_before() -> Iterator[None]:
+    """Which version has the memory is known once for a whole process; here each test is a machine of its own."""
+    yield
+    if cgroup2.KINDS:
+        cgroup1.leave()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -10,21 +10,20 @@ from ..judge.glob import is_inside
 from ..judge.match import unit_path, way_up
 from ..judge.measure import ALL, Wants
 from ..judge.rank import is_corridor
-from ..linux import cgroup2, procfs, psi
+from ..linux import cgroup2, mounts, procfs, psi
 from ..linux.cgroup2 import Cgroup
 from ..model.facts import CgroupFacts, Compressed, MemInfo, Pressure, ProcessFacts, Survey, TargetId
 from ..model.policy import Daemon
 
 
 class Machine:
-    """``root``: the mount of cgroup v2 with memory, None where there is none; ``flavour``: what there is instead."""
+    """``root``: the mount of the cgroups that have the memory, None where there is none; ``flavour``: what they are."""
 
     def __init__(self, proc: str, cgroup: str) -> None:
         """OSError, with the path: no /proc."""
         self.proc = proc
         self.proc_fd = procfs.open_proc(proc)
-        named = cgroup != Daemon().cgroup
-        self.root, self.flavour = (cgroup, "v2") if named else cgroup2.find_mount(proc)
+        self.root, self.flavour = mounts.find(proc, cgroup)
         self.host: MemInfo = procfs.MemInfoFile(proc).read()
 
     def pressure(self) -> Pressure | None:

@@ -73,9 +73,13 @@ def put_back(directory: str, cgroup: str, proc: str, *, as_json: bool) -> None:
         say.fail(say.FOUND, f"oomguard runs as pid {pid} and undoes by itself what is over: stop it first")
     said: list[str] = []
     if leasefile.any_out(f"{directory}/{leasefile.NAME}"):
-        from ..linux import leases
+        from ..linux import leases, mounts
 
-        said = leases.undo_all(directory, cgroup, proc)
+        try:
+            root = mounts.find(proc, cgroup)[0] or cgroup
+        except OSError:
+            root = cgroup
+        said = leases.undo_all(directory, root, proc)
     if as_json:
         say.as_json({"runtime_dir": directory, "done": said})
     for sentence in said if not as_json else ():

@@ -7,7 +7,8 @@ import signal
 import time
 from typing import Final, assert_never
 
-from ..linux import procfs
+from ..linux import cgroup2, procfs
+from ..linux.cgroup2 import Cgroup
 from ..model.codec import pack
 from ..model.facts import Result
 from ..model.policy import Guard, Plan, Watermark
@@ -43,13 +44,14 @@ _SIGNALS: Final = {"TERM": signal.SIGTERM, "KILL": signal.SIGKILL}
 class Held(Nominee):
     """A nominee whose end is awaited."""
 
-    __slots__ = ("killed", "order", "populated_fd", "token")
+    __slots__ = ("ended", "killed", "order", "populated_fd", "token")
 
     def __init__(self, victim: Victim, proc_fd: int, root: str | None) -> None:
         super().__init__(victim, proc_fd, root)
         self.token = victim.token
         self.populated_fd = -1
         self.killed = False
+        self.ended = False  # and was told of
         self.order: tuple[object, ...] = ()  # to the reaper, to open it as well
 
 
@@ -156,9 +158,10 @@ class Hands:
             for fd in held.fds:
                 self._await(held, fd)
             return True
-        fd = held.group.populated_fd()
-        self.senses.listen(fd, select.EPOLLPRI, lambda _mask: self._look_whether_empty(held))
-        held.populated_fd = fd
+        if not held.sweeps or cgroup2.kind(held.group.root) is Cgroup:  # v1 tells nobody: it is looked at (``look``)
+            fd = held.group.populated_fd()
+            self.senses.listen(fd, select.EPOLLPRI, lambda _mask: self._look_whether_empty(held))
+            held.populated_fd = fd
         return held.group.populated()  # the event tells only of what changes from here on
 
     def _ward(self, action: Nominate) -> bytes | None:
@@ -187,7 +190,8 @@ class Hands:
             empty = held.group is None or not held.group.populated()
         except OSError:
             empty = False
-        if empty and held.populated_fd in self.senses.handlers:
+        if empty and not held.ended:
+            held.ended = True
             self.senses.ignore(held.populated_fd)
             self.senses.tell_gone(held.token)
 
@@ -198,7 +202,8 @@ class Hands:
         the timer too, and nobody is ever told (kernel/cgroup/cgroup.c: cgroup_file_notify, cgroup_rm_file).
         """
         for held in self.held.values():
-            if held.killed and held.group is not None:
+            if held.killed and held.group is not None and not held.ended:
+                held.sweep()
                 self._look_whether_empty(held)
 
     def _close(self, token: int) -> None:
@@ -221,7 +226,7 @@ class Hands:
         held = self.held.get(action.token)
         if action.by == "deadman":
             if held is not None:
-                held.killed = True
+                held.killed, held.sweeping = True, held.sweeps
             return 0
         if action.target.guard in self.shadows:
             return 0

@@ -12,9 +12,9 @@ import sys
 import time
 from typing import TYPE_CHECKING, Final
 
-from ..linux import cgroup2, leases, libc, procfs, systemd
+from ..linux import leases, libc, mounts, procfs, systemd
 from ..model.codec import from_plain
-from ..model.policy import Daemon, Plan, RunStep, TellStep, UnitStep
+from ..model.policy import Plan, RunStep, TellStep, UnitStep
 from ..model.ring import MINUTES_BYTES, Ring
 from ..workers.pool import Mailbox, Pool
 
@@ -77,9 +77,9 @@ class Boot:
         self.lock_fd = _only_one(f"{daemon.runtime_dir}/lock")
         self.lacks: dict[str, str] = {}  # what works less well here, and why
         self.undone: list[str] = []  # what a daemon before us had left behind
-        self.root, flavour = _cgroup_root(daemon)
+        self.root, flavour = mounts.find(daemon.proc, daemon.cgroup)
         if self.root is None:
-            self.lacks["cgroups"] = f"cgroup {flavour}: no memory files of cgroup v2, so processes are told apart alone"
+            self.lacks["cgroups"] = f"cgroup {flavour}: nobody counts memory there, so processes are told apart alone"
         self._put_back()
         self._state_dir()
         self._protect()
@@ -197,9 +197,3 @@ def _only_one(path: str) -> int:
             if time.monotonic() > end:
                 raise OSError(errno.EBUSY, "another oomguard runs with this runtime directory", path) from None
             time.sleep(0.05)
-
-
-def _cgroup_root(daemon: Daemon) -> tuple[str | None, str]:
-    if daemon.cgroup != Daemon().cgroup:
-        return daemon.cgroup, "v2"
-    return cgroup2.find_mount(daemon.proc)

@@ -8,37 +8,46 @@ import errno
 import os
 import signal
 from collections.abc import Iterable
+from typing import Final
 
 from ..judge.glob import is_inside
-from ..linux import pidfd, procfs
+from ..linux import cgroup2, pidfd, procfs
 from ..linux.cgroup2 import Cgroup, walk
 from ..model.facts import ProcessFacts
 from ..model.verdict import ProcessRef, Victim
 
+PASSES: Final = 64  # through a cgroup at one time; what is left of a fork bomb then is for the next turn
+IDLE: Final = 4  # of them without anybody new
+
 
 class Nominee:
-    """``fds``: pidfds of those that are signalled one by one. ``group``: the cgroup that is killed whole."""
+    """``fds``: pidfds of those that are signalled one by one. ``group``: the cgroup that is killed whole.
 
-    __slots__ = ("fds", "group", "proc_fd", "root", "victim")
+    ``sweeps``: there is no cgroup.kill (v1, and v2 before Linux 5.14), and it is ended process by process, whoever
+    lives in it then, until nobody does.
+    """
+
+    __slots__ = ("fds", "group", "proc_fd", "root", "sweeping", "sweeps", "victim")
 
     def __init__(self, victim: Victim, proc_fd: int, root: str | None) -> None:
         self.victim, self.proc_fd, self.root = victim, proc_fd, root
         self.fds: dict[int, ProcessRef] = {}
         self.group: Cgroup | None = None
+        self.sweeps = self.sweeping = False
 
     def open(self) -> bool:
         """False: nobody of it is left. OSError: it is there, and cannot be opened. Either way, ``close`` it."""
         if self.victim.take != "cgroup" or self.root is None:
             return self._open_processes()
         self.group = group = Cgroup.open(self.root, self.victim.cgroup)
+        if group is None and not self.victim.inode:
+            return self._open_processes()  # a unit that is counted in its slice, and has no cgroup of its own
         if group is None or (self.victim.inode and group.inode != self.victim.inode):
             return False  # the very cgroup that was ranked, by inode
         try:
             group.prepare_kill()
-        except FileNotFoundError:  # before Linux 5.14: one by one
-            self.group = None
-            group.close()
-            return self._open_processes()
+        except FileNotFoundError:
+            self.sweeps = True
         return True
 
     def _open_processes(self) -> bool:
@@ -71,9 +80,21 @@ class Nominee:
 
     def kill(self, number: int) -> int:
         """One system call a process, or one for a whole cgroup. An errno; ESRCH: nobody is left."""
+        self.sweeping = number == signal.SIGKILL and self.sweeps
         if self.group is None:
-            return _best(_send(fd, number) for fd in self.fds)
-        return self._kill_cgroup(self.group) if number == signal.SIGKILL else self._signal_members(self.group, number)
+            done = _best(_send(fd, number) for fd in self.fds)
+        elif number == signal.SIGKILL and not self.sweeps:
+            done = self._kill_cgroup(self.group)
+        else:
+            done = self._signal_members(self.group, number)
+        if number == signal.SIGKILL:
+            self._thaw()
+        return done
+
+    def sweep(self) -> None:
+        """Whoever came since the kill: a fork that was on its way is seen in the cgroup only when it is done."""
+        if self.sweeping and self.group is not None:
+            self._signal_members(self.group, signal.SIGKILL)
 
     def _kill_cgroup(self, group: Cgroup) -> int:
         try:
@@ -84,27 +105,52 @@ class Nominee:
             return error.errno or errno.EIO
 
     def _signal_members(self, group: Cgroup, number: int) -> int:
-        """Everybody in it and below: there is no cgroup.kill for SIGTERM. Opened one by one: they may be thousands."""
+        """Everybody in it and below, once each, for as long as somebody new is found. Opened one by one: they may be
+        thousands. Who has a SIGKILL waiting begins no fork any more, but may be in the middle of one, whose child is
+        not listed yet: so after the last new one it is looked a few times more.
+        """
         if not group.same():
             return errno.ESRCH
+        done: dict[int, int] = {}
+        idle = 0
         try:
-            below = [path for path, _, _ in walk(group.root, group.path)]
-            return _best(self._signal_one(pid, number) for path in (group.path, *below) for pid in _procs(group, path))
+            for _ in range(PASSES):
+                below = [path for path, _, _ in walk(group.root, group.path)]
+                found = [pid for path in (group.path, *below) for pid in _procs(group, path)]
+                fresh = {pid: self._signal_one(group, pid, number) for pid in found if pid not in done}
+                done.update(fresh)
+                idle = 0 if fresh else idle + 1
+                if not found or idle >= IDLE:
+                    break
         except OSError as error:
             return error.errno or errno.EIO
+        return _best(done.values())
 
-    def _signal_one(self, pid: int, number: int) -> int:
+    def _signal_one(self, group: Cgroup, pid: int, number: int) -> int:
+        """First opened, then looked at: who is found there now is who was opened, or that one has ended."""
         try:
-            start = procfs.start_ticks(self.proc_fd, pid)
-            fd = None if start is None else pidfd.open_verified(self.proc_fd, pid, start)
+            fd = os.pidfd_open(pid)
         except OSError as error:
-            return error.errno or errno.EIO
-        if fd is None:
-            return errno.ESRCH
+            return errno.ESRCH if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENOENT) else error.errno or errno.EIO
         try:
-            return _send(fd, number)
+            where = procfs.cgroup_of(self.proc_fd, pid)
+            return _send(fd, number) if where is not None and is_inside(where, group.path) else errno.ESRCH
         finally:
             os.close(fd)
+
+    def _thaw(self) -> None:
+        """Who is frozen by the freezer of v1 does not die of SIGKILL until he is let go."""
+        if self.root is None or cgroup2.kind(self.root) is Cgroup:
+            return
+        group = self.group or Cgroup.open(self.root, self.victim.cgroup)
+        try:
+            if group is not None and group.limit("cgroup.freeze"):
+                group.freeze(False)
+        except OSError:
+            pass  # whoever has frozen it lets it go when the lease is over
+        finally:
+            if group is not None and group is not self.group:
+                group.close()
 
     def close(self) -> None:
         """Everything; may be called twice."""

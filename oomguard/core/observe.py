@@ -21,7 +21,7 @@ from ..judge.rank import WEIGHT, is_corridor
 from ..judge.select import bears, globs, selects
 from ..judge.state import State, TargetState
 from ..linux import events, libc, procfs, psi
-from ..linux.cgroup2 import Cgroup, asks, owner, walk, xattr
+from ..linux.cgroup2 import Cgroup, asks, kind, owner, walk, xattr
 from ..model.facts import (
     CgroupFacts,
     Compressed,
@@ -119,19 +119,26 @@ class Watch:
 
     def line_bytes(self, total_bytes: int) -> int:
         """Below this memory.current alone settles every condition."""
-        limit = total_bytes
-        if self.settled is not None and self.settled.limit_bytes is not None:
-            limit = min(limit, self.settled.limit_bytes)
-        lines = [c.amount.of(limit) for g in self.guards for c in _conditions(g) if isinstance(c, MemoryAbove)]
-        return int(min(lines, default=limit) * NEAR)
+        return int(min(self.lines(total_bytes), default=self._limit(total_bytes)) * NEAR)
+
+    def lines(self, total_bytes: int) -> list[int]:
+        """Of memory_above."""
+        limit = self._limit(total_bytes)
+        return [c.amount.of(limit) for g in self.guards for c in _conditions(g) if isinstance(c, MemoryAbove)]
+
+    def _limit(self, total_bytes: int) -> int:
+        limit = None if self.settled is None else self.settled.limit_bytes
+        return total_bytes if limit is None else min(total_bytes, limit)
 
 
 class Senses:
     """Everything that is open for reading, and one epoll over it."""
 
     def __init__(self, plan: Plan, root: str | None, say: Callable[[str, str], None]) -> None:
-        """``root``: mount point of cgroup v2 with memory, or None. ``say``: (what, why) of what is degraded."""
+        """``root``: mount point of the cgroups that have memory, or None. ``say``: (what, why) of what is degraded."""
         self.plan, self.root, self.say = plan, root, say
+        self.kind = Cgroup if root is None else kind(root)
+        self.pressure_root = None if root is None else self.kind.pressure_root(root)
         self.proc = plan.daemon.proc
         self.free_ram = libc.free_ram if self.proc == "/proc" else None  # of this machine; not of a made-up one
         self.proc_fd = procfs.open_proc(self.proc)
@@ -447,13 +454,14 @@ class Senses:
                 self._listen_stalls(guard, target)
         for path, watch in self.watches.items():
             watch.aim(self._guards(path))
+            self._move_alarm(watch)
         patterns = tuple(sorted({glob for guard in plan.guards if guard.cgroup != "/" for glob in globs(guard.cgroup)}))
         if self.forest is not None:
             self.ignore(self.forest.fileno())
             self.forest.close()
             self.forest = None
         if patterns and self.root is None:
-            self.say("cgroups", "no cgroup v2 with the memory controller is mounted: only guards on / work here")
+            self.say("cgroups", "no cgroups with the memory controller are mounted: only guards on / work here")
         elif patterns and self.root is not None:
             try:
                 self.forest = Forest(self.root, patterns, attributes=self.by_xattr)
@@ -555,7 +563,7 @@ class Senses:
         while path not in ("", "/"):
             self.limited[path] = self.limited.get(path, 0) + 1
             try:
-                self.limits.watch(f"{self.root}{path}/memory.max")
+                self.limits.watch(f"{self.root}{path}/{self.kind.LIMIT}")
             except OSError as error:
                 self.say("limits", f"{error.filename}: {error.strerror}: limits are looked up every 10 s only")
             path = path.rpartition("/")[0]
@@ -565,7 +573,7 @@ class Senses:
             self.limited[path] -= 1
             if not self.limited[path]:
                 del self.limited[path]
-                self.limits.unwatch(f"{self.root}{path}/memory.max")
+                self.limits.unwatch(f"{self.root}{path}/{self.kind.LIMIT}")
             path = path.rpartition("/")[0]
 
     def _on_limit(self, _mask: int) -> None:
@@ -592,7 +600,8 @@ class Senses:
                 self.triggers.come(Target(target, condition, f"{self.proc}/pressure/memory"), "")
                 continue
             patterns = globs(guard.cgroup)
-            above = pressure_above(self.root or "", patterns[0] if len(patterns) == 1 else "/*", self.proc)
+            start = patterns[0] if len(patterns) == 1 and self.pressure_root is not None else "/*"
+            above = pressure_above(self.pressure_root or "", start, self.proc)
             file = self.watches[target.cgroup].group.where("memory.pressure")
             self.triggers.come(Target(target, condition, file), above)
 
@@ -667,11 +676,20 @@ class Senses:
             self.wakes.append(Wake("events", path))
 
         try:
+            watch.group.alarm_at(watch.lines(self.host.total_bytes))
             fd = watch.group.events_fd()
-            self.listen(fd, select.EPOLLPRI, spoke)
+            self.listen(fd, self.kind.SPEAKS, spoke)
         except OSError:
             return  # gone, or the memory controller is off in it
         watch.events_fd = fd
+
+    def _move_alarm(self, watch: Watch) -> None:
+        """The lines have moved: v1 has thresholds there, and is to tell of the new ones."""
+        if self.kind is Cgroup or watch.events_fd not in self.handlers:
+            return
+        self.ignore(watch.events_fd)  # it is closed now, if they have
+        watch.events_fd = -1
+        self._listen_events(watch)
 
     def _unmute(self, now_ns: int) -> None:
         for path in [path for path, until_ns in self.muted.items() if until_ns <= now_ns]:
@@ -692,7 +710,10 @@ class Senses:
             return watch.settled
         if settled is not None:
             high = self.found_high(settled.path, settled.inode, settled.high_bytes)
+            moved = watch.settled is None or watch.settled.limit_bytes != settled.limit_bytes
             watch.settled = replace(settled, high_bytes=high)
+            if moved:
+                self._move_alarm(watch)
         return watch.settled if settled is not None else None
 
     def _broken(self, error: OSError) -> None:
@@ -955,8 +976,10 @@ class Senses:
         except OSError as error:
             self._broken(error)
             return
+        # Of v1 only the memory is known by that path: what systemd has made inside of it is asked for.
+        known = path if self.kind is Cgroup else None
         for pid in pids:
-            self._process(pid, path, into)
+            self._process(pid, known, into)
 
     def _process(self, pid: int, path: str | None, into: list[ProcessFacts]) -> None:
         wants = self.wants

@@ -19,8 +19,9 @@ Some facts about it (kernel/cgroup/cgroup.c, mm/memcontrol.c, fs/kernfs):
 
 import errno
 import os
+import select
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Final, Literal
 
@@ -42,12 +43,18 @@ _PREFERENCES: Final[tuple[tuple[str, Preference], ...]] = (
     ("user.oomd_prefer", "prefer"),
 )
 
-# The backslash last: what it makes is no escape. By hand, since ``re`` is half a megabyte in every process.
-_ESCAPES: Final = ((b"\\040", b" "), (b"\\011", b"\t"), (b"\\012", b"\n"), (b"\\043", b"#"), (b"\\134", b"\\"))
-
 # A tree deeper than PATH_MAX cannot be opened by path. Its owner must not be able to break the walk with it: what is
 # below is charged to its ancestors, and seen and killed there.
 _UNREACHABLE: Final = files.GONE | {errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP}
+
+# Mount points where cgroup v1 has the memory, and how a cgroup is read there: ``linux.cgroup1`` enters itself, where it
+# is loaded. Everywhere else it is as told here, and whoever opens a cgroup need not know.
+KINDS: Final[dict[str, type["Cgroup"]]] = {}
+
+
+def kind(root: str) -> type["Cgroup"]:
+    """How the cgroups below that mount point are read."""
+    return KINDS.get(root, Cgroup)
 
 
 def asks(root: str, path: str) -> bool:
@@ -173,54 +180,6 @@ def unit_of(path: str) -> str:
     return ""
 
 
-# --------------------------------------------------------------------------------------------------------- the machine
-
-
-def find_mount(proc: str) -> tuple[str | None, str]:
-    """(mount point of a cgroup2 that has the memory controller, flavour).
-
-    The flavour is "v2" with a mount point; without: "hybrid" (there is a cgroup2, but memory belongs to v1), "v1" (only
-    v1 hierarchies), "none" (no cgroups, or no memory controller at all). OSError if /proc cannot be read.
-
-    cgroup2 /sys/fs/cgroup cgroup2 rw,nosuid,nodev,noexec,relatime,nsdelegate,memory_recursiveprot 0 0
-    cgroup /sys/fs/cgroup/memory cgroup rw,nosuid,nodev,noexec,relatime,memory 0 0
-    """
-    path = f"{proc}/self/mounts"
-    with open(path, "rb") as mounts:
-        lines = mounts.read().split(b"\n")
-    unified = False
-    legacy = False
-    for line in lines:
-        words = line.split(b" ")
-        if len(words) < 4:
-            continue
-        if words[2] == b"cgroup2":
-            unified = True
-            mount = _unescape(words[1])
-            if _has_memory(mount):
-                return mount, "v2"
-        elif words[2] == b"cgroup" and b"memory" in words[3].split(b","):
-            legacy = True
-    if not legacy:
-        return None, "none"
-    return None, "hybrid" if unified else "v1"
-
-
-def _unescape(word: bytes) -> str:
-    r"""Blanks in /proc/mounts are octal: ``\040``. These are all that the kernel writes so (fs/proc_namespace.c)."""
-    for escape, plain in _ESCAPES:
-        word = word.replace(escape, plain)
-    return os.fsdecode(word)
-
-
-def _has_memory(mount: str) -> bool:
-    try:
-        with open(f"{mount}/cgroup.controllers", "rb") as controllers:
-            return b"memory" in controllers.read().split()
-    except OSError:
-        return False  # mounted over, or not for us: not usable
-
-
 # --------------------------------------------------------------------------------------------------------- one cgroup
 
 
@@ -232,6 +191,13 @@ class Cgroup:
     """
 
     __slots__ = ("_directory", "_files", "_kill", "inode", "path", "root")
+
+    # What the two versions call differently, for those who need the name.
+    CURRENT = "memory.current"
+    LIMIT = "memory.max"
+    EVIDENCE: tuple[str, ...] = ()  # what an incident keeps of it; of v2 the scribe knows
+    SPEAKS = select.EPOLLPRI  # how the epoll tells of ``events_fd``
+    LACKS: Mapping[str, str] = {}  # of what a policy may ask for: what cannot be done here, and what is instead
 
     def __init__(self, root: str, path: str, directory: int) -> None:
         """``directory``: a descriptor (O_PATH is enough) that from now on belongs to this object."""
@@ -246,7 +212,7 @@ class Cgroup:
     def open(cls, root: str, path: str) -> "Cgroup | None":
         """None: no such cgroup (any more)."""
         try:
-            return cls(root, path, os.open(full_path(root, path), os.O_PATH | _DIRECTORY))
+            return kind(root)(root, path, os.open(full_path(root, path), os.O_PATH | _DIRECTORY))
         except OSError as error:
             if error.errno in _UNREACHABLE:
                 return None
@@ -353,6 +319,14 @@ class Cgroup:
         """
         return self._poll_fd("memory.events")
 
+    def alarm_at(self, lines: Iterable[int]) -> bool:
+        """v2 has no thresholds: its tripwire does that. Whether ``events_fd`` is another one now."""
+        return False
+
+    def level_fd(self, level: str) -> int:
+        """memory.pressure_level is v1's alone: FileNotFoundError."""
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.where("memory.pressure_level"))
+
     def populated_fd(self) -> int:
         """The kept cgroup.events, for EPOLLPRI; as ``events_fd``."""
         return self._poll_fd("cgroup.events")
@@ -454,8 +428,7 @@ class Cgroup:
         current = self.current()
         if current is None:
             return None
-        limit, whose = effective_limit(self.root, self.path, "memory.max", owners)
-        swap_limit, _ = effective_limit(self.root, self.path, "memory.swap.max", owners)
+        limit, whose, swap_limit = self.limits(owners)
         return CgroupFacts(
             self.path,
             self.inode,
@@ -467,6 +440,11 @@ class Cgroup:
             populated=self.populated(),
             oom_group=self.oom_group(),
         )
+
+    def limits(self, owners: Owners | None = None) -> tuple[int | None, str | None, int | None]:
+        """(effective memory.max, whose it is, effective memory.swap.max)."""
+        limit, whose = effective_limit(self.root, self.path, "memory.max", owners)
+        return limit, whose, effective_limit(self.root, self.path, "memory.swap.max", owners)[0]
 
     def weighed(
         self, guard_uid: int, *, stat: bool, pressure: bool = False, refaults: bool = False
@@ -507,6 +485,16 @@ class Cgroup:
         return ""
 
     # ---- its place in the tree
+
+    @classmethod
+    def charges_up(cls, root: str) -> bool:
+        """Whether what a cgroup holds is counted in those above it."""
+        return True
+
+    @classmethod
+    def pressure_root(cls, root: str) -> str | None:
+        """Below which directory the memory.pressure of a path is; None: nowhere."""
+        return root
 
     def alive(self) -> bool:
         """Whether the cgroup that we hold still exists, wherever its path leads now."""
@@ -659,11 +647,14 @@ def walk(root: str, path: str = "/", prune_bytes: int = 0) -> Iterator[tuple[str
             return
         raise
     prefix = "" if path == "/" else path
+    as_kind = kind(root)
+    prune_bytes = prune_bytes if prune_bytes and as_kind.charges_up(root) else 0
     try:
         waiting = deque([""])
         while waiting:
             parent = waiting.popleft()
-            for name, inode, current, leaf in _children(top, parent, f"{full_path(root, path)}/{parent}"):
+            where = f"{full_path(root, path)}/{parent}"
+            for name, inode, current, leaf in _children(top, parent, where, as_kind.CURRENT):
                 below = f"{parent}/{name}" if parent else name
                 if not leaf and current >= prune_bytes:
                     waiting.append(below)
@@ -672,8 +663,8 @@ def walk(root: str, path: str = "/", prune_bytes: int = 0) -> Iterator[tuple[str
         os.close(top)
 
 
-def _children(top: int, parent: str, path: str) -> list[tuple[str, int, int, bool]]:
-    """(name, inode, memory.current, whether it has no children) of those directly below ``parent``."""
+def _children(top: int, parent: str, path: str, size: str) -> list[tuple[str, int, int, bool]]:
+    """(name, inode, bytes by the file ``size``, whether it has no children) of those directly below ``parent``."""
     found: list[tuple[str, int, int, bool]] = []
     try:
         here = os.open(parent or ".", os.O_RDONLY | _DIRECTORY, dir_fd=top)
@@ -686,7 +677,7 @@ def _children(top: int, parent: str, path: str) -> list[tuple[str, int, int, boo
         for name in _directories(here):
             try:
                 status = os.stat(name, dir_fd=here, follow_symlinks=False)
-                current = files.number(files.read_at(here, f"{name}/memory.current", path, 64))
+                current = files.number(files.read_at(here, f"{name}/{size}", path, 64))
             except OSError as error:
                 if error.errno in _UNREACHABLE:
                     continue

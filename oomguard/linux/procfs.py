@@ -15,6 +15,7 @@ import errno
 import mmap
 import os
 import time
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from oomguard.model.facts import MemInfo, ProcessFacts, Refaults
@@ -274,6 +275,19 @@ def parse_cgroup(data: bytes) -> str:
     return unified
 
 
+# Whoever knows better puts his own here: where cgroup v1 has the memory, the path that counts is another one.
+cgroup_in: Callable[[bytes], str] = parse_cgroup
+
+
+def cgroup_of(proc_fd: int, pid: int) -> str | None:
+    """Where it lives now; None: gone, or hidden."""
+    try:
+        data = files.read_at(proc_fd, f"{pid}/cgroup", "/proc")
+    except OSError:
+        return None
+    return None if data is None else cgroup_in(data)
+
+
 def _hierarchy(data: bytes, start: bytes) -> str:
     at = 0 if data.startswith(start) else data.find(b"\n" + start) + 1
     if at == 0 and not data.startswith(start):
@@ -387,7 +401,7 @@ def _cgroup(directory: int, path: str) -> str | None:
         if error.errno == errno.ENAMETOOLONG:
             return ""
         raise
-    return None if data is None else parse_cgroup(data)
+    return None if data is None else cgroup_in(data)
 
 
 def _of_a_thread(directory: int, leader: Status, path: str) -> Status:

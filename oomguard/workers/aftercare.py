@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Final
 
-from ..linux import procfs
+from ..linux import cgroup2, procfs
 
 AT_S: Final = (1.0, 10.0, 60.0)
 _VICTIMS_MAX: Final = 4
@@ -23,9 +23,9 @@ def look(
     """One line of ``after``. ``kernel_kills``: vmstat's oom_kill when it opened; what is not known is None."""
     meminfo = _numbers(f"{proc}/meminfo", 1024)
     oom_kill = _numbers(f"{proc}/vmstat", 1).get("oom_kill")
-    pressure = f"{proc}/pressure/memory" if cgroup == "/" else f"{root}{cgroup}/memory.pressure"
+    pressure = f"{proc}/pressure/memory" if cgroup == "/" else pressure_file(root, cgroup)
     full = full_averages(pressure)
-    current = read(f"{root}{cgroup}/memory.current")
+    current = read(f"{root}{cgroup}/{cgroup2.kind(root).CURRENT}")
     return {
         "at_s": round((time.monotonic_ns() - acted_ns) / 1e9, 3),
         "available_bytes": meminfo.get("MemAvailable"),
@@ -35,6 +35,11 @@ def look(
         "kernel_kills": None if oom_kill is None or kernel_kills is None else max(0, oom_kill - kernel_kills),
         "victims": [_victim(proc, root, row, acted_ns) for row in victims[:_VICTIMS_MAX]],
     }
+
+
+def pressure_file(root: str, cgroup: str) -> str:
+    """Where the pressure of a cgroup is told; a name that leads nowhere, where nobody tells it."""
+    return f"{cgroup2.kind(root).pressure_root(root) or ''}{cgroup}/memory.pressure"
 
 
 def _victim(proc: str, root: str, row: Mapping[str, Any], acted_ns: int) -> dict[str, Any]:

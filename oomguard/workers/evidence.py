@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
-from ..linux import procfs
+from ..linux import cgroup2, procfs
 from ..model.facts import ProcessFacts
 from ..model.secrets import redact
 from ..model.verdict import ProcessRef
@@ -58,6 +58,9 @@ _CGROUP_FILES: Final = (
     "cpu.pressure",
     "cgroup.events",
     "pids.current",
+)
+_OF_NUMBERS: Final = frozenset(
+    ("memory.stat", "memory.events", "memory.events.local", "memory.swap.events", "cgroup.events", "memory.oom_control")
 )
 _LEVELS_MAX: Final = 16
 
@@ -216,7 +219,7 @@ class Evidence:
                     continue
                 done.add(path)
                 found: dict[str, object] = {}
-                for file in _CGROUP_FILES:
+                for file in cgroup2.kind(self._cgroup).EVIDENCE or _CGROUP_FILES:
                     place = f"{stage}/cgroup.{flat(path)}.{file}"
                     data = self._take(f"{self._cgroup}{path.rstrip('/')}/{file}", place)
                     if data is not None:
@@ -374,7 +377,7 @@ def _process(proc: int, pid: int) -> ProcessFacts | None:
 
 
 def _value(file: str, data: bytes) -> object:
-    if file in ("memory.stat", "memory.events", "memory.events.local", "memory.swap.events", "cgroup.events"):
+    if file in _OF_NUMBERS:
         return numbers(data)
     line = text(data).rstrip("\n")
     return int(line) if line.isdigit() else line

@@ -19,7 +19,7 @@ from collections.abc import Generator, Iterable, Iterator
 from functools import partial
 from typing import Any, Final
 
-from ..linux import cgroup2, procfs
+from ..linux import cgroup2, mounts, procfs
 from ..model.codec import from_plain, pack
 from ..model.facts import KernelKill, Observation, TargetId
 from ..model.incident import Turn
@@ -110,7 +110,8 @@ class Scribe:
         self._tasks: deque[Task] = deque()
         self._refused = 0
         self._kernel = KernelLog(kmsg)
-        self._watch = standstill.Watch(daemon.proc, self._cgroup)
+        told = cgroup2.kind(self._cgroup).pressure_root(self._cgroup)
+        self._watch = standstill.Watch(daemon.proc, told or self._cgroup)
         self._pressed_ns = 0
         self._afters: list[tuple[int, Incident]] = []  # (when, CLOCK_MONOTONIC in ns; of whom) a look is due
         self._replaying = ring.head() > 0  # a predecessor of ours may have begun what the ring still tells
@@ -625,10 +626,8 @@ def _boot_id(proc: str) -> str:
 
 
 def _cgroup_root(daemon: Daemon) -> str:
-    """Where cgroup v2 is mounted; on a hybrid machine that is not /sys/fs/cgroup itself."""
-    if daemon.cgroup != Daemon().cgroup:
-        return daemon.cgroup
+    """Where the cgroups are that have the memory; that need not be /sys/fs/cgroup itself."""
     try:
-        return cgroup2.find_mount(daemon.proc)[0] or daemon.cgroup
+        return mounts.find(daemon.proc, daemon.cgroup)[0] or daemon.cgroup
     except OSError:
         return daemon.cgroup

@@ -78,7 +78,11 @@ class World:
         for name in ("proc", "state", "run"):
             (root / name).mkdir()
         self.proc = root / "proc"
-        (self.proc / "self").symlink_to("/proc/self")
+        # Without cgroups: no survey of made-up memory may come upon the real cgroup that all of us live in.
+        (self.proc / "self").mkdir()
+        (self.proc / "self" / "mountinfo").touch()
+        for name in ("stat", "status"):
+            (self.proc / "self" / name).symlink_to(f"/proc/self/{name}")
         (self.proc / "pressure").symlink_to("/proc/pressure")
         (self.proc / "sys").symlink_to("/proc/sys")
         self.available(total_mib * 9 // 10)

@@ -12,7 +12,7 @@ import pytest
 
 from oomguard.linux import procfs
 
-from .trees import FakeTree, KernelTree, Tree, cgroup2_mount
+from .trees import FakeTree, FakeTree1, KernelTree, KernelTree1, Tree, cgroup1_mounts, cgroup2_mount
 
 
 def kernel_tree() -> KernelTree:
@@ -24,10 +24,52 @@ def kernel_tree() -> KernelTree:
     return KernelTree(mount)
 
 
-@pytest.fixture(params=["fake", pytest.param("kernel", marks=pytest.mark.kernel)])
+def kernel_tree1() -> KernelTree1:
+    points = cgroup1_mounts()
+    if points is None:
+        pytest.skip("no cgroup v1 with memory and freezer is mounted on this machine, or it is not ours to write to")
+    return KernelTree1(points)
+
+
+def _kernel(name: str) -> object:
+    return pytest.param(name, marks=pytest.mark.kernel)
+
+
+@pytest.fixture(params=["fake", _kernel("kernel"), "fake1", _kernel("kernel1")])
 def tree(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Tree]:
-    """An empty cgroup to work below, once of files and once of the kernel."""
+    """An empty cgroup to work below: of files and of the kernel, where v2 has the memory and where v1 has it."""
+    made: Tree
+    if request.param.startswith("fake"):
+        made = FakeTree(tmp_path) if request.param == "fake" else FakeTree1(tmp_path)
+    else:
+        made = kernel_tree() if request.param == "kernel" else kernel_tree1()
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=["fake", _kernel("kernel")])
+def tree2(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[FakeTree | KernelTree]:
+    """The same of v2 alone."""
     made = FakeTree(tmp_path) if request.param == "fake" else kernel_tree()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def real_tree1() -> Iterator[KernelTree1]:
+    """The kernel's, where v1 has the memory."""
+    made = kernel_tree1()
+    yield made
+    made.close()
+
+
+@pytest.fixture(params=[_kernel("kernel"), _kernel("kernel1")])
+def counted_tree(request: pytest.FixtureRequest) -> Iterator[Tree]:
+    """The kernel's, with memory counted in it, by v2 or v1."""
+    made: Tree = kernel_tree() if request.param == "kernel" else kernel_tree1()
+    if not made.has_memory:
+        made.close()
+        pytest.skip("cgroup v2 has no memory controller on this machine; test_in_vm.py runs this in the virtual one")
     yield made
     made.close()
 

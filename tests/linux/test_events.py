@@ -111,13 +111,13 @@ def test_a_watched_directory_that_is_made_again(tree: Tree, watch: TreeWatch) ->
     watch.unwatch(path)
 
 
-def test_writes_to_a_file_are_told_too(tree: Tree) -> None:
+def test_writes_to_a_file_are_told_too(tree2: Tree) -> None:
     """memory.max that an administrator changes while we watch (here: cgroup.freeze, which every kernel has)."""
-    tree.make("/a")
-    path = str(tree.at("/a") / "cgroup.freeze")
+    tree2.make("/a")
+    path = str(tree2.at("/a") / "cgroup.freeze")
     watch = TreeWatch(events.WRITES)
     assert watch.watch(path)
-    assert watch.watch(str(tree.at("/a") / "nothing")) is False
+    assert watch.watch(str(tree2.at("/a") / "nothing")) is False
     Path(path).read_bytes()
     assert watch.drain() == set()
     Path(path).write_bytes(b"0")

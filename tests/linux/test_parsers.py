@@ -12,13 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from oomguard.linux import cgroup2, events, files, kmsg, procfs, psi, systemd
+from oomguard.linux import cgroup1, cgroup2, events, files, kmsg, mounts, procfs, psi, systemd
 
 from .test_kmsg import HEAD, SIZES
 from .test_procfs import HOSTILE_COMMS, MEMINFO, STAT, STATUS
 from .test_psi import PRESSURE
 from .test_systemd import decode
-from .trees import MEMORY_EVENTS, MEMORY_STAT
+from .trees import MEMORY_EVENTS, MEMORY_STAT, MEMORY_STAT_1, NO_LIMIT, OOM_CONTROL
 
 Parser = Callable[[bytes], object]
 
@@ -50,7 +50,11 @@ LENIENT: dict[str, tuple[Parser, bytes]] = {
     "pgalloc": (procfs.parse_pgalloc, b"pgpgout 1\npgalloc_dma 512\npgalloc_dma32 7\npgalloc_normal 90210\n"),
     "number": (files.number, b"123456\n"),
     "unit": (lambda data: cgroup2.unit_of(data.decode("utf-8", "surrogateescape")), b"/a.slice/b\\x2d.service/c"),
-    "mount point": (cgroup2._unescape, b"/sys\\040fs/\\134x"),
+    "mount point": (mounts.unescape, b"/sys\\040fs/\\134x"),
+    "mountinfo": (mounts.parse_mountinfo, b"35 31 0:32 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n"),
+    "memory.stat of v1": (cgroup1.parse_stat, MEMORY_STAT_1),
+    "memory.oom_control": (cgroup1.parse_oom_control, OOM_CONTROL),
+    "memory.limit_in_bytes": (cgroup1.parse_limit, NO_LIMIT),
 }
 ALL = WHOLE | LENIENT
 parsers = pytest.mark.parametrize("name", ALL)

@@ -20,7 +20,7 @@ Against = Annotated[
     Path | None,
     typer.Option("--against", metavar="DIR", help="On another machine: DIR holds its proc and sys/fs/cgroup."),
 ]
-NO_CGROUP2 = "there is no cgroup v2 here"
+NO_CGROUPS = "there are no cgroups here that count memory"
 
 
 def check(config: Config = files.DEFAULT, against: Against = None, json: Json = False, strict: Strict = False) -> None:
@@ -52,7 +52,7 @@ def _elsewhere(plan: Plan, tree: Path) -> Plan:
 
 
 def _code(plan: Plan, warnings: Sequence[Fault], strict: bool) -> int:
-    if sum(fault.message.startswith(NO_CGROUP2) for fault in warnings) == len(plan.guards):
+    if sum(fault.message.startswith(NO_CGROUPS) for fault in warnings) == len(plan.guards):
         return say.KERNEL_CANNOT
     return say.FOUND if warnings and strict else say.FINE
 

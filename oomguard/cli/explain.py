@@ -19,6 +19,7 @@ from ..model.policy import (
     ExhaustsWithin,
     GrowthAbove,
     Guard,
+    LevelAbove,
     MemoryAbove,
     Plan,
     RefaultsAbove,
@@ -128,7 +129,7 @@ def _found(machine: "Machine", subject: str) -> tuple[str, "ProcessFacts | None"
         say.fail(say.WRONG_USE, f"{subject} is neither a process nor a path: as in /system.slice/ssh.service")
     path = "/" + subject.removeprefix(machine.root or Daemon().cgroup).strip("/")
     if machine.root is None and path != "/":
-        why = f"no cgroup v2 with the memory controller is mounted (cgroup {machine.flavour})"
+        why = f"no cgroups with the memory controller are mounted (cgroup {machine.flavour})"
         say.fail(say.KERNEL_CANNOT, f"{why}: ask about / or a process")
     if not machine.exists(path):
         say.fail(say.FOUND, f"there is no cgroup {path}")
@@ -237,7 +238,7 @@ def _left(condition: Condition, sight: "Sight") -> str:
             left = amount.of(sight.limit_bytes) - sight.used_bytes
         case SwapAbove(amount):
             left = amount.of(sight.swap_limit_bytes) - sight.swap_bytes
-        case StallAbove():
+        case StallAbove() | LevelAbove():
             return ": only the kernel's trigger tells"
         case GrowthAbove() | ExhaustsWithin() | RefaultsAbove() | EventsAbove():
             return ": only time tells"

@@ -82,7 +82,7 @@ class Arm:
         loop.hook_up = lambda plan: self._hook_up(plan, loop)
         for what, why in rehearse.syscalls(senses.proc_fd):
             self.degraded(what, why)
-        for what, why in rehearse.measures(plan, self.root):
+        for what, why in rehearse.measures(self.boot.asked, self.root):
             self.degraded(what, why)
         rehearse.storm(plan)
         loop.watchdog_ns = _watchdog_ns()

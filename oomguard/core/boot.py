@@ -10,9 +10,10 @@ import resource
 import signal
 import sys
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-from ..linux import leases, libc, mounts, procfs, systemd
+from ..linux import cgroup2, leases, libc, mounts, procfs, systemd
 from ..model.codec import from_plain
 from ..model.policy import Plan, RunStep, TellStep, UnitStep
 from ..model.ring import MINUTES_BYTES, Ring
@@ -71,7 +72,7 @@ class Boot:
         plan = from_plain(json.loads(plan_text))
         if not isinstance(plan, Plan):
             raise ValueError("not a plan")
-        self.plan, self.plan_text = plan, plan_text
+        self.asked, self.plan_text = plan, plan_text
         daemon = plan.daemon
         os.makedirs(daemon.runtime_dir, 0o755, exist_ok=True)
         self.lock_fd = _only_one(f"{daemon.runtime_dir}/lock")
@@ -80,6 +81,7 @@ class Boot:
         self.root, flavour = mounts.find(daemon.proc, daemon.cgroup)
         if self.root is None:
             self.lacks["cgroups"] = f"cgroup {flavour}: nobody counts memory there, so processes are told apart alone"
+        self.plan = fitted(plan, self.root)
         self._put_back()
         self._state_dir()
         self._protect()
@@ -183,6 +185,14 @@ class Boot:
         except OSError as error:
             self.lacks["leases"] = f"{path}: {error.strerror}: no tripwire, no brake, nothing is set for a time"
             return None
+
+
+def fitted(plan: Plan, root: str | None) -> Plan:
+    """The plan without what these cgroups cannot do: then nobody relies on it, and nothing is tried in vain."""
+    lacks = {} if root is None else cgroup2.kind(root).LACKS
+    if "tripwire" not in lacks:
+        return plan
+    return replace(plan, guards=tuple(replace(guard, tripwire=False, brake=False) for guard in plan.guards))
 
 
 def _only_one(path: str) -> int:

@@ -16,6 +16,7 @@ from ..model.policy import Plan, UnitStep
 from ..model.verdict import Action, Close, Kill, Notify, Outcome
 from ..workers.pool import Pool, Worker
 from .act import Hands
+from .boot import fitted
 from .observe import Senses
 from .record import Recorder
 from .reload import Reload, keep_plan, renewed
@@ -181,7 +182,7 @@ class Loop:
         """The new plan is in force. Guards keep their phases and leases, but for what is new in them."""
         old_daemon = self.plan.daemon
         before = {guard.name: guard for guard in self.plan.guards}
-        plan, keep, changed = renewed(self.plan, plan)
+        asked, (plan, keep, changed) = plan, renewed(self.plan, fitted(plan, self.senses.root))
         self.state = renew(self.state, before, {guard.name: guard for guard in plan.guards}, changed)
         self.senses.aim(plan, keep, changed)
         self.hands.aim(plan)
@@ -195,7 +196,7 @@ class Loop:
         self.plan, self.renewed = plan, True
         if any(isinstance(step, UnitStep) for step in plan.steps()):
             self.hands.orders.post(("prepare", 0))
-        self.hook_up(plan)
+        self.hook_up(asked)
         keep_plan(plan, text)
         self.recorder.plan(plan)
         self.status.mended("reload")

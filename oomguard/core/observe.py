@@ -5,6 +5,7 @@ the surveys that the judge asked for. ``memory.current`` first; ``memory.stat`` 
 """
 
 import errno
+import os
 import resource
 import select
 import signal
@@ -46,6 +47,7 @@ from ..model.policy import (
     ExhaustsWithin,
     GrowthAbove,
     Guard,
+    LevelAbove,
     MemoryAbove,
     Plan,
     PressureAbove,
@@ -163,6 +165,7 @@ class Senses:
         self.look_took_ns = 0
         self.shares = Shares(root, self._broken)
         self.triggers = Stalls(self.listen, self.ignore, self._stalled, say)
+        self.levels: dict[TargetId, list[int]] = {}  # eventfds of memory.pressure_level
         self.muted: dict[str, int] = {}  # path: until when its events are not listened to
         self.found_high: Callable[[str, int, int | None], int | None] = lambda _path, _inode, now: now
         self.found_limit: Callable[[str, str, int | None], int | None] | None = None
@@ -451,6 +454,7 @@ class Senses:
                 self.later.pop(target, None)
                 self.bounds.pop(target, None)
                 self.triggers.leave(target)
+                self._leave_levels(target)
                 self._listen_stalls(guard, target)
         for path, watch in self.watches.items():
             watch.aim(self._guards(path))
@@ -594,6 +598,8 @@ class Senses:
 
     def _listen_stalls(self, guard: Guard, target: TargetId) -> None:
         for condition in _conditions(guard):
+            if isinstance(condition, LevelAbove):
+                self._listen_level(target, condition)
             if not isinstance(condition, StallAbove):
                 continue
             if target.cgroup == "/":
@@ -648,6 +654,7 @@ class Senses:
         self.bounds.pop(target, None)
         self.vanished.append(target)
         self.triggers.leave(target)
+        self._leave_levels(target)
         watch = self.watches.get(target.cgroup)
         if watch is None:
             return
@@ -663,6 +670,33 @@ class Senses:
     def _stalled(self, target: TargetId, number: int) -> None:
         self.stalls.append(Stalled(target, number))
         self.wakes.append(Wake("pressure", target.cgroup))
+
+    def _listen_level(self, target: TargetId, condition: LevelAbove) -> None:
+        """memory.pressure_level, which v1 alone has; of the machine it is that of the root."""
+
+        def spoke(_mask: int) -> None:
+            if events.drain(fd) and target in self.targets:
+                self._stalled(target, condition.number)
+
+        try:
+            group = None if self.root is None else Cgroup.open(self.root, target.cgroup)
+            if group is None:
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), "memory.pressure_level")
+            try:
+                mode = "" if condition.mode == "default" else f",{condition.mode}"
+                fd = group.level_fd(f"{condition.level}{mode}")
+            finally:
+                group.close()
+            self.listen(fd, select.EPOLLIN, spoke)
+        except OSError as error:
+            self.say("level_above", f"{error.filename}: {error.strerror}: that condition cannot hold")
+            return
+        self.levels.setdefault(target, []).append(fd)
+
+    def _leave_levels(self, target: TargetId) -> None:
+        for fd in self.levels.pop(target, ()):
+            self.ignore(fd)
+            os.close(fd)
 
     # -- memory.events -------------------------------------------------------------------------------------------
 

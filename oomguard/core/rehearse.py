@@ -12,6 +12,7 @@ from typing import Final
 from ..judge.decide import begin, decide
 from ..judge.state import seed
 from ..linux import libc, pidfd, procfs
+from ..linux.cgroup2 import kind
 from ..model.facts import (
     CgroupFacts,
     MemInfo,
@@ -24,7 +25,7 @@ from ..model.facts import (
     TargetSeen,
     VictimGone,
 )
-from ..model.policy import Plan, ReclaimStep, RunStep
+from ..model.policy import KillStep, MemoryAbove, Plan, ReclaimStep, RunStep, SetHighStep
 from ..model.ring import Ring
 from ..model.verdict import Action, Nominate
 from .record import Recorder
@@ -73,12 +74,31 @@ def measures(plan: Plan, root: str | None) -> list[tuple[str, str]]:
     """What this policy's actions take besides, where it is missing. What systemd says is asked for by the reaper."""
     missing: list[tuple[str, str]] = []
     steps = plan.steps()
-    if any(isinstance(step, ReclaimStep) for step in steps) and not os.access(f"{root}/memory.reclaim", os.W_OK):
+    lacks = {} if root is None else kind(root).LACKS
+    missing += [(what, lacks[what]) for what in _asked(plan) if what in lacks]
+    reclaims = "reclaim" not in lacks and any(isinstance(step, ReclaimStep) for step in steps)
+    if reclaims and not os.access(f"{root}/memory.reclaim", os.W_OK):
         missing.append(("reclaim", "there is no memory.reclaim that we may write to (Linux 5.19)"))
     for step in steps:
         if isinstance(step, RunStep) and not os.access(step.argv[0], os.X_OK):
             missing.append((f"hook {step.argv[0]}", "there is no such program: it is not run"))
     return missing
+
+
+def _asked(plan: Plan) -> list[str]:
+    """What this policy asks for that not every kind of cgroup has, as ``LACKS`` names it; "tripwire" first."""
+    steps = plan.steps()
+    brakes = any(guard.brake and guard.cgroup == "/" for guard in plan.guards)
+    asked = {
+        "tripwire": any(guard.tripwire for guard in plan.guards),
+        "brake": brakes,
+        "set_high": any(isinstance(step, SetHighStep) for step in steps),
+        "reclaim": any(isinstance(step, ReclaimStep) for step in steps),
+        "kill": any(isinstance(step, KillStep) for step in steps),
+        "slab": any(isinstance(condition, MemoryAbove) for condition in plan.conditions()),
+        "protection": any(isinstance(step, KillStep) for step in steps),
+    }
+    return [what for what, does in asked.items() if does]
 
 
 def storm(plan: Plan) -> tuple[Action, ...]:

@@ -24,6 +24,7 @@ from ..model.policy import (
     ExhaustsWithin,
     GrowthAbove,
     Guard,
+    LevelAbove,
     Plan,
     RefaultsAbove,
     StallAbove,
@@ -83,7 +84,7 @@ def _carried(old: Guard, new: Guard, fresh: Iterator[int]) -> Guard:
     return _renumbered(new, iter(numbers))
 
 
-_WITH_NUMBER: Final = (StallAbove, GrowthAbove, ExhaustsWithin, RefaultsAbove, EventsAbove)
+_WITH_NUMBER: Final = (StallAbove, LevelAbove, GrowthAbove, ExhaustsWithin, RefaultsAbove, EventsAbove)
 
 
 def _numbered(guard: Guard) -> list[Any]:

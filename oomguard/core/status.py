@@ -367,6 +367,7 @@ _CLASSES: Final = (  # in the order of KINDS
     policy.ExhaustsWithin,
     policy.RefaultsAbove,
     policy.EventsAbove,
+    policy.LevelAbove,
 )
 
 
@@ -376,6 +377,8 @@ def _spoken(condition: Condition) -> tuple[int, int, int, int, int]:
     match condition:
         case policy.StallAbove(word, stall_us, window_us):
             return kind, WORDS.index(word), UNITS.index("us"), stall_us, window_us * 1000
+        case policy.LevelAbove(word):
+            return kind, WORDS.index(word), UNITS.index("count"), 0, policy.LEVEL_HOLDS_NS
         case policy.PressureAbove(word, share, over) | policy.PressureRising(word, share, over):
             return kind, WORDS.index(word), *_amount(Amount(share=share)), int(over[:-1]) * policy.SECOND_NS
         case policy.ExhaustsWithin(within_ns):

@@ -19,6 +19,7 @@ from ..model.policy import (
     EventsAbove,
     ExhaustsWithin,
     GrowthAbove,
+    LevelAbove,
     MemoryAbove,
     PressureAbove,
     PressureRising,
@@ -149,7 +150,7 @@ def holds(condition: Condition, sight: Sight, margin: Margin = "at") -> bool:
         case SwapAbove(amount):
             total = sight.swap_limit_bytes
             return total > 0 and sight.swap_bytes > _above(amount, total, margin)
-        case StallAbove():
+        case StallAbove() | LevelAbove():
             return any(number == condition.number and until > sight.at_ns for number, until in sight.stalls)
         case PressureAbove():
             return _pressure(condition, sight.pressure) > condition.share * (CLEAR_PRESSURE if margin == "clear" else 1)
@@ -238,7 +239,7 @@ def is_moot(clause: Clause, sight: Sight) -> bool:
     return not sight.host.swap_total_bytes and all(isinstance(c, SwapFreeBelow) for c in clause.all_of)
 
 
-_NO_LEVEL: Final = StallAbove | PressureAbove | PressureRising | GrowthAbove | RefaultsAbove | EventsAbove
+_NO_LEVEL: Final = StallAbove | LevelAbove | PressureAbove | PressureRising | GrowthAbove | RefaultsAbove | EventsAbove
 
 
 def _is_level(condition: Condition, sight: Sight) -> bool:
@@ -285,8 +286,8 @@ def describe(condition: Condition, sight: Sight) -> str:
             return _compare("memory", sight.used_bytes, "above", amount, sight.limit_bytes)
         case SwapAbove(amount):
             return _compare("swap", sight.swap_bytes, "above", amount, sight.swap_limit_bytes)
-        case StallAbove():
-            return f"{condition.line} stall over {condition.stall_us // 1000} ms in {condition.window_us // 1000} ms"
+        case StallAbove() | LevelAbove():
+            return _describe_told(condition)
         case PressureAbove():
             now = _pressure(condition, sight.pressure) * 100
             return f"{condition.line} pressure {now:.1f} % above {condition.share * 100:g} % over {condition.over}"
@@ -298,6 +299,13 @@ def describe(condition: Condition, sight: Sight) -> str:
             return _compare(what, now_bytes, "above", condition.amount, total)
         case _:
             return _describe_trend(condition, sight)
+
+
+def _describe_told(condition: StallAbove | LevelAbove) -> str:
+    if isinstance(condition, LevelAbove):
+        mode = "" if condition.mode == "default" else f" ({condition.mode})"
+        return f"pressure level {condition.level}{mode} or over"
+    return f"{condition.line} stall over {condition.stall_us // 1000} ms in {condition.window_us // 1000} ms"
 
 
 def _describe_rise(condition: PressureRising, pressure: Pressure | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from ..model.facts import CgroupFacts, Result, TargetId
-from ..model.policy import Guard, StallAbove
+from ..model.policy import LEVEL_HOLDS_NS, Guard, LevelAbove, StallAbove
 from ..model.verdict import Close, Dismiss, Notify, Release, Snapshot
 from . import escalate, lent, nominee, shadow
 from .desk import MACHINE, SECOND, Desk, who
@@ -124,7 +124,7 @@ def _renew(desk: Desk, target: TargetId, facts: CgroupFacts) -> None:
 
 def _stall(desk: Desk, target: TargetId, number: int) -> None:
     old = desk.targets[target]
-    window = next((stall.window_us * 1000 for stall in _stalls(desk.guards[target.guard]) if stall.number == number), 0)
+    window = next((_holds_ns(stall) for stall in _stalls(desk.guards[target.guard]) if stall.number == number), 0)
     others = tuple(stall for stall in old.stalls if stall[0] != number and stall[1] > desk.at)
     desk.targets[target] = evolve(old, stalls=(*others, (number, desk.at + window)))
     desk.news.add(target)
@@ -157,7 +157,12 @@ def _quieten(desk: Desk) -> None:
             desk.actions.append(Close(target, number, "no watermark of this guard was crossed before"))
 
 
-def _stalls(guard: Guard) -> Iterable[StallAbove]:
+def _stalls(guard: Guard) -> Iterable[StallAbove | LevelAbove]:
     for watermark in (guard.soft, guard.hard):
         for clause in watermark.when if watermark is not None else ():
-            yield from (condition for condition in clause.all_of if isinstance(condition, StallAbove))
+            yield from (condition for condition in clause.all_of if isinstance(condition, StallAbove | LevelAbove))
+
+
+def _holds_ns(stall: StallAbove | LevelAbove) -> int:
+    """For so long after the kernel has told of it."""
+    return LEVEL_HOLDS_NS if isinstance(stall, LevelAbove) else stall.window_us * 1000

@@ -10,6 +10,7 @@ from ..model.policy import (
     ExhaustsWithin,
     GrowthAbove,
     Guard,
+    LevelAbove,
     MemoryAbove,
     PressureAbove,
     PressureRising,
@@ -110,7 +111,7 @@ def _awaited(guard: Guard, sight: Sight) -> list[Clause]:
     """The clauses that deadlines are for. Of a stall the kernel's trigger tells, whatever was put off."""
     marks = [mark for mark in (guard.soft, guard.hard) if mark is not None]
     clauses = [clause for mark in marks for clause in mark.when if not is_moot(clause, sight)]
-    return [clause for clause in clauses if not any(isinstance(c, StallAbove) for c in clause.all_of)]
+    return [clause for clause in clauses if not any(isinstance(c, StallAbove | LevelAbove) for c in clause.all_of)]
 
 
 def _lowest(clause: Clause, sight: Sight) -> int:
@@ -157,7 +158,7 @@ def _condition(condition: Condition, sight: Sight, tripped: bool) -> int:
             return _fill(amount.of(total) - now, SWAP_FILL) if total else NEVER
         case PressureAbove() | PressureRising():
             return AVERAGES_NS if sight.pressure is not None else NEVER
-        case StallAbove():
+        case StallAbove() | LevelAbove():
             return NEVER
         case ExhaustsWithin():
             return _forecast(condition, sight)

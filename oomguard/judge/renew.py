@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ..model.facts import TargetId
-from ..model.policy import Clause, EventsAbove, ExhaustsWithin, GrowthAbove, Guard, RefaultsAbove, StallAbove, Watermark
+from ..model.policy import Clause, EventsAbove, ExhaustsWithin, GrowthAbove, Guard, LevelAbove, RefaultsAbove, StallAbove, Watermark
 from .escalate import AT_THE_FOOT, Climb
 from .state import State, TargetState, evolve
 
@@ -45,7 +45,7 @@ def _renewed(state: TargetState, old: Guard, new: Guard) -> TargetState:
 
 
 def _numbers(guard: Guard) -> set[int]:
-    kinds = StallAbove | GrowthAbove | ExhaustsWithin | RefaultsAbove | EventsAbove
+    kinds = StallAbove | LevelAbove | GrowthAbove | ExhaustsWithin | RefaultsAbove | EventsAbove
     marks = (mark for mark in (guard.soft, guard.hard) if mark is not None)
     return {c.number for mark in marks for clause in mark.when for c in clause.all_of if isinstance(c, kinds)}
 

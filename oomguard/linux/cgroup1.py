@@ -26,7 +26,7 @@ from typing import Final
 
 from oomguard.model.facts import MemoryEvents, MemoryStat, Pressure, Refaults
 
-from . import cgroup2, files, procfs, psi
+from . import cgroup2, events, files, procfs, psi
 from .cgroup2 import Owners
 from .refaults import parse_refaults
 
@@ -355,7 +355,7 @@ class Cgroup(cgroup2.Cgroup):
 
     def _drain(self) -> None:
         if self._alarm >= 0:
-            drain(self._alarm)
+            events.drain(self._alarm)
 
     def _poll_fd(self, name: str) -> int:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), self.where(name))
@@ -423,15 +423,6 @@ class Cgroup(cgroup2.Cgroup):
     def pressure_root(cls, root: str) -> str | None:
         """Where memory.pressure of a path is looked for; None: nowhere."""
         return _PLACES[root][0]
-
-
-def drain(eventfd: int) -> bool:
-    """Take back what an eventfd tells; whether it told anything."""
-    try:
-        os.eventfd_read(eventfd)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def effective_limit(

@@ -54,6 +54,15 @@ def read_signals(fd: int) -> list[int]:
     return [struct.unpack_from("=I", data, at)[0] for at in range(0, len(data) - _SIGINFO_BYTES + 1, _SIGINFO_BYTES)]
 
 
+def drain(eventfd: int) -> bool:
+    """Take back what an eventfd tells; whether it told anything."""
+    try:
+        os.eventfd_read(eventfd)
+    except BlockingIOError:
+        return False
+    return True
+
+
 def parse_inotify(data: bytes) -> list[tuple[int, int]]:
     """(watch, mask) of every whole event."""
     events: list[tuple[int, int]] = []

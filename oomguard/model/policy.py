@@ -62,6 +62,22 @@ class StallAbove:
     number: int
 
 
+LEVEL_HOLDS_NS = SECOND_NS  # the kernel tells again for every 512 pages that it looks through for something to reclaim
+
+
+@dataclass(frozen=True, slots=True)
+class LevelAbove:
+    """memory.pressure_level of cgroup v1: the kernel told of this level or a higher one, within ``LEVEL_HOLDS_NS``.
+
+    ``mode``: what is told of pressure below: "default", where nobody there listens himself; "hierarchy", all; "local",
+    none. ``number`` as in ``StallAbove``.
+    """
+
+    level: Literal["low", "medium", "critical"]
+    mode: Literal["default", "hierarchy", "local"]
+    number: int
+
+
 @dataclass(frozen=True, slots=True)
 class PressureAbove:
     """The kernel's running average is above this share of wall time (0.2 is 20 %)."""
@@ -138,6 +154,7 @@ Condition = (
     | MemoryAbove
     | SwapAbove
     | StallAbove
+    | LevelAbove
     | PressureAbove
     | PressureRising
     | ZramAbove
@@ -431,3 +448,8 @@ class Plan:
         """All that any guard may do."""
         marks = [mark for guard in self.guards for mark in (guard.soft, guard.hard) if mark is not None]
         return tuple(step for mark in marks for step in mark.do)
+
+    def conditions(self) -> tuple[Condition, ...]:
+        """All that any guard waits for."""
+        marks = [mark for guard in self.guards for mark in (guard.soft, guard.hard) if mark is not None]
+        return tuple(condition for mark in marks for clause in mark.when for condition in clause.all_of)

@@ -22,8 +22,12 @@ EVENT_KINDS: Final = (  # names of ``model.messages``
 KINDS: Final = (
     "available_below", "swap_free_below", "memory_above", "swap_above", "stall_above", "pressure_above",
     "pressure_rising", "zram_above", "growth_above", "exhausts_within", "refaults_above", "events_above",
+    "level_above",
 )  # fmt: skip
-WORDS: Final = ("", "some", "full", "memory", "disk", "anon", "file", "any", "low", "high", "max", "oom", "oom_kill")
+WORDS: Final = (
+    "", "some", "full", "memory", "disk", "anon", "file", "any", "low", "high", "max", "oom", "oom_kill", "medium",
+    "critical",
+)  # fmt: skip
 UNITS: Final = ("bytes", "millionths", "us", "count")  # of a condition's number; millionths: a share
 
 UNKNOWN: Final = (1 << 64) - 1  # a number that there is not on this machine, or that no policy asks for

@@ -10,6 +10,7 @@ from ..model.policy import (
     EventsAbove,
     ExhaustsWithin,
     GrowthAbove,
+    LevelAbove,
     MemoryAbove,
     PressureAbove,
     PressureRising,
@@ -31,6 +32,9 @@ def reached_before(hard: Clause, soft: Sequence[Clause]) -> int | None:
     return next((index for index, clause in enumerate(soft) if implies(clause, hard)), None)
 
 
+_LEVELS = ("low", "medium", "critical")
+
+
 def implies(one: Clause, other: Clause) -> bool:
     """Whether the other clause surely holds whenever this one does."""
     return one.lasting_ns >= other.lasting_ns and all(
@@ -48,6 +52,8 @@ def _condition_implies(mine: Condition, theirs: Condition) -> bool:
             return _sees(mine.line, theirs.line) and (
                 mine.window_us == theirs.window_us and mine.stall_us >= theirs.stall_us
             )
+        case LevelAbove(), LevelAbove():
+            return mine.mode == theirs.mode and _LEVELS.index(mine.level) >= _LEVELS.index(theirs.level)
         case PressureAbove(), PressureAbove():
             return _sees(mine.line, theirs.line) and mine.over == theirs.over and mine.share >= theirs.share
         case PressureRising(), PressureAbove() | PressureRising():

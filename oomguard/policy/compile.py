@@ -233,6 +233,7 @@ def _table_hint(way: Key) -> str:
         "never": '{ comm = "NAME" }, { unit = "NAME.service" } or { cgroup = "/PATH" }',
         "when": '{ available_below = "5%" }',
         "stall_above": '{ some = "150ms", within = "1s" }',
+        "level_above": '"medium", or { level = "medium", mode = "local" }',
         "pressure_above": '{ full = "20%", over = "10s" }',
         "pressure_rising": '{ full = "10%", over = "10s" }',
         "growth_above": '"50MiB/s", or { rate = "50MiB/s", over = "3s" }',
@@ -396,6 +397,8 @@ def _conditions(table: schema.ClauseTable, numbers: Iterator[int]) -> Iterator[m
     yield from map(model.SwapAbove, table.swap_above)
     if stall := table.stall_above:
         yield model.StallAbove(stall.line, stall.stall_ns // 1000, stall.within // 1000, next(numbers))
+    if level := table.level_above:
+        yield model.LevelAbove(level.level, level.mode, next(numbers))
     if pressure := table.pressure_above:
         yield model.PressureAbove(pressure.line, pressure.share, pressure.over)
     if rising := table.pressure_rising:

@@ -56,6 +56,7 @@ FORMS: dict[str, Schema] = {
     "_amount_or_none": {"anyOf": [_SHARE, {"type": "integer", "minimum": 0}, _SIZE["anyOf"][1]]},
     "_amounts": {"anyOf": [*_AMOUNT["anyOf"], {"type": "array", "items": _AMOUNT, "minItems": 1, "maxItems": 4}]},
     "share": _SHARE,
+    "_level": {"enum": ["low", "medium", "critical"]},
     "rate": _RATE,
     "_between.<locals>.check": _DURATION,
     "_age": _DURATION,
@@ -148,6 +149,7 @@ WORDS: dict[str, dict[str, str]] = {
         "memory_above": "The cgroup uses more than this, cache left out; shares are of its limit.",
         "swap_above": "The cgroup has more than this in swap; shares are of memory.swap.max.",
         "stall_above": "Tasks waited so long for memory within a window: a trigger of the kernel.",
+        "level_above": "cgroup v1's memory.pressure_level has come to this: low, medium or critical.",
         "pressure_above": "The kernel's running average of that waiting is above this share of time.",
         "pressure_rising": "The same, and above the average over the longer time: it is getting worse.",
         "growth_above": "It grows by more than this a second, cache left out; shares are of its limit.",
@@ -156,6 +158,10 @@ WORDS: dict[str, dict[str, str]] = {
         "events_above": "A line of memory.events has counted more than so many in a time.",
         "zram_above": "zram and zswap take more than this of memory, or a zram disk is so full.",
         "lasting": "All of the table held for so long without a break.",
+    },
+    "LevelTable": {
+        "level": "How hard the kernel finds it to reclaim.",
+        "mode": "Whether pressure in cgroups below is told here: default, hierarchy (all of it), local (none).",
     },
     "StallTable": {
         "some": "At least one task waited for so long.",

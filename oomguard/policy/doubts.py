@@ -36,6 +36,7 @@ def of(plan: model.Plan, matches: Matches) -> list[Fault]:
     ]
 
 
+_NO_LIMIT = (1 << 63) - (1 << 16)  # what cgroup v1 says where there is none, to the page
 _ZSWAP_ENABLED = "module/zswap/parameters/enabled"
 
 
@@ -49,7 +50,10 @@ class Machine:
         self.has_refaults = b"\nworkingset_refault" in _said(proc / "vmstat")
         self.has_zram = any(Path(sys, "block").glob("zram*"))
         self.has_zswap = b"\nZswap:" in _said(proc / "meminfo") and _said(sys / _ZSWAP_ENABLED) != b"N\n"
-        self.has_cgroup2 = _opens(cgroup / "cgroup.controllers")
+        self.has_cgroups, self.is_v1 = _opens(cgroup / "cgroup.controllers"), False
+        for memory in (cgroup, cgroup / "memory"):
+            if not self.has_cgroups and (memory / "memory.usage_in_bytes").exists():
+                self.cgroup, self.has_cgroups, self.is_v1 = memory, True, True
         self.is_this_one = proc == Path("/proc")
 
         self.total_bytes = _total(proc / "meminfo", "MemTotal:")
@@ -72,9 +76,9 @@ class Machine:
         return not name or matches(pattern.replace("*", "**"), value.rstrip(b"\0\n").decode("utf-8", "surrogateescape"))
 
     def limit_on_the_way(self, path: str) -> bool:
-        """Whether this cgroup or one above it has a memory.max."""
-        here = Path(path.lstrip("/"))
-        return any(_number_in(self.cgroup / way / "memory.max") for way in (here, *here.parents))
+        """Whether this cgroup or one above it has a memory.max; in v1, where that is always a number, a low one."""
+        here, name = Path(path.lstrip("/")), "memory.limit_in_bytes" if self.is_v1 else "memory.max"
+        return any(_number_in(self.cgroup / way / name) for way in (here, *here.parents))
 
 
 def _swap_total_kib(meminfo: Path) -> int | None:
@@ -114,7 +118,8 @@ def _opens(path: Path) -> bool:
 
 def _number_in(path: Path) -> bool:
     try:
-        return path.read_text("ascii").strip().isdigit()
+        text = path.read_text("ascii").strip()
+        return text.isdigit() and int(text) < _NO_LIMIT
     except (OSError, UnicodeDecodeError):
         return False
 
@@ -224,9 +229,11 @@ def _limits(guard: model.Guard, machine: Machine, matches: Matches) -> _Doubts:
     """What the guard's cgroups are now: none at all, or without the limit that its shares are of."""
     if guard.cgroup == "/":
         return
-    if not machine.has_cgroup2:
-        yield ("cgroup",), "there is no cgroup v2 here: this guard has nothing to watch", ""
+    if not machine.has_cgroups:
+        yield ("cgroup",), "there are no cgroups here that count memory: this guard has nothing to watch", ""
         return
+    if machine.is_v1:
+        yield from _of_v1(guard)
     named = [path for path in machine.cgroups() if matches(guard.cgroup, path)]
     found = [path for path in named if machine.bears(path, guard.xattr, matches)]
     if named and not found:
@@ -239,11 +246,24 @@ def _limits(guard: model.Guard, machine: Machine, matches: Matches) -> _Doubts:
     if not unlimited:
         return
     what = unlimited[0] if len(unlimited) == 1 else f"{unlimited[0]} (and {len(unlimited) - 1} more)"
-    if guard.tripwire:
+    if guard.tripwire and not machine.is_v1:
         yield ("tripwire",), f"{what} has no memory.max to lay a tripwire under", "set MemoryMax= in its unit"
     if _uses_shares_of_limit(guard):
         hint = "set MemoryMax= in its unit, or write sizes"
         yield ("cgroup",), f"{what} has no memory.max: shares are of the machine's memory", hint
+
+
+def _of_v1(guard: model.Guard) -> _Doubts:
+    """What cgroup v1 has not, and what is there instead."""
+    if guard.tripwire:
+        instead = "a threshold wakes there, but nobody is slowed, and deadlines are shorter instead"
+        yield ("tripwire",), f"cgroup v1 has no memory.high: {instead}", ""
+    for name, watermark in _watermarks(guard):
+        for index, step in enumerate(watermark.do):
+            if isinstance(step, model.SetHighStep):
+                yield (name, "do", index), "cgroup v1 has no memory.high: that action does nothing here", ""
+            if isinstance(step, model.ReclaimStep):
+                yield (name, "do", index), "cgroup v1 has no memory.reclaim: that action does nothing here", ""
 
 
 def _uses_shares_of_limit(guard: model.Guard) -> bool:
@@ -305,6 +325,8 @@ def _impossible(condition: model.Condition, machine: Machine) -> str:
             return "its kernel does not count refaults"
         case model.MemoryAbove(amount) if 0 < machine.total_bytes <= (amount.bytes or 0):
             return f"it has {_gib(machine.total_bytes)} of memory in all"
+        case model.LevelAbove() if not machine.is_v1:
+            return "memory.pressure_level is cgroup v1's alone"
         case model.StallAbove() | model.PressureAbove() | model.PressureRising() if not machine.has_pressure:
             return "its kernel reports no pressure (CONFIG_PSI, or psi=1 on the kernel command line)"
         case _:

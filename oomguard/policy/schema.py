@@ -319,6 +319,17 @@ def _only_one(table: str, **given: object) -> str:
     return names[0]
 
 
+def _level(value: object) -> object:
+    return value  # the table's own key knows which there are
+
+
+class LevelTable(Table):
+    """``level_above``: memory.pressure_level, of cgroup v1."""
+
+    level: Literal["low", "medium", "critical"]
+    mode: Literal["default", "hierarchy", "local"] = "default"
+
+
 class StallTable(Table):
     """``stall_above``: a trigger of the kernel."""
 
@@ -447,6 +458,7 @@ class ClauseTable(Table):
     memory_above: AmountsField = ()
     swap_above: AmountsField = ()
     stall_above: StallTable | None = None
+    level_above: Annotated[LevelTable | None, BeforeValidator(Short("level", _level))] = None
     pressure_above: PressureTable | None = None
     pressure_rising: PressureRisingTable | None = None
     growth_above: Annotated[GrowthTable | None, BeforeValidator(Short("rate", units.rate))] = None

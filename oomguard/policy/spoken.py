@@ -104,6 +104,8 @@ def _condition(condition: model.Condition) -> tuple[str, Value]:
                 units.shown_duration(condition.window_us * 1000),
             )
             return "stall_above", {condition.line: stall, "within": window}
+        case model.LevelAbove(level, mode):
+            return "level_above", level if mode == "default" else {"level": level, "mode": mode}
         case model.PressureAbove():
             return "pressure_above", {condition.line: units.shown_share(condition.share), "over": condition.over}
         case model.PressureRising():

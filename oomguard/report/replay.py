@@ -18,7 +18,7 @@ from ..judge.state import State
 from ..model.codec import from_plain
 from ..model.facts import CgroupFacts, Observation, Result, Stalled, Survey, TargetId, TargetSeen, VictimGone
 from ..model.incident import Turn
-from ..model.policy import Budget, Daemon, Guard, Plan, StallAbove
+from ..model.policy import Budget, Daemon, Guard, LevelAbove, Plan, StallAbove
 from ..model.verdict import Action, Close, Dismiss, Kill, Lease, Look, Mute, Nominate, Notify, Release, Snapshot, Victim
 
 _FRESH_NS: Final = 2_000_000_000  # a look as old as that may stand in for one that nobody took
@@ -336,10 +336,10 @@ def _all_cgroups(seen: Observation) -> Iterator[CgroupFacts]:
     yield from seen.cgroups  # last: what was read for its own sake counts
 
 
-def _stalls(guard: Guard) -> Iterator[StallAbove]:
+def _stalls(guard: Guard) -> Iterator[StallAbove | LevelAbove]:
     for watermark in (guard.soft, guard.hard):
         for clause in watermark.when if watermark is not None else ():
-            yield from (condition for condition in clause.all_of if isinstance(condition, StallAbove))
+            yield from (condition for condition in clause.all_of if isinstance(condition, StallAbove | LevelAbove))
 
 
 # -- in words ----------------------------------------------------------------------------------------------------------

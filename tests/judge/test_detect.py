@@ -26,6 +26,7 @@ from oomguard.model.policy import (
     EventsAbove,
     ExhaustsWithin,
     GrowthAbove,
+    LevelAbove,
     MemoryAbove,
     PressureAbove,
     PressureRising,
@@ -233,6 +234,7 @@ conditions = st.one_of(
         PressureAbove, st.sampled_from(["some", "full"]), st.floats(0, 1), st.sampled_from(["10s", "60s", "300s"])
     ),
     st.builds(StallAbove, st.just("some"), st.just(1), st.just(2), st.integers(0, 3)),
+    st.builds(LevelAbove, st.just("low"), st.just("local"), st.integers(0, 3)),
     st.builds(PressureRising, st.sampled_from(["some", "full"]), st.floats(0, 1), st.sampled_from(["10s", "60s"])),
     st.builds(ZramAbove, st.sampled_from(["memory", "disk"]), amounts),
     st.builds(GrowthAbove, amounts, st.integers(1, 10 * SECOND), st.integers(0, 3)),

@@ -28,6 +28,7 @@ from oomguard.model.policy import (
     ExhaustsWithin,
     GrowthAbove,
     Guard,
+    LevelAbove,
     MemoryAbove,
     PressureAbove,
     PressureRising,
@@ -112,6 +113,7 @@ def test_the_nearest_watermark_counts_and_within_a_table_the_furthest_condition(
     ("clause", "sight", "expected"),
     [
         pytest.param(when(StallAbove("some", 1, 2, 3)), machine(60), NEVER, id="only the kernel can tell"),
+        pytest.param(when(LevelAbove("low", "default", 3)), machine(60), NEVER, id="nor of a level of v1"),
         pytest.param(when(PressureAbove("full", 0.2, "10s")), machine(60), NEVER, id="PSI is off: it never will"),
         pytest.param(
             when(PressureAbove("full", 0.2, "10s")),

@@ -1,0 +1,215 @@
+"""The whole daemon where cgroup v1 has the memory: real leaks, in cgroups of the test's own, with limits.
+
+It sees the machine's real /proc, but guards nothing else: no policy here has a guard on more than that.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from oomguard.linux import cgroup1
+from tests.linux.trees import KernelTree1, cgroup1_mounts
+
+from .world import PATIENCE_S, Daemon, World, policy, until
+
+pytestmark = pytest.mark.kernel
+
+Start = Callable[..., Daemon]
+Live = Callable[..., "subprocess.Popen[bytes]"]
+MIB = 1 << 20
+
+# Grows to so many MiB and no further. The kernel has no reason to be faster than we, however slow this machine is.
+LEAK = "held = [bytearray(b'x' * (1 << 20)) for _ in range({mib})]\ntime.sleep(999)"
+SLOW_LEAK = """
+held = []
+while len(held) < {mib}:
+    held.append(bytearray(b'x' * (1 << 20)))
+    time.sleep(0.005)
+time.sleep(999)
+"""
+
+
+@pytest.fixture
+def tree() -> Iterator[KernelTree1]:
+    points = cgroup1_mounts()
+    if points is None:
+        pytest.skip("no cgroup v1 with memory and freezer is mounted on this machine, or it is not ours to write to")
+    made = KernelTree1(points)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def v1(world: World) -> World:
+    """With the real /proc: whom the daemon ends, and what is forked meanwhile, is found there."""
+    world.proc = Path("/proc")
+    return world
+
+
+@pytest.fixture
+def live(tree: KernelTree1) -> Iterator[Live]:
+    """Starts a process in a cgroup, under a name (comm); it goes on to do ``text`` once it is there."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def start(path: str, text: str = "time.sleep(999)", comm: bytes = b"hog", mib: int = 0) -> subprocess.Popen[bytes]:
+        head = f"import os, sys, time\nopen('/proc/self/comm', 'wb').write({comm!r})\nsys.stdin.readline()\n"
+        command = [sys.executable, "-I", "-S", "-c", head + text.format(mib=mib)]
+        process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        started.append(process)
+        tree.enter(path, process.pid)
+        assert process.stdin is not None
+        process.stdin.write(b"\n")
+        process.stdin.flush()
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+
+GUARD = """
+[policy.host]
+cgroup = "{path}"
+tripwire = {tripwire}
+cooldown = "1s"
+[policy.host.soft]
+when = [{{ {soft} }}]
+do = ["snapshot", "notify", "nominate"]
+[policy.host.hard]
+when = [{{ {hard} }}]
+do = ["snapshot", "notify", "kill"]
+[policy.host.victim]
+take = "{take}"
+never = [{{ comm = "spared" }}]
+"""
+
+
+def guard(
+    tree: KernelTree1,
+    soft: str = 'memory_above = "40%"',
+    hard: str = 'memory_above = "60%"',
+    take: str = "auto",
+    tripwire: str = "false",
+) -> str:
+    return GUARD.format(path=f"{tree.prefix}/web", soft=soft, hard=hard, take=take, tripwire=tripwire)
+
+
+def limit(tree: KernelTree1, path: str, mib: int) -> None:
+    (tree.at(path) / "memory.limit_in_bytes").write_text(str(mib * MIB))
+
+
+def incidents(world: World) -> list[dict[str, Any]]:
+    """Those that are whole."""
+    found = [json.loads(path.read_text()) for path in sorted(world.root.glob("state/incidents/*/incident.json"))]
+    return [incident for incident in found if incident.get("complete")]
+
+
+def test_a_leak_is_ended_and_who_is_small_or_spared_lives(
+    tree: KernelTree1, v1: World, daemon: Start, live: Live
+) -> None:
+    for path in ("/web/worker", "/web/other"):
+        tree.make(path)
+    limit(tree, "/web", 256)
+    spared = live("/web/other", LEAK, b"spared", 40)
+    small = live("/web/other", LEAK, b"small", 8)
+    guarding = daemon(v1, policy(guard(tree, tripwire="true"), v1), cgroup="/sys/fs/cgroup")
+    guarding.hear("READY=1")
+    why = dict(guarding.status().degraded)
+    assert "a threshold of memory.usage_in_bytes wakes there instead" in why["tripwire"]
+    assert "process by process" in why["kill"]
+    leak = live("/web/worker", SLOW_LEAK, b"leak", 190)
+    assert leak.wait(PATIENCE_S) == -signal.SIGKILL
+    assert (spared.poll(), small.poll()) == (None, None)
+    guarding.phase("calm")
+    until(lambda: incidents(v1), guarding.log())
+    (incident,) = incidents(v1)
+    assert [(victim["comm"], victim["pid"]) for victim in incident["victims"]] == [("leak", leak.pid)]
+    assert incident["cgroup"] == f"{tree.prefix}/web"
+    assert cgroup1.parse_oom_control((tree.at("/web") / "memory.oom_control").read_bytes())[2] == 0
+    assert guarding.status().numbers.kills == 1
+    assert guarding.end() == 0
+
+
+def test_a_cgroup_that_hangs_with_the_killer_disabled_is_freed(
+    tree: KernelTree1, v1: World, daemon: Start, live: Live
+) -> None:
+    """oom_kill_disable: whoever needs memory sleeps until there is some, and the kernel makes none."""
+    for path in ("/web/worker", "/web/other"):
+        tree.make(path)
+    limit(tree, "/web", 64)
+    (tree.at("/web") / "memory.oom_control").write_text("1")
+    bystander = live("/web/other", LEAK, b"bystander", 4)
+    text = policy(guard(tree, 'memory_above = "95%"', 'memory_above = "98%"'), v1)
+    guarding = daemon(v1, text, cgroup="/sys/fs/cgroup")
+    guarding.hear("READY=1")
+    leak = live("/web/worker", LEAK, b"leak", 200)
+    assert leak.wait(PATIENCE_S) == -signal.SIGKILL, guarding.log()
+    until(lambda: not cgroup1.parse_oom_control((tree.at("/web") / "memory.oom_control").read_bytes())[1])
+    assert bystander.poll() is None
+    guarding.phase("calm")
+    assert (tree.at("/web") / "memory.oom_control").read_text().startswith("oom_kill_disable 1"), "it is its owner's"
+    assert guarding.end() == 0
+
+
+# A family that never holds still: the first one starts others, and each of these one more, that live a moment longer.
+FORKS = """
+held = bytearray(b'x' * (4 << 20))
+def live(depth):
+    own = bytearray(b'x' * (2 << 20))
+    for _ in range(2 if depth else 0):
+        if os.fork() == 0:
+            live(depth - 1)
+    time.sleep(0.05)
+    os._exit(0)
+import signal
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+while True:
+    if os.fork() == 0:
+        live(2)
+    time.sleep(0.02)
+"""
+
+
+def test_not_one_child_of_a_cgroup_that_forks_is_lost(tree: KernelTree1, v1: World, daemon: Start, live: Live) -> None:
+    """There is no cgroup.kill: it is gone through again and again, and in every turn, until nobody is left."""
+    tree.make("/web/forks.service")
+    limit(tree, "/web", 256)
+    root = live("/web/forks.service", FORKS, b"forks")
+    guarding = daemon(
+        v1, policy(guard(tree, 'memory_above = "8MiB"', 'memory_above = "10MiB"', "unit"), v1), cgroup="/sys/fs/cgroup"
+    )
+    guarding.hear("READY=1")
+    procs = tree.at("/web/forks.service") / "cgroup.procs"
+    assert root.wait(PATIENCE_S) == -signal.SIGKILL, guarding.log()
+    until(lambda: not procs.read_text(), guarding.log())
+    guarding.phase("calm", "cooling", "armed")
+    assert not procs.read_text(), "and nobody has come since"
+    assert guarding.end() == 0
+
+
+@pytest.mark.parametrize(
+    "level", ['"medium"', '{ level = "critical", mode = "hierarchy" }', '{ level = "low", mode = "local" }']
+)
+def test_pressure_levels_are_told(tree: KernelTree1, v1: World, daemon: Start, live: Live, level: str) -> None:
+    """Nothing else is asked for: it is the kernel's own word that ends the leak. The killer is disabled meanwhile."""
+    tree.make("/web")
+    limit(tree, "/web", 48)
+    (tree.at("/web") / "memory.oom_control").write_text("1")
+    text = policy(guard(tree, f"level_above = {level}", f'level_above = {level}, memory_above = "50%"'), v1)
+    guarding = daemon(v1, text, cgroup="/sys/fs/cgroup")
+    guarding.hear("READY=1")
+    leak = live("/web", LEAK, b"leak", 200)
+    assert leak.wait(PATIENCE_S) == -signal.SIGKILL, guarding.log()
+    guarding.logged("soft watermark crossed: pressure level")
+    assert guarding.end() == 0

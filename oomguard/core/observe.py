@@ -249,6 +249,7 @@ class Senses:
         machine = machine or any(new.target.cgroup == "/" for new in self.appeared)
         machine = machine or any(target.cgroup == "/" for target, _ in self.asked)
         paths = {t.cgroup for t in due} | self.spoke | {target.cgroup for target, _ in self.asked}
+        paths |= {stalled.target.cgroup for stalled in self.stalls}  # it holds for its window: judged now or not at all
         machine = machine or any(self.watches[path].wants_host for path in paths & self.watches.keys())
         host = self._read_host() if machine else None
         surveys = tuple(self._survey(target, depth) for target, depth in self._take_asked())

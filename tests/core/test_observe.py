@@ -1150,7 +1150,9 @@ def test_real_stalls_of_a_cgroup_and_its_end(start: Start, stalled: Path, monkey
     monkeypatch.setattr(Cgroup, "current", lambda group: 0 if group.alive() else None)
     rig = start(MOUNT, stall("web", 7, f"/{stalled.name}"))
     assert len(rig.senses.triggers.fds) == 1
-    assert rig.wait(lambda seen: seen.stalls).stalls == (Stalled(TargetId("web", f"/{stalled.name}"), 7),)
+    seen = rig.wait(lambda seen: seen.stalls)
+    assert seen.stalls == (Stalled(TargetId("web", f"/{stalled.name}"), 7),)
+    assert [facts.path for facts in seen.cgroups] == [f"/{stalled.name}"], "it holds for its window: it is judged now"
     (stalled / "cgroup.kill").write_text("1")
     until(lambda: "populated 0" in (stalled / "cgroup.events").read_text())
     stalled.rmdir()

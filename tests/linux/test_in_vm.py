@@ -49,8 +49,8 @@ def test_the_contract_on_a_machine_with_cgroup_v2(bare_vm: Machine) -> None:
     done = bare_vm.run(command, timeout=600)
     print(done.out)
     assert done.rc == 0, done.out
-    # What that machine cannot run either, nobody has run.
-    assert re.findall(r"^SKIPPED .*$", done.out, re.MULTILINE) == []
+    # What that machine cannot run either, nobody has run. Of cgroup v1 there is none there, which a real one shows.
+    assert [line for line in re.findall(r"^SKIPPED .*$", done.out, re.MULTILINE) if "no cgroup v1" not in line] == []
     passed = re.search(r"(\d+) passed", done.out)
     assert passed is not None
     assert int(passed[1]) > 250

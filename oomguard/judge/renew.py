@@ -8,7 +8,17 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from ..model.facts import TargetId
-from ..model.policy import Clause, EventsAbove, ExhaustsWithin, GrowthAbove, Guard, LevelAbove, RefaultsAbove, StallAbove, Watermark
+from ..model.policy import (
+    Clause,
+    EventsAbove,
+    ExhaustsWithin,
+    GrowthAbove,
+    Guard,
+    LevelAbove,
+    RefaultsAbove,
+    StallAbove,
+    Watermark,
+)
 from .escalate import AT_THE_FOOT, Climb
 from .state import State, TargetState, evolve
 

@@ -12,7 +12,7 @@ DESTDIR ?=
 PYTHONS ?= $(shell python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])') 3.13
 WHEELS ?=
 EXTRAS ?=
-export prefix sysconfdir DESTDIR PYTHONS WHEELS EXTRAS
+export prefix sysconfdir DESTDIR PYTHONS WHEELS EXTRAS VM
 ifdef PYTHON
 export PYTHON
 endif
@@ -21,9 +21,10 @@ IN_VENV := .venv/bin
 CONFIG ?= etc/oomguard.toml
 PYTEST_ARGS ?=
 FUZZ ?= 600
+VM ?=
 BENCH_ARGS ?=
 
-.PHONY: help venv run test lint fuzz wheels install uninstall bench storms
+.PHONY: help venv run demo test lint fuzz wheels install uninstall bench storms
 
 help: ## this list
 	@echo 'oomguard: make TARGET'
@@ -35,6 +36,9 @@ venv: ## the development environment, in .venv
 
 run: venv ## start the daemon in the foreground with etc/oomguard.toml (or CONFIG=FILE)
 	@exec $(IN_VENV)/oomguard run --config $(CONFIG)
+
+demo: venv ## a fire drill and the incident that it leaves, here or (VM=1, or where it must be) in a virtual machine
+	@tools/demo.sh
 
 test: venv ## everything: linters, unit tests, real kernel, virtual machine (PYTEST_ARGS='-k judge' for less)
 	@tools/prepare.sh vm

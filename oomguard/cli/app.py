@@ -19,6 +19,8 @@ COMMANDS: Final = {
     "import": ("import_", "import_"),
     "status": ("status", "status"),
     "top": ("top", "top"),
+    "doctor": ("doctor", "doctor"),
+    "drill": ("drill", "drill"),
     "incidents": ("incidents", "app"),
     "record": ("record", "record"),
     "exporter": ("exporter", "exporter"),

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 from .. import __version__
 from ..model import policy as model
 from ..model import statuslayout
-from . import compare, files, schema
+from . import compare, files, schema, values
 from .faults import Fault, PolicyError, Wrong, shown
 from .files import Source
 from .locate import Key
@@ -150,7 +150,7 @@ def _top_level_hint(key: str) -> str:
         return f"{key} belongs into a table [policy.NAME]"
     if key in schema.DaemonTable.model_fields:
         return f"{key} belongs into the table [daemon]"
-    return schema.nearest(key, ("policy", "daemon"))
+    return values.nearest(key, ("policy", "daemon"))
 
 
 def _merge_guards(whole: _Whole, source: Source, tables: dict[str, Any], faults: list[Fault]) -> None:
@@ -162,7 +162,7 @@ def _merge_guards(whole: _Whole, source: Source, tables: dict[str, Any], faults:
             hint = "[policy.NAME] comes first" if name in schema.GuardTable.model_fields else f"[policy.{name}]"
             faults.append(source.fault(key, "must be a table", hint))
         elif name not in whole.guards and table.keys() == {"disabled"}:
-            hint = schema.nearest(name, whole.guards)
+            hint = values.nearest(name, whole.guards)
             faults.append(source.fault(key, f"there is no policy {name} before this to disable", hint))
         else:
             whole.guards.setdefault(name, _Merged(key)).lay_over(source, table)
@@ -195,11 +195,11 @@ def _wrong(form: type[schema.Table], way: Key, detail: ErrorDetails) -> Wrong:
     given = shown(detail["input"])
     kind = detail["type"]
     if kind == "extra_forbidden":
-        return schema.unknown(_what_stands_at(way), str(way[-1]), schema.keys_at(form, way[:-1]))
+        return values.unknown(_what_stands_at(way), str(way[-1]), schema.keys_at(form, way[:-1]))
     if kind == "literal_error":
         known = re.findall(r"'([^']*)'", str(context.get("expected", "")))
         if isinstance(detail["input"], str):
-            return schema.unknown("value", detail["input"], known)
+            return values.unknown("value", detail["input"], known)
         return Wrong(f"{given} is not one of {', '.join(known)}", "in quotes")
     if kind == "model_type":
         return Wrong(f"{given} is not a table", _table_hint(way))

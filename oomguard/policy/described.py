@@ -11,8 +11,8 @@ from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue, models_jso
 from pydantic_core import core_schema
 
 from ..model.policy import Daemon, Guard, Plan
-from . import schema, spoken
-from .schema import Short
+from . import schema, spoken, values
+from .values import Short
 
 Schema = dict[str, Any]
 
@@ -80,10 +80,10 @@ FORMS: dict[str, Schema] = {
     "_user": {"type": "string", "minLength": 1},
     "_by": {
         "anyOf": [
-            {"enum": list(schema.MEASURES)},
+            {"enum": list(values.MEASURES)},
             {
                 "type": "object",
-                "properties": {name: {"type": "integer", "minimum": 1, "maximum": 100} for name in schema.MIXABLE},
+                "properties": {name: {"type": "integer", "minimum": 1, "maximum": 100} for name in values.MIXABLE},
                 "additionalProperties": False,
                 "minProperties": 1,
             },
@@ -97,7 +97,7 @@ FORMS: dict[str, Schema] = {
         "type": "object",
         "additionalProperties": {"type": "string", "minLength": 1},
         "propertyNames": {"pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"},
-        "maxProperties": schema.FIFOS_MAX,
+        "maxProperties": values.FIFOS_MAX,
     },
 }
 

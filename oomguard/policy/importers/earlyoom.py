@@ -12,7 +12,7 @@ from typing import Any
 
 from .. import units
 from ..faults import Wrong
-from ..schema import COMM_BYTES
+from ..values import COMM_BYTES
 from . import Draft, Page, patterns, victim
 
 _SHORT = "m:s:M:S:kidvr:pngN:P:h"

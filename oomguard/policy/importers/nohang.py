@@ -11,7 +11,7 @@ from typing import Any
 
 from .. import units
 from ..faults import Wrong
-from ..schema import COMM_BYTES
+from ..values import COMM_BYTES
 from . import Draft, Page, patterns, victim
 
 # Its defaults (nohang.conf as it is packaged), for what a file does not say.

@@ -8,8 +8,8 @@ from itertools import product
 
 from ..expression import compiled
 from ..faults import Wrong, shown
-from ..schema import COMM_BYTES
 from ..spoken import Value
+from ..values import COMM_BYTES
 
 # Places in a sequence that are no letters of the text.
 BEGIN, END, ONE, ANY = "\ue000", "\ue001", "\ue002", "\ue003"

@@ -285,10 +285,10 @@ def _helped(incident: dict[str, Any]) -> tuple[str, str]:
         return _kill_helped(incident)
     if incident["killed_by"] == "kernel":
         return f"The kernel had to act: {_why_kernel(incident)}.", _RED
-    if incident["mode"] == "observe":
-        return "Nothing was touched, so what followed is what happens without oomguard.", _DIM
     if incident["kind"] == "stall":
         return f"Nobody acted: {_no_guard(incident)}.", _RED
+    if incident["mode"] == "observe":
+        return "Nothing was touched, so what followed is what happens without oomguard.", _DIM
     if incident["kind"] == "soft":
         return "It calmed down by itself.", _GREEN
     return "Nothing was done; see above why.", _RED

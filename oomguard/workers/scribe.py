@@ -112,7 +112,7 @@ class Scribe:
         self._kernel = KernelLog(kmsg)
         told = cgroup2.kind(self._cgroup).pressure_root(self._cgroup)
         self._watch = standstill.Watch(daemon.proc, told or self._cgroup)
-        self._pressed_ns = 0
+        self._pressed_ns = time.monotonic_ns()  # the minute before our start was a predecessor's
         self._afters: list[tuple[int, Incident]] = []  # (when, CLOCK_MONOTONIC in ns; of whom) a look is due
         self._replaying = ring.head() > 0  # a predecessor of ours may have begun what the ring still tells
         if self._replaying:
@@ -262,7 +262,7 @@ class Scribe:
     def _new(self, short: str, story: Story) -> Incident:
         opened_s = time.time() - (time.monotonic_ns() - story.opened_ns) / 1e9
         whole = time.gmtime(opened_s)
-        name = shelf.name(time.strftime("%Y%m%dT%H%M%SZ", whole), story.target.guard, short)
+        name = shelf.name(time.strftime("%Y%m%dT%H%M%SZ", whole), story.target.guard or story.kind, short)
         head: dict[str, object] = {
             "id": name,
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", whole) + f".{int(opened_s % 1 * 1000):03d}Z",

@@ -27,8 +27,11 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=True, check_circular=False, sepa
 
 
 def name(time: str, guard: str, short: str) -> str:
-    """The directory's name; ``time`` as 20260131T235959Z. What is not plain in a guard's name becomes "_"."""
-    return f"{time}-{re.sub('[^A-Za-z0-9_.-]', '_', guard)[:_GUARD_MAX] or 'kernel'}-{short}"
+    """The directory's name; ``time`` as 20260131T235959Z. What is not plain in a guard's name becomes "_".
+
+    What no guard covers is called by its kind.
+    """
+    return f"{time}-{re.sub('[^A-Za-z0-9_.-]', '_', guard)[:_GUARD_MAX]}-{short}"
 
 
 def is_name(text: str) -> bool:

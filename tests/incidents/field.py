@@ -1,9 +1,10 @@
 """The ranked complaints of the field as worlds, and the recordings that were made of them.
 
-    python -m tests.incidents.field        # makes tests/incidents/field/*.tar.zst anew
+    python -m tests.incidents.field        # makes tests/incidents/field/*.tar.zst anew, of those that are worlds
 
-A recording is what the judge saw and did, as `oomguard incidents export` would have brought it. It stays as it is when
-the judge learns: what we conclude from it must stay true (test_field.py). A new complaint is a world here, and a file.
+Some were recorded in the virtual machine: what they are about is in no judge (README.md says how). A recording is what
+the judge saw and did, as `oomguard incidents export` would have brought it. It stays as it is when the judge learns:
+what we conclude from it must stay true (test_field.py). A new complaint is a world here, and a file.
 """
 
 from __future__ import annotations
@@ -50,10 +51,11 @@ TERMINAL = "/user.slice/user-1000.slice/user@1000.service/app.slice/app-terminal
 
 @dataclass(frozen=True)
 class Complaint:
-    """``said``: what its reporters said, with where; ``make``: the recording; the rest is what we conclude."""
+    """``said``: what its reporters said, with where; ``make``: the recording, None: it was recorded in the virtual
+    machine; the rest is what we conclude."""
 
     said: str
-    make: Callable[[], Doc]
+    make: Callable[[], Doc] | None
     dies: str = ""  # the first to die, as replay names it; empty: nobody
     lives: tuple[str, ...] = ()  # nothing by these names is among the victims
     advice: str = ""  # the first rule that speaks; empty: none is asked for
@@ -250,6 +252,9 @@ COMPLAINTS: dict[str, Complaint] = {
     "10-one-tab": Complaint(
         "the browser died for one tab (systemd#38668, earlyoom#8)", one_tab, "Web Content[817]", ("firefox",), "leak"
     ),
+    "11-idle": Complaint(
+        "2 to 5 % of a processor, a timer of 150 ms with nothing to watch (systemd#20122, #29011, oomd#79)", None
+    ),
     "14-itself": Complaint(
         "it killed itself (earlyoom#184, #205)", itself, "leak[500]", ("oomguard",), "leak"
     ),
@@ -259,7 +264,7 @@ COMPLAINTS: dict[str, Complaint] = {
 def main() -> int:
     FILES.mkdir(exist_ok=True)
     for name, complaint in COMPLAINTS.items():
-        if sys.argv[1:] and name not in sys.argv[1:]:
+        if complaint.make is None or (sys.argv[1:] and name not in sys.argv[1:]):
             continue
         path = FILES / f"{name}.tar.zst"
         with packed.writing(path, level=19) as file:

@@ -107,6 +107,9 @@ def test_sentences(incident: dict[str, Any]) -> None:
     assert told(kills=three).startswith("oomguard killed a[1], b[1] and 1 more, holding 2.1 GiB,")
 
 
+UNCOVERED = {"reason": "uncovered", "text": "no guard covers /a"}
+
+
 @pytest.mark.parametrize(
     ("changes", "verdict"),
     [
@@ -118,6 +121,10 @@ def test_sentences(incident: dict[str, Any]) -> None:
         ({"killed_by": "none", "kind": "soft"}, "It calmed down by itself."),
         ({"killed_by": "none", "mode": "observe"}, "so what followed is what happens without oomguard."),
         ({"killed_by": "none"}, "Nothing was done; see above why."),
+        (
+            {"killed_by": "none", "kind": "stall", "policy": "", "mode": "observe", "no_guard": UNCOVERED},
+            "Nobody acted: no guard covers /a.",
+        ),
     ],
 )
 def test_did_it_help(incident: dict[str, Any], changes: dict[str, Any], verdict: str) -> None:

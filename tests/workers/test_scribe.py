@@ -541,6 +541,7 @@ def test_a_cgroup_that_stands_still_and_no_guard_covers(
     core.start()
     doc = core.one(lambda doc: "cgroups" in doc["evidence"])
     assert (doc["kind"], doc["policy"], doc["cgroup"], doc["killed_by"]) == ("stall", "", "/stuck.service", "none")
+    assert "-stall-" in doc["id"]
     assert doc["why"]["stall"] == "/stuck.service stood still for 60 % of a minute (PSI full)"
     text = "no guard watches /stuck.service itself; policy host watches the machine"
     assert doc["no_guard"] == {"reason": "uncovered", "text": text}

@@ -2,7 +2,8 @@
 
 Two rings. The first holds turns as they were judged, surveys and all; a storm fills it in seconds. The second, the
 minutes, holds one thin observation a second whatever happens: the machine, the guarded cgroups, the largest of all. A
-thin one has at most ``THIN`` bytes, so that the minutes are never less than two.
+thin one has at most ``THIN`` bytes, so that the minutes are never less than two; of whom there is no room in it, the
+next one tells.
 """
 
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Final
 
 from ..judge.state import TargetState
 from ..model.codec import pack
-from ..model.facts import Observation, TargetId
+from ..model.facts import Observation, Share, TargetId
 from ..model.incident import Seed, Turn
 from ..model.policy import Plan
 from ..model.ring import THIN, Ring
@@ -19,6 +20,7 @@ from ..model.verdict import Action, Look, Mute, Notify, Outcome
 from ..workers.pool import ring_bell
 
 CALM_NS: Final = 1_000_000_000  # in calm, one observation a second is kept
+SHARES: Final = 96  # guarded ones, what they lie in, and the largest of all; what has not been told by then is old
 
 # A survey of 5,000 processes is 570 kB and more than a quarter of the default ring. Of such a one so many are kept.
 CUTS: Final = (1000, 100, 10, 0)
@@ -34,6 +36,7 @@ class Recorder:
         self.number = 0
         self.dropped = 0  # turns that were too large for the ring, and cut
         self.last_ns = self.thin_ns = 0
+        self._rest: tuple[Share, ...] = ()  # for whom there was no room in the last thin observation
         self.untold = 0  # bytes since the bells rang last
 
     def turn(
@@ -94,13 +97,15 @@ class Recorder:
         if self.minutes is None or seen.at_ns - self.thin_ns < CALM_NS:
             return
         self.thin_ns = seen.at_ns
-        cgroups, shares = seen.cgroups[:4], seen.shares
+        cgroups, shares = seen.cgroups[:4], (*seen.shares, *self._rest)[:SHARES]
+        told = shares
         while True:
             thin = Observation(seen.at_ns, (), seen.host, seen.pressure, cgroups=cgroups, shares=shares)
             packed = pack(Turn(self.number, thin, (), ()))
             if len(packed) <= THIN - 16 or not (cgroups or shares):
                 break
             cgroups, shares = cgroups[: len(cgroups) // 2], shares[: len(shares) * 3 // 4]
+        self._rest = told[len(shares) :]
         self.minutes.append(packed)
 
     def _ring(self) -> None:

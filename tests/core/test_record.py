@@ -180,6 +180,22 @@ def test_a_ring_too_small_for_anything_but_the_deed() -> None:
     os.close(follower.bell)
 
 
+def test_all_of_the_largest_are_in_the_minutes() -> None:
+    """With names as systemd gives them, 32 of them are more than a thin observation has room for."""
+    minutes = Ring.create(MINUTES_BYTES)
+    recorder = Recorder(Ring.create(1 << 18), (), minutes)
+    app = "/user.slice/user-1000.slice/user@1000.service/app.slice/app-gnome"
+    largest = tuple(Share(f"{app}-{number}.scope", number << 30) for number in range(32))
+    for second in range(1, 13):
+        guarded = Share("/system.slice/web.service", second)
+        shares = (guarded, *largest) if second in (1, 11) else (guarded,)
+        recorder.turn(CALM, CALM, Observation(second * SECOND, shares=shares), (), ())
+    kept = [from_plain(unpack(payload)).seen for payload in minutes.read(0, 100)[0]]
+    assert {share for seen in kept[:4] for share in seen.shares} >= set(largest)
+    assert [seen.shares[0].current_bytes for seen in kept] == list(range(1, 13)), "and the guarded in each"
+    assert [len(seen.shares) for seen in kept[4:10]] == [1] * 6, "and each once"
+
+
 def test_two_minutes_are_kept_whatever_a_storm_does_to_the_ring() -> None:
     """Thin ones, one a second, of a machine whose cgroups have long names, while turns of 17 kB come all the time."""
     ring, minutes = Ring.create(1 << 18), Ring.create(MINUTES_BYTES)

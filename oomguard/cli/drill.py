@@ -239,13 +239,13 @@ def _calm(plan: "Plan", course: "Course", mounts: "Hierarchies", page: "StatusPa
 
 
 def _tried(stack: ExitStack, duty: Duty, mounts: "Hierarchies", rate: int, within: int) -> "Outcome":
+    from .drilling import told as told_by
     from .drilling.leak import Hog
     from .drilling.outcome import Outcome
-    from .drilling.told import Incidents
     from .scratch import Scratch
 
     before = _targets(duty) if duty.source == IN_FORCE else 0
-    incidents = Incidents(duty.state_dir)
+    incidents = told_by.Incidents(duty.state_dir)
     scratch = Scratch(mounts, duty.course.cgroup)
     hog = Hog(scratch, duty.course, rate, within)
     stack.push(scratch)
@@ -255,7 +255,8 @@ def _tried(stack: ExitStack, duty: Duty, mounts: "Hierarchies", rate: int, withi
     hog.start()
     tripwire = _covered(duty, scratch, before)
     seen = hog.leak(within)
-    told = incidents.of(duty.course.cgroup) if seen.died_ns is not None else None
+    patience_s = told_by.LATE_S if seen.died_ns is None or seen.kernel_kills else told_by.PATIENCE_S
+    told = incidents.of(duty.course.cgroup, patience_s)
     return Outcome(duty.course, duty.source, rate, hog.pid, tripwire, seen, told)
 
 

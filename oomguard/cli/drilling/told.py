@@ -9,6 +9,7 @@ from ...report import store
 from .outcome import Told
 
 PATIENCE_S = 30.0  # it is closed a second after the last victim, and then written
+LATE_S = 3.0  # where the guard has not acted: perhaps what there is tells why
 LOOK_S = 0.1
 
 
@@ -25,7 +26,7 @@ class Incidents:
         except OSError:
             return []
 
-    def of(self, cgroup: str, patience_s: float = PATIENCE_S) -> Told | None:
+    def of(self, cgroup: str, patience_s: float) -> Told | None:
         """The one about this cgroup, whole if that comes to be in time; None: there is none."""
         end = time.monotonic() + patience_s
         while True:
@@ -40,7 +41,7 @@ class Incidents:
                 doc = store.load(self._state_dir, name)
             except (OSError, store.Damaged, store.NoSuchIncident):
                 continue  # not written yet
-            if doc.get("cgroup") == cgroup and (doc.get("kills") or doc.get("kernel_kills")):
+            if doc.get("cgroup") == cgroup:
                 return doc
         return None
 

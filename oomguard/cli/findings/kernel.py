@@ -101,7 +101,7 @@ def _hierarchy(facts: Facts) -> Iterator[Finding]:
         "v1": f"cgroup v1, memory at {kernel.mount}",
         "none": "no memory controller: neither cgroup v2 nor v1",
     }[kernel.flavour]
-    means = "no tripwire, no brake, no freezing and no stalls of single cgroups: these are files of v2"
+    means = "no memory.high and no memory.reclaim: no tripwire and no brake; thresholds and shorter deadlines stand in"
     if kernel.flavour == "none":
         means = "processes are told apart alone; policies of single cgroups have nothing to watch"
     inside = any(guard.cgroup != "/" for guard in facts.ours.guards)

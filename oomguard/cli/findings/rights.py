@@ -10,7 +10,7 @@ CAPABILITIES: dict[str, tuple[bool, str]] = {
     "CAP_KILL": (True, "only processes of the same user can be ended"),
     "CAP_DAC_OVERRIDE": (True, "cgroup files and oom_score_adj of other users cannot be written"),
     "CAP_IPC_LOCK": (False, "memory can be locked only up to RLIMIT_MEMLOCK"),
-    "CAP_SYS_RESOURCE": (False, "PSI windows are multiples of 2 s, and no oom_score_adj can be lowered"),
+    "CAP_SYS_RESOURCE": (False, "PSI windows are multiples of 2 s, and the kernel may choose the daemon itself"),
     "CAP_SYS_NICE": (False, "the daemon runs at ordinary priority, unless RLIMIT_RTPRIO allows more"),
     "CAP_SYS_PTRACE": (False, "the evidence has no smaps_rollup and no command lines of other users' processes"),
     "CAP_DAC_READ_SEARCH": (False, "some files of the evidence cannot be read"),

@@ -11,7 +11,7 @@ _DOES_NOT = "the policy does not do here what it says"
 LEAST_BYTES = 64 << 20  # an incident is a few MiB with its raw files; a full disk must not be the reason to have none
 
 # As policy.doubts begins them: the guard never acts, or would at once.
-_GRAVE = ("can never be reached", "there is no cgroup", "always holds")
+_GRAVE = ("can never be reached", "there are no cgroups", "always holds")
 
 
 def of(facts: Facts) -> Iterator[Finding]:

@@ -2,10 +2,12 @@
 
 Two sources of files: texts that are mangled, and what the language's own grammar makes. Of any file must hold: it is a
 plan, or faults with lines in that file; a plan means the same when it is shown again; what the models take, the JSON
-Schema takes. Of any configuration of others: it is refused with a line, or what is made of it is a right policy.
+Schema takes. Of any configuration of others: it is refused with a line, or what is made of it is a right policy. Of any
+regular expression: it is refused, or a table within its bounds that means what Python means by it, if Python takes it.
 """
 
 import random
+import re
 import sys
 import tempfile
 import time
@@ -22,10 +24,11 @@ from hypothesis import HealthCheck, given, seed, settings
 from oomguard.judge.glob import matches
 from oomguard.model import codec
 from oomguard.model.policy import Daemon, Plan
-from oomguard.policy import Fault, PolicyError, described, importers, load, spoken, toml, warnings
+from oomguard.policy import Fault, PolicyError, described, expression, importers, load, spoken, toml, warnings
+from oomguard.policy.faults import Wrong
 from oomguard.policy.origins import Origins
 
-from . import grammar, test_any_text, test_importers
+from . import grammar, test_any_text, test_expression, test_importers
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = jsonschema.Draft7Validator(described.document())
@@ -148,12 +151,54 @@ def check_import(directory: Path, kind: str, name: str, raw: bytes) -> str:
     return "plan" if draft.guards else "nothing"
 
 
+def check_expression(dice: random.Random, text: str) -> str:
+    """On names made of its own letters: those that it describes are among them."""
+    try:
+        table = expression.compiled(text)
+    except Wrong as wrong:
+        hold(0 < len(wrong.message) < 600, "a refusal without end")
+        return "refused"
+    hold(len(table.table) <= expression.MOST_CELLS, "the table is out of bounds")
+    try:
+        theirs = test_expression.pythons(text)
+    except (re.error, RecursionError, OverflowError):
+        return "ours alone"
+    letters = [letter for letter in text if letter not in "()*+?|^$"] or ["a"]
+    for _ in range(20):
+        name = "".join(dice.choices([*letters, "a", "Z", "/"], k=dice.randrange(7)))  # short: Python's may backtrack
+        hold(table.describes(name) == bool(theirs.fullmatch(name)), f"of {name!r} Python says something else")
+    return "plan"
+
+
 # ------------------------------------------------------------------------------------------------------------ the files
 
 POLICIES = [
     test_any_text.GOOD,
     *(path.read_text() for path in [ROOT / "etc/oomguard.toml", *sorted((ROOT / "etc/examples").glob("*.toml"))]),
     *(path.read_text() for path in sorted((Path(__file__).parent / "golden").glob("*.toml"))),
+]
+EXPRESSIONS = [
+    "(?i)(chrom|firefox|web ?content).*",
+    r"(ba|z|fi)?sh|tmux.*",
+    r"build-[0-9]{1,4}\.service",
+    r"/usr/(s?bin|lib(32|64)?)/[^/]+",
+    r"^(a|b)*(c?d+){2}[\w.-]*$",
+    r"(x|y?){0,3}([^\s/]|\D)*z",
+]
+EXPRESSION_WORDS = [
+    *"()[]{}*+?|^$.\\-",
+    "(?i)",
+    "(?:",
+    "{2}",
+    "{0,3}",
+    "{1,}",
+    r"\d",
+    r"\W",
+    "[^",
+    "a-z",
+    "(?=",
+    r"\1",
+    "é",
 ]
 THEIRS = [
     (
@@ -244,7 +289,11 @@ def run(seconds: float, start: int) -> int:
 
 
 def _mangle(dice: random.Random, directory: Path, counts: Counter[str]) -> None:
-    if dice.random() < 0.6:
+    if dice.random() < 0.2:
+        text = mangled(dice, dice.choice(EXPRESSIONS), EXPRESSION_WORDS).decode("utf-8", "surrogateescape")
+        (directory / "expression").write_text(repr(text))
+        counts[f"expression {check_expression(dice, text)}"] += 1
+    elif dice.random() < 0.6:
         raws = [mangled(dice, dice.choice(POLICIES), WORDS) for _ in range(dice.choice([1, 1, 1, 2]))]
         counts[f"policy {check_policy(directory, *raws)}"] += 1
     else:

@@ -1,11 +1,12 @@
 """etc/examples: on the machine that each is for it leaves no doubt, and it takes whom its comments say."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from oomguard.judge.glob import matches
+from oomguard.judge.select import fits
 from oomguard.model import policy as model
 from oomguard.policy import load, warnings
 from tests.cli.tree import Tree
@@ -18,7 +19,9 @@ USER = "/user.slice/user-1.slice"
 MANAGER = f"{USER}/user@1.service"
 PG = "/system.slice/system-postgresql.slice/postgresql@1.service"
 POD = "/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod1.slice/cri-containerd-1.scope"
+JOB = "/system.slice/job-1.service"
 PLACES = {  # where it is for: cgroup and whether that has a limit
+    "batch-jobs": [(JOB, True)],
     "ci-runner": [("/system.slice/gitlab-runner.service", True)],
     "coding-agents": [(f"{MANAGER}/app.slice/agent-1.scope", True)],
     "container-host": [("/system.slice/docker-1.scope", True), ("/kubepods.slice", False)],
@@ -44,9 +47,11 @@ def test_it_leaves_no_doubt_where_it_belongs(tmp_path: Path, name: str) -> None:
     tree = Tree(tmp_path / "machine", total_mib=64 << 10, available_mib=32 << 10)
     for path, limited in PLACES[name]:
         tree.group(path, 100, limit_mib=8 << 10 if limited else None)
+        if name == "batch-jobs":
+            os.setxattr(tree.cgroup / path.strip("/"), "user.tier", b"batch")
     plan = example(tmp_path, name)
     here = model.Daemon(proc=str(tree.proc), cgroup=str(tree.cgroup))
-    assert warnings(model.Plan(plan.version, here, plan.guards, plan.files), matches) == []
+    assert warnings(model.Plan(plan.version, here, plan.guards, plan.files), fits) == []
 
 
 WEB = "/system.slice/web-1.service"
@@ -68,6 +73,17 @@ AGENT = f"{MANAGER}/app.slice/agent-1.scope"
             "TERM worker",
         ),
         ("web-workers", [process(11, "worker", WEB, 800)], {"used": {WEB: 85}}, ""),
+        (
+            "batch-jobs",
+            [
+                process(10, "bash", JOB, 200),
+                process(11, "task-7", JOB, 90, 10),
+                process(12, "helper", JOB, 100, 10),
+            ],
+            {"used": {JOB: 820}},
+            "TERM task-7",
+        ),
+        ("batch-jobs", [process(11, "task-7", JOB, 90)], {"used": {JOB: 700}}, ""),
         (
             "database",
             [process(10, "postgres", PG, 100), process(11, "session", PG, 600, 10)],

@@ -56,7 +56,7 @@ def _head(page: StatusPage, view: View, width: int) -> list[Text]:
     numbers = page.numbers
     clock = time.strftime("%H:%M:%S", time.localtime(view.now))
     state, style = _state(page, view)
-    told = f"oomguard: {state} ({page.version}, pid {numbers.pid})"
+    told = f"oomguard: {state} ({page.version}, pid {numbers.pid})" if width >= 40 else state
     first = _row([(told, width - 9, "<", style), (clock, 8, ">", _PLAIN)])
     total, available = numbers.mem_total_bytes, numbers.mem_available_bytes
     taken = max(0, total - available)
@@ -65,12 +65,13 @@ def _head(page: StatusPage, view: View, width: int) -> list[Text]:
     second = Text("memory ")
     second.append_text(_bar(taken / total if total else 0.0, [], [], room, ""))
     second.append(text)
-    return [first, _fit(second, width), _row([(_pressure(page, width), width, "<", _PLAIN)])]
+    third = _row([(view.gone or _pressure(page, width), width, "<", _ALARM if view.gone else _PLAIN)])
+    return [first, _fit(second, width), third]
 
 
 def _state(page: StatusPage, view: View) -> tuple[str, str]:
     if view.gone:
-        return f"GONE, waiting for it: {view.gone}", _ALARM
+        return "GONE, waiting for it", _ALARM
     if view.paused:
         return "PAUSED (p goes on)", "bold"
     from .status import state_of
@@ -155,7 +156,7 @@ def _guards(guards: Sequence[GuardLine], page: StatusPage, width: int, most: int
     fixed = name + 1 + 8 + 1 + (20 if show_sizes else 0) + (10 if show_soft else 0) + 9
     rest = width - fixed - 1
     cgroup = min(60, rest // 2) if show_cgroup else 0
-    bar = max(5, rest - (cgroup + 1 if cgroup else 0))
+    bar = rest - (cgroup + 1 if cgroup else 0) if rest >= 5 else 0
 
     def row(parts: dict[str, tuple[str, str]], middle: Text) -> Text:
         def cells(*wanted: tuple[str, int, str]) -> Text:
@@ -163,7 +164,7 @@ def _guards(guards: Sequence[GuardLine], page: StatusPage, width: int, most: int
 
         sizes = 9 if show_sizes else 0
         line = cells(("name", name, "<"), ("phase", 8, "<"), ("used", sizes, ">"), ("limit", sizes, ">"))
-        line.append(" ").append_text(middle).append(" ")
+        line.append(" ").append_text(middle).append(" " * (bar > 0))
         line.append_text(cells(("soft", 9 if show_soft else 0, ">"), ("hard", 9, ">"), ("cgroup", cgroup, "<")))
         return _fit(line, width)
 
@@ -196,7 +197,7 @@ def _name(guard: GuardLine) -> str:
 
 
 def _guard_bar(guard: GuardLine, page: StatusPage, width: int) -> Text:
-    if not guard.targets or not guard.limit_bytes:
+    if not guard.targets or not guard.limit_bytes or not width:
         return Text(" " * width)
     share = used(guard, page) / guard.limit_bytes
     return _bar(share, lines(guard, page, guard.soft), lines(guard, page, guard.hard), width, STYLES[guard.phase])
@@ -274,7 +275,7 @@ def _foot(page: StatusPage, view: View, width: int) -> Text:
     if page.degraded:
         told += f", {len(page.degraded)} degraded"
     if page.left_out:
-        told += ", left out: " + ", ".join(f"{number} {what}" for what, number in page.left_out)
+        told = "left out: " + ", ".join(f"{number} {what}" for what, number in page.left_out) + f"; {told}"
     keys = f"q quit  p {'go on' if view.paused else 'pause'}  s sort: {view.sort}" if view.keys else ""
     keys = keys if width >= len(keys) + 20 else "q p s"[: width // 4] if view.keys else ""
     return _row([(told, width - len(keys) - 1, "<", _PLAIN), (keys, len(keys), ">", _DIM)])

@@ -31,7 +31,8 @@ Sort = Annotated[str, typer.Option("--sort", help="near, policy, name or used.")
 SORTS = ("near", "policy", "name", "used")  # as cli.screen has them, which takes rich
 PLAIN_WIDTH = 80  # where nobody says how wide it is
 SUSPEND = "\x1a"
-_SIGNALS = (signal.SIGWINCH, signal.SIGTSTP, signal.SIGTERM, signal.SIGHUP)
+_ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_SIGNALS = (signal.SIGWINCH, signal.SIGTSTP, *_ENDS)
 
 
 def top(
@@ -197,13 +198,15 @@ class Keys:
         self.heard, self.bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.wakeup = signal.set_wakeup_fd(self.bell, warn_on_full_buffer=False)
         self.suspended = False
+        self.ended_by = 0
         self.handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
 
     def _on_signal(self, number: int, _frame: object) -> None:
+        """Remembered until the next wait: nothing is left half drawn."""
         if number == signal.SIGTSTP:
             self.suspended = True
-        elif number != signal.SIGWINCH:
-            raise SystemExit(128 + number)
+        elif number in _ENDS:
+            self.ended_by = number
 
     def __enter__(self) -> "Keys":
         import tty
@@ -238,6 +241,8 @@ class Keys:
         if self.heard in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self.heard, 4096)
+        if self.ended_by:
+            raise SystemExit(128 + self.ended_by)
         if self.suspended:
             return SUSPEND
         if self.fd not in ready:

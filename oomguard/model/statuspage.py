@@ -194,37 +194,37 @@ def read(path: str) -> StatusPage:
             before = os.pread(file.fileno(), 8, layout.SEQUENCE_AT)
             data = os.pread(file.fileno(), layout.SIZE, 0)
             after = os.pread(file.fileno(), 8, layout.SEQUENCE_AT)
-            _known(data, path)
+            _known(data)
             if before == after and before[0] & 1 == 0 and _whole(data):
-                return decode(data, path)
+                return decode(data)
             if attempt > _TRIES // 10:
                 time.sleep(_PAUSE_S)
-    raise ValueError(f"{path} never stands still: its writer was stopped in its midst, or the file is damaged")
+    raise ValueError("it never stands still: its writer was stopped in its midst, or the file is damaged")
 
 
-def decode(data: bytes, path: str = "it") -> StatusPage:
+def decode(data: bytes) -> StatusPage:
     """The page's bytes. ValueError: a layout that this version does not know, or no page at all."""
-    _known(data, path)
+    _known(data)
     if not _whole(data):
-        raise ValueError(f"{path} is damaged: it is not what its checksums say")
+        raise ValueError("it is damaged: not what its checksums say")
     try:
         return _decode(data)
     except IndexError as error:
-        raise ValueError(f"{path} has a number in it that means nothing: {error}") from None
+        raise ValueError(f"it has a number in it that means nothing: {error}") from None
 
 
-def _known(data: bytes, path: str) -> None:
+def _known(data: bytes) -> None:
     """ValueError where it is none, or of another layout."""
     if len(data) < layout.FRONT.size or data[: len(layout.MAGIC)] != layout.MAGIC:
-        raise ValueError(f"{path} is not a status page of oomguard")
+        raise ValueError("it is not a status page of oomguard")
     _, number, size, _ = layout.FRONT.unpack_from(data)
     if number != layout.LAYOUT:
         raise ValueError(
-            f"{path} is a status page of layout {number}, and this version of oomguard reads layout {layout.LAYOUT}: "
+            f"it is of layout {number}, and this version of oomguard reads layout {layout.LAYOUT}: "
             "restart the daemon, or use the command of the version that runs"
         )
     if len(data) < layout.SIZE or size != layout.SIZE:
-        raise ValueError(f"{path} is not a status page of oomguard: {len(data)} bytes in place of {layout.SIZE}")
+        raise ValueError(f"it is not a status page of oomguard: {len(data)} bytes in place of {layout.SIZE}")
 
 
 def _whole(data: bytes) -> bool:

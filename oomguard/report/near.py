@@ -50,12 +50,12 @@ class Near:
 
     @property
     def away(self) -> str:
-        """For a column: "holds", "1.2 GiB", "12 %", or what it waits for: "stall", "growth", "time"."""
+        """For a column: "holds", "1.2 GiB", "12 %", what else it takes ("stall"), or "reached": that is time alone."""
         if self.holds:
             return "holds"
         if self.level is not None:
             return self.level.away
-        return self.untold[0].partition("_")[0] if self.untold else "time"
+        return self.untold[0].partition("_")[0] if self.untold else "reached"
 
 
 def near(guard: GuardLine, page: StatusPage, clauses: Iterable[Clause]) -> Near | None:

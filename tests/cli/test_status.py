@@ -199,7 +199,10 @@ def test_a_daemon_of_another_version(tmp_path: Path, core: subprocess.Popen[byte
     (tmp_path / "status").write_bytes(page)
     answer = oomguard("status", "--runtime-dir", tmp_path)
     assert answer.code == 1
-    assert "is a status page of layout 1, and this version of oomguard reads layout 2: restart the daemon" in answer.err
+    assert (
+        "/status cannot be read: it is of layout 1, and this version of oomguard reads layout 2: restart the"
+        in answer.err
+    )
 
 
 def test_the_verdicts_of_the_last_day(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:

@@ -640,6 +640,7 @@ def test_a_nominee_is_let_go_when_its_guard_is_gone(world: World, daemon: Start,
     world.see(victim.pid)
     guarding = daemon(world, policy(SCORED, world))
     guarding.hear("READY=1")
+    until(lambda: guarding.status().numbers.armed)  # by then the socket on which it said so is closed
     before = len(links(guarding.process.pid))
     world.available(250)
     guarding.phase("armed")

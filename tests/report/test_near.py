@@ -46,7 +46,7 @@ TOLD = "a full stall of 150 ms in 1 s"
         (HOST, [clause(AVAILABLE)], "4.0 GiB", QUARTER),
         (HOST, [clause(share("swap_free_below", 50))], "1.0 GiB", "free swap below 2.0 GiB (1.0 GiB away)"),
         (WEB, [clause(share("memory_above", 75))], "1.0 GiB", "memory above 3.0 GiB (1.0 GiB away)"),
-        (WEB, [clause(share("swap_above", 50))], "time", "swap above 512 MiB (holds)"),
+        (WEB, [clause(share("swap_above", 50))], "reached", "swap above 512 MiB (holds)"),
         (WEB, [clause(share("swap_above", 50), holds=True)], "holds", "swap above 512 MiB (holds)"),
         # All of a clause must hold: what is furthest away counts. Any of the clauses will do: what is nearest.
         (

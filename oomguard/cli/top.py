@@ -3,6 +3,7 @@
 import contextlib
 import json as json_
 import os
+import re
 import select
 import signal
 import sys
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Once = Annotated[bool, typer.Option("--once", help="One frame, and the end.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on a line for every frame.")]
 Interval = Annotated[float, typer.Option("--interval", "-n", metavar="SECONDS", help="0.1 to 3600.")]
+Svg = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="One frame, drawn into a file.")]
 Sort = Annotated[str, typer.Option("--sort", help="near, policy, name or used.")]
 
 SORTS = ("near", "policy", "name", "used")  # as cli.screen has them, which takes rich
@@ -42,6 +44,7 @@ def top(
     json: Json = False,
     interval: Interval = 1.0,
     sort: Sort = "near",
+    svg: Svg = None,
 ) -> None:
     """Watch the daemon: policies against their watermarks, who grows, who would be ended, what happened.
 
@@ -54,11 +57,13 @@ def top(
         say.fail(say.WRONG_USE, f"--sort {sort}: one of {', '.join(SORTS)}")
     watched = Watched(live.runtime_dir(runtime_dir, config))
     page = watched.look()
-    if page is None and (once or not json):
+    if page is None and (once or svg or not json):
         if json:
             _line({"pid": None, "error": watched.gone})
         say.fail(say.FOUND, watched.gone)
-    if json:
+    if svg is not None and page is not None:
+        _draw_picture(page, sort, svg)
+    elif json:
         _print_lines(watched, interval, once)
     elif once or not _is_screen():
         assert page is not None
@@ -136,11 +141,32 @@ def _print_frame(page: StatusPage, sort: str) -> None:
     from .screen import View, draw
 
     console = Console(highlight=False, no_color=not say.colors(sys.stdout))
-    told = os.environ.get("COLUMNS", "")
-    width = os.get_terminal_size(1).columns if sys.stdout.isatty() else int(told) if told.isdecimal() else 0
-    for line in draw(page, View(sort, keys=False), min(width, 1000) or PLAIN_WIDTH, 1000):
+    for line in draw(page, View(sort, keys=False), _width(), 1000):
         line.rstrip()
         console.print(line, soft_wrap=True)
+
+
+def _width() -> int:
+    """Of what it goes to."""
+    told = os.environ.get("COLUMNS", "")
+    width = os.get_terminal_size(1).columns if sys.stdout.isatty() else int(told) if told.isdecimal() else 0
+    return min(width, 1000) or PLAIN_WIDTH
+
+
+def _draw_picture(page: StatusPage, sort: str, path: Path) -> None:
+    """As a terminal shows it, in colours, without a font from elsewhere. OSError with the path."""
+    from io import StringIO
+
+    from rich.console import Console
+
+    from .screen import View, draw
+
+    width = max(_width(), 100)
+    console = Console(record=True, width=width, file=StringIO(), force_terminal=True, color_system="truecolor")
+    for line in draw(page, View(sort, keys=False), width, 1000):
+        console.print(line, soft_wrap=True, highlight=False)
+    drawn = console.export_svg(title="oomguard top")
+    path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL), encoding="utf-8")
 
 
 def _show(watched: Watched, interval: float, sort: str) -> None:

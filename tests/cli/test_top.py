@@ -373,6 +373,19 @@ def test_what_is_no_terminal_gets_one_frame(core: Core) -> None:
     assert "CGROUP" in once.out
 
 
+def test_a_frame_as_a_picture(core: Core) -> None:
+    """One file, which asks nobody for a font."""
+    drawn = core.directory / "top.svg"
+    assert oomguard("top", "--runtime-dir", core.directory, "--svg", drawn).code == 0
+    text = drawn.read_text()
+    assert text.startswith("<svg")
+    assert "draining" in text
+    assert "font-face" not in text
+    assert "url(http" not in text
+    answer = oomguard("top", "--runtime-dir", core.directory, "--svg", core.directory / "none/top.svg")
+    assert (answer.code, answer.err) == (1, f"oomguard: {core.directory}/none/top.svg: No such file or directory\n")
+
+
 def test_as_json_it_goes_on_line_by_line(core: Core) -> None:
     words = [sys.executable, "-m", "oomguard", "top", "--json", "--interval", "0.1", "--runtime-dir", core.directory]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

@@ -101,6 +101,39 @@ def test_stop_undoes_everything(installed_vm: Machine) -> None:
     assert vm.check(f"systemctl show -P Result {UNIT}").strip() == "success"
 
 
+def test_status_and_top_tell_what_goes_on(installed_vm: Machine) -> None:
+    """A guard whose cgroup comes later; then it is armed by a leak that stops short of its hard watermark."""
+    vm = installed_vm
+    add_policy(vm, "limited", LIMITED_GUARD)
+    assert ["policy policy.limited.cgroup"] == [it["what"] for it in status(vm)["degraded"]]
+    page = f"/proc/{status(vm)['pid']}/smaps"
+    size, locked = (
+        int(vm.check(f"grep -A30 /run/oomguard/status {page} | sed -n 's/^{word}: *//p' | head -1").split()[0])
+        for word in ("Rss", "Locked")
+    )
+    assert size == locked > 0, "the page is locked in memory"
+    hovering_leak(vm, limited=True).start(vm)
+    assert vm.wait_for('oomguard top --once --json | grep -q \'"phase": "armed"\'', 40)
+    assert vm.wait_for('oomguard top --once --json | grep -q \'"what": "python3\'', 40)
+    told = json.loads(vm.check("oomguard top --once --json"))
+    assert told["degraded"] == [], "it has a cgroup now"
+    (limited,) = [policy for policy in told["policies"] if policy["name"] == "limited"]
+    assert (limited["path"], limited["soft"]["holds"], limited["hard"]["holds"]) == (
+        "/work.slice/limited.service",
+        True,
+        False,
+    )
+    assert 0 < limited["hard"]["line"] - limited["hard"]["now"] < 30 << 20
+    (nominee,) = told["nominees"]
+    assert (nominee["policy"], nominee["cgroup"]) == ("limited", "/work.slice/limited.service")
+    assert told["host"]["pressure"] is not None
+    assert "/work.slice/limited.service" in {it["cgroup"] for it in told["growing"]}
+    assert ("SOFT", "limited") in {(it["kind"], it["policy"]) for it in told["events"]}
+    assert "limited is hard at: memory above 230 MiB (" in vm.check("oomguard status")
+    assert "NOMINEES" in vm.check("oomguard top")
+    assert status(vm)["memory"]["major_faults"] == 0
+
+
 def test_uninstall_leaves_nothing_of_ours(installed_vm: Machine) -> None:
     """What stays is the administrator's: incidents, an edited configuration, and the group that owns them."""
     vm = installed_vm

@@ -105,7 +105,7 @@ def test_status_and_top_tell_what_goes_on(installed_vm: Machine) -> None:
     """A guard whose cgroup comes later; then it is armed by a leak that stops short of its hard watermark."""
     vm = installed_vm
     add_policy(vm, "limited", LIMITED_GUARD)
-    assert ["policy policy.limited.cgroup"] == [it["what"] for it in status(vm)["degraded"]]
+    assert [it["what"] for it in status(vm)["degraded"]] == ["policy policy.limited.cgroup"]
     page = f"/proc/{status(vm)['pid']}/smaps"
     size, locked = (
         int(vm.check(f"grep -A30 /run/oomguard/status {page} | sed -n 's/^{word}: *//p' | head -1").split()[0])

@@ -23,6 +23,7 @@ _MENDS = (
     ("limits", "", "sysctl fs.inotify.max_user_watches=1048576 fs.inotify.max_user_instances=1024"),
     ("psi", "", "boot with psi=1; cat /proc/pressure/memory works then (a kernel with CONFIG_PSI)"),
     ("stall_above", "", _EDIT.format("CapabilityBoundingSet=CAP_SYS_RESOURCE") + "; and see cat /proc/pressure/memory"),
+    ("level_above", "", "ls -l {path}; " + _EDIT.format("CapabilityBoundingSet=CAP_DAC_OVERRIDE")),
     ("incidents", "", "ls -ld {path}; systemctl restart oomguard makes it anew (StateDirectory=oomguard)"),
     ("leases", "", "ls -ld {path}; systemctl restart oomguard makes it anew (RuntimeDirectory=oomguard)"),
     ("reading", "", "cat {path}; " + _JOURNAL),

@@ -168,6 +168,7 @@ _WORDS = {
     "memory_above": "memory above {amount}",
     "swap_above": "swap above {amount}",
     "stall_above": "a {word} stall of {time} in {over}",
+    "level_above": "the kernel's word of {word} pressure",
     "pressure_above": "{word} pressure above {amount} over {over}",
     "pressure_rising": "{word} pressure rising above {amount} over {over}",
     "zram_above": "zram ({word}) above {amount}",

@@ -124,6 +124,7 @@ CONDITIONS: list[policy.Condition] = [
     policy.ExhaustsWithin(4, 2),
     policy.RefaultsAbove("anon", Amount(bytes=5), 6, 3),
     policy.EventsAbove("oom", 8, 9, 4),
+    policy.LevelAbove("medium", "default", 5),
 ]
 
 
@@ -143,6 +144,7 @@ def test_every_condition_can_be_told(desk: Desk) -> None:
         ("", "count", 0, 4),
         ("anon", "bytes", 5, 6),
         ("oom", "count", 8, 9),
+        ("medium", "count", 0, policy.LEVEL_HOLDS_NS),
     ]
 
 

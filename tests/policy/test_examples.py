@@ -81,7 +81,7 @@ AGENT = f"{MANAGER}/app.slice/agent-1.scope"
                 process(12, "helper", JOB, 100, 10),
             ],
             {"used": {JOB: 820}},
-            "TERM task-7",
+            "KILL task-7",  # this machine has less than the line: there is no time for a grace
         ),
         ("batch-jobs", [process(11, "task-7", JOB, 90)], {"used": {JOB: 700}}, ""),
         (

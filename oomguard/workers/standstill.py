@@ -93,7 +93,9 @@ class Watch:
         machine = minute(f"{self._proc}/pressure/memory")
         still: list[Still] = []
         targets = dict.fromkeys(begun)
-        if machine is None or machine.some >= BOUND * _SLACK:
+        if machine is None:  # told of cgroups at most: a container may have none of its own
+            targets |= dict.fromkeys(self.phases)
+        elif machine.some >= BOUND * _SLACK:
             still = worst(self._root)
             targets |= dict.fromkeys(self.phases)
         else:

@@ -77,6 +77,14 @@ def test_calm_costs_one_read(tree: Tree) -> None:
     assert len(tree.reads) == 1
 
 
+def test_without_the_machines_pressure_only_the_guarded_are_read(tree: Tree) -> None:
+    tree.turn(phases=(("host", "/", "calm"), ("web", WEB.cgroup, "calm")))
+    (tree.proc / "pressure" / "memory").unlink()
+    tree.cgroup(WEB.cgroup, 50, 45)
+    tree.cgroup(LXC, 90, 90)
+    assert [news.target for news in tree.look()] == [WEB]
+
+
 def test_a_cgroup_that_no_guard_covers(tree: Tree) -> None:
     """4 GB LXC, an hour at its limit, 1.8 billion refaults, and nothing acts (opensource-server#436)."""
     tree.machine(60, 3)

@@ -33,8 +33,8 @@ def daemon() -> Iterator[Callable[..., Daemon]]:
     """Starts daemons that do not outlive the test, and shows their log if it fails."""
     started: list[Daemon] = []
 
-    def start(world: World, text: str, watchdog_usec: int = 0, cgroup: str = "") -> Daemon:
-        started.append(Daemon.start(world, text, watchdog_usec, cgroup))
+    def start(world: World, text: str, watchdog_usec: int = 0, cgroup: str = "", under: tuple[str, ...] = ()) -> Daemon:
+        started.append(Daemon.start(world, text, watchdog_usec, cgroup, under))
         return started[-1]
 
     yield start

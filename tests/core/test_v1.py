@@ -6,6 +6,7 @@ It sees the machine's real /proc, but guards nothing else: no policy here has a 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -59,9 +60,11 @@ def live(tree: KernelTree1) -> Iterator[Live]:
     """Starts a process in a cgroup, under a name (comm); it goes on to do ``text`` once it is there."""
     started: list[subprocess.Popen[bytes]] = []
 
-    def start(path: str, text: str = "time.sleep(999)", comm: bytes = b"hog", mib: int = 0) -> subprocess.Popen[bytes]:
+    def start(
+        path: str, text: str = "time.sleep(999)", comm: bytes = b"hog", mib: int = 0, under: tuple[str, ...] = ()
+    ) -> subprocess.Popen[bytes]:
         head = f"import os, sys, time\nopen('/proc/self/comm', 'wb').write({comm!r})\nsys.stdin.readline()\n"
-        command = [sys.executable, "-I", "-S", "-c", head + text.format(mib=mib)]
+        command = [*under, sys.executable, "-I", "-S", "-c", head + text.format(mib=mib)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
         started.append(process)
         tree.enter(path, process.pid)
@@ -213,4 +216,75 @@ def test_pressure_levels_are_told(tree: KernelTree1, v1: World, daemon: Start, l
     assert leak.wait(PATIENCE_S) == -signal.SIGKILL, guarding.log()
     word = level.split('"')[1]
     until(lambda: f"pressure level {word}" in guarding.log(), guarding.log())
+    assert guarding.end() == 0
+
+
+def test_who_is_frozen_is_let_go_to_die(tree: KernelTree1, v1: World, daemon: Start, live: Live) -> None:
+    """The freezer of v1 is another hierarchy, and holds its own even against SIGKILL."""
+    tree.make("/web/worker")
+    limit(tree, "/web", 256)
+    text = policy(guard(tree), v1).replace(
+        '"notify", "kill"]', '{ freeze = { for = "30s" } }, { wait = "200ms" }, "kill"]'
+    )
+    guarding = daemon(v1, text, cgroup="/sys/fs/cgroup")
+    guarding.hear("READY=1")
+    leak = live("/web/worker", SLOW_LEAK, b"leak", 190)
+    until(lambda: tree.frozen("/web/worker"), guarding.log())
+    assert leak.wait(PATIENCE_S) == -signal.SIGKILL, guarding.log()
+    assert not tree.frozen("/web/worker")
+    assert guarding.end() == 0
+
+
+# ----------------------------------------------------------------------------------------------------------- few rights
+
+NOBODY = 65534
+# Reading is left to it, for Debian's tests may run with a Python that lies in root's home.
+AS_NOBODY = (
+    *("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", "--bounding-set=-all,+dac_read_search"),
+    *("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"),
+)
+
+
+@pytest.fixture
+def hidden(tmp_path: Path) -> Iterator[Path]:
+    """A /proc that hides from everybody what is not his."""
+    place = tmp_path / "hidden"
+    place.mkdir()
+    done = subprocess.run(
+        ["mount", "-t", "proc", "-o", "hidepid=2", "proc", str(place)], capture_output=True, check=False
+    )
+    if done.returncode:
+        pytest.skip(f"/proc cannot be mounted once more: {done.stderr.decode().strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def give(world: World) -> None:
+    """Its directories to a user without rights."""
+    for name in (".", "state", "run"):
+        os.chown(world.root / name, NOBODY, NOBODY)
+    for above in world.root.parents:
+        if above.owner() == "root" and len(above.parts) > 2:
+            above.chmod(0o755)
+
+
+@pytest.mark.parametrize("hides", [False, True], ids=["sees all", "hidepid"])
+def test_a_user_guards_his_own_cgroup(
+    tree: KernelTree1, v1: World, daemon: Start, live: Live, hidden: Path, hides: bool
+) -> None:
+    """What is larger, and another's, is out of his reach: it costs a turn, and it is said."""
+    tree.make("/web/worker")
+    limit(tree, "/web", 256)
+    give(v1)
+    v1.proc = hidden if hides else v1.proc
+    root = live("/web/worker", LEAK, b"root", 120)
+    own = live("/web/worker", LEAK, b"own", 60, AS_NOBODY)
+    text = policy(guard(tree, 'memory_above = "50%"', 'memory_above = "60%"'), v1)
+    guarding = daemon(v1, text, cgroup="/sys/fs/cgroup", under=AS_NOBODY)
+    guarding.hear("READY=1")
+    assert dict(guarding.status().degraded)["CAP_KILL"] == "only our own processes can be killed"
+    assert own.wait(PATIENCE_S) == -signal.SIGKILL, guarding.log()
+    assert root.poll() is None
+    refused = "root[" in guarding.log()
+    assert refused != hides, guarding.log()
     assert guarding.end() == 0

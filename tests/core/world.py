@@ -141,16 +141,19 @@ class Daemon:
     said: list[str] = field(default_factory=list)
 
     @classmethod
-    def start(cls, world: World, text: str, watchdog_usec: int = 0, cgroup: str = "") -> Daemon:
-        """As systemd would."""
+    def start(
+        cls, world: World, text: str, watchdog_usec: int = 0, cgroup: str = "", under: tuple[str, ...] = ()
+    ) -> Daemon:
+        """As systemd would. ``under``: the command that starts it with fewer rights."""
         (world.root / "policy.toml").write_text(text)
         address = world.root / f"notify{len(list(world.root.iterdir()))}"
         manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         manager.bind(str(address))
+        address.chmod(0o777)
         environment = dict(os.environ, NOTIFY_SOCKET=str(address))
         if watchdog_usec:
             environment["WATCHDOG_USEC"] = str(watchdog_usec)
-        command = [*OOMGUARD, "run", "--config", str(world.root / "policy.toml")]
+        command = [*under, *OOMGUARD, "run", "--config", str(world.root / "policy.toml")]
         command += ["--proc", str(world.proc), *(["--cgroup", cgroup] if cgroup else [])]
         with open(world.root / "log", "ab") as log:
             process = subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

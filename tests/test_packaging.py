@@ -177,7 +177,9 @@ def test_install_and_uninstall_without_network(wheels: Path, tmp_path: Path) -> 
     assert configuration.read_bytes() == (ROOT / "etc/oomguard.toml").read_bytes()
     assert (tmp_path / "etc/oomguard/conf.d").is_dir()
     assert "system/oomguard.service.d/keep.conf" in files(tmp_path / "usr/local/lib/systemd")
-    assert {"system/oomguard.service", "catalog/oomguard.catalog"} <= files(tmp_path / "usr/local/lib/systemd")
+    assert {"system/oomguard.service", "user/oomguard.service", "catalog/oomguard.catalog"} <= files(
+        tmp_path / "usr/local/lib/systemd"
+    )
     assert (tmp_path / "usr/local/lib/sysusers.d/oomguard.conf").is_file()
 
     documents = tmp_path / "usr/local/share/doc/oomguard"

@@ -1,5 +1,6 @@
 """systemd/oomguard.service: every setting has its reason, none takes away what a kill needs, and systemd agrees."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 UNIT = ROOT / "systemd" / "oomguard.service"
+OF_A_USER = ROOT / "systemd" / "user" / "oomguard.service"
 
 CAPABILITIES = {
     "CAP_KILL", "CAP_IPC_LOCK", "CAP_SYS_RESOURCE", "CAP_SYS_NICE", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH",
@@ -25,10 +27,10 @@ SYSTEM_CALLS = {
 }  # fmt: skip
 
 
-def settings(section: str) -> list[tuple[str, str, str]]:
+def settings(section: str, unit: Path = UNIT) -> list[tuple[str, str, str]]:
     """(key, value, the line above) of each setting of a section, in order."""
     found, inside, above = [], "", ""
-    for line in UNIT.read_text().splitlines():
+    for line in unit.read_text().splitlines():
         if line.startswith("["):
             inside = line.strip("[]")
         elif line and not line.startswith("#") and inside == section:
@@ -48,7 +50,7 @@ def values(key: str) -> list[str]:
     return [found for name, found, _ in settings("Service") if name == key]
 
 
-@pytest.mark.parametrize(("key", "found", "above"), settings("Service"))
+@pytest.mark.parametrize(("key", "found", "above"), settings("Service") + settings("Service", OF_A_USER))
 def test_every_setting_has_its_reason_on_the_line_above(key: str, found: str, above: str) -> None:
     assert above.startswith("# "), f"{key}={found} stands there without a reason"
     assert len(above) > 20, f"{key}={found}: {above!r} is no reason"
@@ -134,13 +136,15 @@ def test_the_filter_lets_every_needed_call_through() -> None:
     assert not {"mount", "reboot", "bpf", "init_module", "keyctl", "ptrace"} & allowed
 
 
-def verified(unit: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False)
+def verified(unit: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    words = ["systemd-analyze", *more, "verify", str(unit)]
+    env = dict(os.environ, XDG_RUNTIME_DIR=str(unit.parent))  # what a user's manager wants to have
+    return subprocess.run(words, capture_output=True, text=True, check=False, env=env)
 
 
-def copy_with(tmp_path: Path, extra: str = "") -> Path:
+def copy_with(tmp_path: Path, extra: str = "", of: Path = UNIT) -> Path:
     """The unit with a program that exists: verify looks for it."""
-    text = UNIT.read_text().replace("/usr/local/bin/oomguard", shutil.which("true") or "/bin/true")
+    text = of.read_text().replace("/usr/local/bin/oomguard", shutil.which("true") or "/bin/true")
     unit = tmp_path / UNIT.name
     unit.write_text(text.replace("[Install]", f"{extra}\n[Install]"))
     return unit
@@ -150,6 +154,21 @@ def copy_with(tmp_path: Path, extra: str = "") -> Path:
 def test_systemd_finds_nothing_wrong(tmp_path: Path) -> None:
     done = verified(copy_with(tmp_path))
     assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
+@needs_systemd
+def test_nor_with_that_of_a_user(tmp_path: Path) -> None:
+    done = verified(copy_with(tmp_path, of=OF_A_USER), "--user")
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+
+
+def test_the_user_s_unit_ends_as_the_system_s_does() -> None:
+    """What is lent out is put back after any end, and nobody but root is asked for anything."""
+    found = {key: value for key, value, _ in settings("Service", OF_A_USER)}
+    for key in ("Type", "Restart", "RestartPreventExitStatus", "WatchdogSec", "KillMode", "OOMPolicy"):
+        assert found[key] == value(key)
+    assert found["ExecStopPost"] == value("ExecStopPost").replace("/run/oomguard", "%t/oomguard")
+    assert not {"User", "CapabilityBoundingSet", "OOMScoreAdjust", "CPUSchedulingPolicy"} & found.keys()
 
 
 @needs_systemd

@@ -118,6 +118,7 @@ put_files() {
     ln -sfn "$libdir/venv/bin/oomguard" "$DESTDIR$bindir/oomguard"
     local unit
     for unit in "${units[@]}"; do put 0644 "systemd/$unit" "$unitdir/$unit"; done
+    put 0644 systemd/user/oomguard.service "${unitdir%/system}/user/oomguard.service"
     put 0644 systemd/oomguard.sysusers "$sysusersdir/oomguard.conf"
     put 0644 systemd/oomguard.catalog "$catalogdir/oomguard.catalog"
     put_drop_in

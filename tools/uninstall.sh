@@ -31,6 +31,7 @@ remove_configuration() {
 
 remove_files() {
     rm -f "$DESTDIR$unitdir/oomguard.service" "$DESTDIR$unitdir"/oomguard-exporter.{service,socket}
+    rm -f "$DESTDIR${unitdir%/system}/user/oomguard.service"
     rm -f "$DESTDIR$sysusersdir/oomguard.conf" "$DESTDIR$catalogdir/oomguard.catalog"
     rm -f "$DESTDIR$unitdir/oomguard.service.d/keep.conf"
     rmdir "$DESTDIR$unitdir/oomguard.service.d" 2>/dev/null || true  # an administrator may have others there
@@ -41,7 +42,7 @@ remove_files() {
         rm -f "$DESTDIR$prefix/share/$place"
         (cd "$DESTDIR$prefix/share" 2>/dev/null && rmdir -p "${place%/*}" 2>/dev/null) || true
     done
-    for place in system catalog ''; do  # what would not be there without us
+    for place in system user catalog ''; do  # what would not be there without us
         rmdir "$DESTDIR$prefix/lib/systemd/$place" 2>/dev/null || true
     done
     rmdir "$DESTDIR$prefix/lib/sysusers.d" 2>/dev/null || true

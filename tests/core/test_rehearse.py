@@ -2,11 +2,13 @@
 
 import errno
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from oomguard.core import rehearse
-from oomguard.linux import libc, procfs
+from oomguard.core import boot, rehearse
+from oomguard.linux import cgroup1, libc, procfs
 from oomguard.model.policy import (
     Amount,
     AvailableBelow,
@@ -18,10 +20,13 @@ from oomguard.model.policy import (
     NominateStep,
     NotifyStep,
     Plan,
+    ReclaimStep,
+    SetHighStep,
     SnapshotStep,
     Watermark,
 )
 from oomguard.model.verdict import Close, Kill, Lease, Nominate, Release, Snapshot
+from tests.linux.trees import FakeTree1
 
 SOFT = (SnapshotStep(), NotifyStep(), NominateStep())
 
@@ -55,3 +60,18 @@ def test_a_missing_system_call_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         assert [what for what, _ in rehearse.syscalls(proc_fd)] == ["process_mrelease"]
     finally:
         os.close(proc_fd)
+
+
+def test_a_plan_on_v1_relies_on_no_tripwire_and_what_is_missing_is_named(tmp_path: Path) -> None:
+    tree = FakeTree1(tmp_path)
+    steps = (SetHighStep(Amount(share=0.9), 1), ReclaimStep(Amount(bytes=1), 1), KillStep())
+    web = replace(WEB, hard=Watermark((Clause((MemoryAbove(Amount(share=0.9)),)),), steps))
+    plan = Plan("0", Daemon(), (HOST, web))
+    fitted = boot.fitted(plan, tree.root)
+    assert [(guard.tripwire, guard.brake) for guard in fitted.guards] == [(False, False), (False, False)]
+    assert boot.fitted(plan, str(tmp_path / "unified")) == plan, "of v2 all can be had"
+    assert {what for what, _ in rehearse.measures(plan, tree.root)} == set(cgroup1.LACKS)
+    assert not {what for what, _ in rehearse.measures(Plan("0", Daemon(), (HOST,)), tree.root)} & {
+        "tripwire",
+        "set_high",
+    }

@@ -148,6 +148,31 @@ def test_without_cgroup_v2_a_guard_of_a_cgroup_watches_nothing(machine: Machine)
     assert machine.said(guard(ANY)) == []
 
 
+def test_what_v1_cannot_do_is_said_where_it_is_asked_for(machine: Machine) -> None:
+    (machine.cgroup / "cgroup.controllers").unlink()
+    for path, limit in (("memory", "9223372036854771712"), ("memory/system.slice/web.service", "268435456")):
+        (machine.cgroup / path).mkdir(parents=True)
+        (machine.cgroup / path / "memory.usage_in_bytes").write_text("0\n")
+        (machine.cgroup / path / "memory.limit_in_bytes").write_text(f"{limit}\n")
+    text = guard('{ memory_above = "90%" }, { level_above = "medium" }', "/system.slice/web.service")
+    assert machine.doubts(text) == []
+    text = text.replace(
+        'do = ["kill"]', 'do = [{ set_high = { to = "80%", for = "9s" } }, { reclaim = "8MiB" }, "kill"]'
+    )
+    text = text.replace("[policy.it.soft]", "tripwire = true\n[policy.it.soft]")
+    found = machine.doubts(text)
+    assert [doubt.key for doubt in found] == ["policy.it.tripwire", "policy.it.hard.do[0]", "policy.it.hard.do[1]"]
+    assert all(doubt.message.startswith("cgroup v1 has no memory.") for doubt in found)
+    (machine.cgroup / "memory/system.slice/web.service/memory.limit_in_bytes").write_text("9223372036854771712\n")
+    (one,) = machine.doubts(guard('{ memory_above = "90%" }', "/system.slice/web.service"))
+    assert "has no memory.max: shares are of the machine's memory" in one.message
+
+
+def test_a_level_of_v1_never_holds_on_v2(machine: Machine) -> None:
+    (first, _) = machine.doubts(guard('{ level_above = "medium" }', "/system.slice/web.service"))
+    assert first.message == "can never hold on this machine: memory.pressure_level is cgroup v1's alone"
+
+
 def test_a_kill_of_anybody_on_the_machine(machine: Machine) -> None:
     (one,) = machine.doubts(guard(ANY).replace(NEVER, ""))
     assert (one.line, one.key) == (1, "policy.it.victim.never")

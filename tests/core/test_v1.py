@@ -188,11 +188,11 @@ def test_not_one_child_of_a_cgroup_that_forks_is_lost(tree: KernelTree1, v1: Wor
     """There is no cgroup.kill: it is gone through again and again, and in every turn, until nobody is left."""
     tree.make("/web/forks.service")
     limit(tree, "/web", 256)
-    root = live("/web/forks.service", FORKS, b"forks")
     guarding = daemon(
         v1, policy(guard(tree, 'memory_above = "8MiB"', 'memory_above = "10MiB"', "unit"), v1), cgroup="/sys/fs/cgroup"
     )
     guarding.hear("READY=1")
+    root = live("/web/forks.service", FORKS, b"forks")
     procs = tree.at("/web/forks.service") / "cgroup.procs"
     assert root.wait(PATIENCE_S) == -signal.SIGKILL, guarding.log()
     until(lambda: not procs.read_text(), guarding.log())

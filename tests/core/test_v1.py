@@ -189,7 +189,7 @@ def test_not_one_child_of_a_cgroup_that_forks_is_lost(tree: KernelTree1, v1: Wor
     tree.make("/web/forks.service")
     limit(tree, "/web", 256)
     guarding = daemon(
-        v1, policy(guard(tree, 'memory_above = "8MiB"', 'memory_above = "10MiB"', "unit"), v1), cgroup="/sys/fs/cgroup"
+        v1, policy(guard(tree, 'memory_above = "30MiB"', 'memory_above = "40MiB"', "unit"), v1), cgroup="/sys/fs/cgroup"
     )
     guarding.hear("READY=1")
     root = live("/web/forks.service", FORKS, b"forks")

@@ -35,6 +35,8 @@ CALLS: dict[str, list[str] | None] = {
     "import": ["earlyoom", "/earlyoom"],
     "status": ["--runtime-dir", "/run"],
     "top": ["--once", "--runtime-dir", "/run"],
+    "doctor": ["--config", "/oomguard.toml", "--runtime-dir", "/run"],
+    "drill": None,  # leaks: test_drill.py
     "record": None,  # of a running daemon: test_record.py
     "exporter": ["--once", "--runtime-dir", "/run", "--state-dir", "/"],
     "completion": ["bash"],
@@ -369,6 +371,7 @@ MAY: dict[str, set[str]] = {
     "check": {COMPILER},
     "show": {COMPILER},
     "schema": {COMPILER},
+    "doctor": {COMPILER},
     "explain": {COMPILER, "psutil"},
     "import": {COMPILER},
     "status": {"psutil"},

@@ -244,7 +244,7 @@ def test_a_full_disk_is_told(command: str, place: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
 def test_no_stream_at_all(place: Path, closed: str) -> None:
     """What cron, or a careless script, may have closed."""
-    line = f"{sys.executable} -m oomguard incidents list --state-dir {place} {closed}"
+    line = f"{sys.executable} -m oomguard incidents list --no-others --state-dir {place} {closed}"
     done = subprocess.run(
         ["bash", "-c", line], cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )

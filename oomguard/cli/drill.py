@@ -50,6 +50,29 @@ LACK_S = 5.0  # a daemon that says it lacks cgroups may not have looked again si
 TARGET_S = 30.0  # until the daemon has found the cgroup: milliseconds, on a starved machine seconds
 
 
+class Refused(Exception):
+    """There is no drill: the text says why, and what to do; ``code`` is the command's."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What was asked for. ``own``: the policy of a daemon of the drill's own, None: it is the one that runs."""
+
+    own: Path | None
+    guard: str | None
+    limit_bytes: int
+    rate_bytes: int
+    within_s: int
+    force: bool
+    keep: Path | None
+    config: Path
+    runtime_dir: Path
+
+
 @dataclass(frozen=True, slots=True)
 class Duty:
     """The daemon that is tried."""
@@ -87,19 +110,14 @@ def drill(
     if state_dir is not None and not alone and policy is None:
         say.fail(say.WRONG_USE, "--state-dir is for a daemon of its own (--alone, --policy); the others have theirs")
     size, speed = _measured("--limit", limit), _measured("--rate", rate)
-    mounts, directory = _able(), live.runtime_dir(runtime_dir, config)
-    from .drilling import children
-
-    with children.in_order(), ExitStack() as stack:
-        try:
-            _swept(mounts)
-            if alone or policy is not None:
-                duty = _own(stack, policy, guard, size, state_dir, directory, force)
-            else:
-                duty = _running(directory, guard, size, mounts, config, force)
-            outcome = _tried(stack, duty, mounts, speed, within)
-        finally:
-            children.deaf()
+    own = policy if policy is not None else SHIPPED if alone else None
+    order = Order(own, guard, size, speed, within, force, state_dir, config, live.runtime_dir(runtime_dir, config))
+    try:
+        outcome = _drilled(order)
+    except Refused as refused:
+        if json:
+            say.as_json({"ok": False, "why": str(refused), "incident": None})
+        say.fail(refused.code, str(refused))
     if json:
         say.as_json(outcome.plain())
     else:
@@ -127,11 +145,11 @@ def _able() -> "Hierarchies":
 
     mounts = hierarchies.find()
     if mounts.memory is None:
-        say.fail(
+        raise Refused(
             say.KERNEL_CANNOT, "no memory controller is mounted, neither of cgroup v2 nor of v1: there is no limit"
         )
     if os.geteuid() != 0:
-        say.fail(say.NOT_PERMITTED, "only root may make a cgroup with a limit: sudo oomguard drill")
+        raise Refused(say.NOT_PERMITTED, "only root may make a cgroup with a limit: sudo oomguard drill")
     return mounts
 
 
@@ -141,7 +159,7 @@ def _swept(mounts: "Hierarchies") -> None:
 
     left, alive = scratch.leftovers(mounts)
     if alive:
-        say.fail(say.FOUND, f"another drill is under way in {alive[0]}")
+        raise Refused(say.FOUND, f"another drill is under way in {alive[0]}")
     for directory in left:
         why = scratch.sweep(directory)
         say.aside(f"oomguard: an earlier drill had left {directory}: {'; '.join(why) or 'removed'}")
@@ -149,22 +167,23 @@ def _swept(mounts: "Hierarchies") -> None:
         say.aside(f"oomguard: an earlier drill had left {home}: removed")
 
 
-def _running(directory: Path, wanted: str | None, size: int, mounts: "Hierarchies", config: Path, force: bool) -> Duty:
+def _running(order: Order, mounts: "Hierarchies") -> Duty:
     """The daemon that runs, under its policy in force."""
     from .drilling import course
 
-    found = _in_force(directory)
+    found = _in_force(order.runtime_dir)
     if found is None:
-        say.fail(say.FOUND, "oomguard is not running: systemctl start oomguard.service, or oomguard drill --alone")
+        why = "oomguard is not running: systemctl start oomguard.service, or oomguard drill --alone"
+        raise Refused(say.FOUND, why)
     plan, page = found
     try:
-        it = course.in_force(plan, wanted, _mark(), size)
-    except course.Uncovered as why:
-        say.fail(say.FOUND, _not_yet(config) or str(why))
-    except course.Unfit as why:
-        say.fail(say.FOUND, str(why))
-    _calm(plan, it, mounts, page, force)
-    return Duty(plan, it, directory, Path(plan.daemon.state_dir), IN_FORCE)
+        it = course.in_force(plan, order.guard, _mark(), order.limit_bytes)
+    except course.Uncovered as why_not:
+        raise Refused(say.FOUND, _not_yet(order.config) or str(why_not)) from None
+    except course.Unfit as why_not:
+        raise Refused(say.FOUND, str(why_not)) from None
+    _calm(plan, it, mounts, page, order.force)
+    return Duty(plan, it, order.runtime_dir, Path(plan.daemon.state_dir), IN_FORCE)
 
 
 def _in_force(directory: Path) -> "tuple[Plan, StatusPage] | None":
@@ -190,29 +209,26 @@ def _not_yet(config: Path) -> str:
     return "the files have a policy for a drill, which is not in force: systemctl reload oomguard.service, and a moment"
 
 
-def _own(
-    stack: ExitStack, file: Path | None, wanted: str | None, size: int, keep: Path | None, directory: Path, force: bool
-) -> Duty:
-    """A daemon of the drill's own, under one guard of that policy. ``directory``: where another one may run."""
+def _own(stack: ExitStack, order: Order, file: Path, mounts: "Hierarchies") -> Duty:
+    """A daemon of the drill's own, under one guard of that policy."""
     from .. import policy
-    from . import hierarchies
     from .drilling import course
     from .drilling.alone import Alone
 
     try:
-        plan = policy.load(((file or SHIPPED).absolute(),))
-        found = course.alone(plan, wanted, _mark(), size)
+        plan = policy.load((file.absolute(),))
+        found = course.alone(plan, order.guard, _mark(), order.limit_bytes)
     except PolicyError as error:
         say.faults(error)
     except course.Unfit as why:
-        say.fail(say.FOUND, str(why))
+        raise Refused(say.FOUND, str(why)) from None
     # It is the daemon that runs, if one does, who must not be stirred up: of this policy only that guard comes to life.
-    others, page = _in_force(directory) or (replace(plan, guards=()), None)
-    _calm(others, found, hierarchies.find(), page, force)
-    made = Alone(plan, found, keep.absolute() if keep is not None else None)
+    others, page = _in_force(order.runtime_dir) or (replace(plan, guards=()), None)
+    _calm(others, found, mounts, page, order.force)
+    made = Alone(plan, found, order.keep.absolute() if order.keep is not None else None)
     stack.push(made)  # before it is begun: whatever happens from here on, it is ended
     made.start()
-    return Duty(made.plan, found, made.runtime_dir, made.state_dir, str(file) if file is not None else "its own")
+    return Duty(made.plan, found, made.runtime_dir, made.state_dir, "its own" if file == SHIPPED else str(file))
 
 
 def _mark() -> str:
@@ -232,13 +248,26 @@ def _calm(plan: "Plan", course: "Course", mounts: "Hierarchies", page: "StatusPa
     for reason in reasons:
         say.aside(f"oomguard: {reason}")
     if reasons and not force:
-        say.fail(say.FOUND, "this is no time for a drill; --force has one all the same")
+        raise Refused(say.FOUND, f"this is no time for a drill, --force has one all the same: {reasons[0]}")
 
 
 # ---------------------------------------------------------------------------------------------------------- the drill
 
 
-def _tried(stack: ExitStack, duty: Duty, mounts: "Hierarchies", rate: int, within: int) -> "Outcome":
+def _drilled(order: Order) -> "Outcome":
+    from .drilling import children
+
+    mounts = _able()
+    with children.in_order(), ExitStack() as stack:
+        try:
+            _swept(mounts)
+            duty = _running(order, mounts) if order.own is None else _own(stack, order, order.own, mounts)
+            return _tried(stack, duty, mounts, order)
+        finally:
+            children.deaf()
+
+
+def _tried(stack: ExitStack, duty: Duty, mounts: "Hierarchies", order: Order) -> "Outcome":
     from .drilling import told as told_by
     from .drilling.leak import Hog
     from .drilling.outcome import Outcome
@@ -247,17 +276,17 @@ def _tried(stack: ExitStack, duty: Duty, mounts: "Hierarchies", rate: int, withi
     before = _targets(duty) if duty.source == IN_FORCE else 0
     incidents = told_by.Incidents(duty.state_dir)
     scratch = Scratch(mounts, duty.course.cgroup)
-    hog = Hog(scratch, duty.course, rate, within)
+    hog = Hog(scratch, duty.course, order.rate_bytes, order.within_s)
     stack.push(scratch)
     stack.push(hog)
     scratch.make()
     scratch.limit(duty.course.limit_bytes)
     hog.start()
     tripwire = _covered(duty, scratch, before)
-    seen = hog.leak(within)
+    seen = hog.leak(order.within_s)
     patience_s = told_by.LATE_S if seen.died_ns is None or seen.kernel_kills else told_by.PATIENCE_S
     told = incidents.of(duty.course.cgroup, patience_s)
-    return Outcome(duty.course, duty.source, rate, hog.pid, tripwire, seen, told)
+    return Outcome(duty.course, duty.source, order.rate_bytes, hog.pid, tripwire, seen, told)
 
 
 def _targets(duty: Duty) -> int:
@@ -278,7 +307,7 @@ def _covered(duty: Duty, scratch: "Scratch", before: int) -> bool | None:
             return wanted or None
         lack = dict(live.page(duty.runtime_dir).degraded).get("cgroups")
         if not sees and lack is not None and waited > LACK_S:
-            say.fail(say.KERNEL_CANNOT, f"the daemon cannot guard single cgroups here: {lack}")
+            raise Refused(say.KERNEL_CANNOT, f"the daemon cannot guard single cgroups here: {lack}")
         time.sleep(0.02)
         waited = time.monotonic() - began
     if not sees:

@@ -85,6 +85,7 @@ def test_a_place_that_is_nobodys(cgroup: str, path: str) -> None:
         (replace(WEB, cgroup="/system.slice/web.service"), "covers /system.slice/web.service alone"),
         (replace(WEB, cgroup="/"), "covers / alone"),
         (replace(WEB, cgroup="unit=web-*.service"), "covers unit=web-*.service alone"),
+        (replace(WEB, xattr="user.web=1"), "only cgroups with the extended attribute user.web: its rules"),
         (replace(WEB, mode="observe"), 'mode = "observe"'),
         (replace(WEB, hard=None), "ends nobody"),
         (replace(WEB, hard=mark(above(0.9), kill=False)), "ends nobody"),
@@ -114,7 +115,10 @@ def test_a_watermark_in_bytes_brings_its_limit_along() -> None:
 
 def test_alone_the_guard_is_moved_onto_the_scratch_cgroup() -> None:
     """So the rules of a service can be tried where nobody lives, and the machine's guard is not even there."""
-    it = course.alone(plan(HOST, replace(WEB, cgroup="/system.slice/web.service")), None, MARK, DEFAULT_BYTES)
+    it = course.alone(
+        plan(HOST, replace(WEB, cgroup="/system.slice/web.service", xattr="user.web=1")), None, MARK, DEFAULT_BYTES
+    )
+    assert it.guard.xattr == ""
     assert (it.guard.name, it.guard.cgroup, it.cgroup) == ("web", ALONE, ALONE)
     assert course.beside(plan(HOST, DRILL), it) == [], (
         "a daemon that runs with the policy of the drill is not in the way"

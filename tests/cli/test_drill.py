@@ -128,6 +128,11 @@ def test_a_guard_that_is_not_there(tmp_path: Path, core: Any) -> None:
     in_force(tmp_path, core.pid, HOST)
     answer = drill(tmp_path, "--guard", "hsot")
     assert (answer.code, answer.err) == (1, "oomguard: there is no policy hsot: there is host\n")
+    told = drill(tmp_path, "--guard", "hsot", "--json")
+    assert (told.code, told.json) == (
+        1,
+        {"ok": False, "why": "there is no policy hsot: there is host", "incident": None},
+    )
 
 
 def test_not_while_a_guard_is_armed(tmp_path: Path, core: Any) -> None:

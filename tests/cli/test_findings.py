@@ -45,6 +45,7 @@ HEALTHY = Facts(
         swap_bytes=2 * GIB,
         swappiness=60,
         overcommit=0,
+        overcommit_ratio=50,
         commit_limit_bytes=10 * GIB,
         panic_on_oom=0,
         oom_kill_allocating_task=0,

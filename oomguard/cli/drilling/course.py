@@ -12,6 +12,7 @@ from ..scratch import ALONE, HOME
 
 LEAST_BYTES = 32 << 20  # a limit: the hog itself is 7 MiB before it takes anything
 DEFAULT_BYTES = 128 << 20  # 19 MiB lie between 85 % and this: a fifth of a second at the default rate
+_ELSEWHERE = ": its rules can be tried elsewhere, see --policy FILE"
 _ROOM = 10  # a limit is at least a tenth over the line
 
 
@@ -56,11 +57,11 @@ def alone(plan: Plan, wanted: str | None, mark: str, limit_bytes: int) -> Course
     """The course for a daemon of our own: one guard of the plan, put onto the scratch cgroup. Raises ``Unfit``."""
     path = f"{ALONE}/{mark}"
     if wanted is not None:
-        return _course(replace(named(plan, wanted), cgroup=path), path, limit_bytes)
+        return _course(replace(named(plan, wanted), cgroup=path, xattr=""), path, limit_bytes)
     reasons = []
     for guard in _real(plan):
         try:
-            return _course(replace(guard, cgroup=path), path, limit_bytes)
+            return _course(replace(guard, cgroup=path, xattr=""), path, limit_bytes)
         except Unfit as why:
             reasons.append(str(why))
     raise Unfit("; ".join(reasons) or "the policy has no guard at all")
@@ -82,9 +83,10 @@ def place(guard: Guard, mark: str) -> str:
     """
     words = guard.cgroup
     if not words.startswith("/") or words == "/" or not ({"*", "?"} & set(words)):
+        raise Unfit(f"policy {guard.name} covers {words} alone, where a leak would be among others{_ELSEWHERE}")
+    if guard.xattr:
         raise Unfit(
-            f"policy {guard.name} covers {words} alone, where a leak would be among others: "
-            f"its rules can be tried elsewhere: oomguard drill --policy FILE --guard {guard.name}"
+            f"policy {guard.name} covers only cgroups with the extended attribute {guard.xattr_name}{_ELSEWHERE}"
         )
     path = words.replace("**", "*").replace("*", mark).replace("?", "x")
     if not selects(guard.cgroup, path):

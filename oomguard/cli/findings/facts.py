@@ -51,6 +51,7 @@ class Memory:
     zswap: bool | None = None
     swappiness: int | None = None
     overcommit: int | None = None  # vm.overcommit_memory
+    overcommit_ratio: int | None = None  # percent
     commit_limit_bytes: int | None = None
     panic_on_oom: int | None = None
     oom_kill_allocating_task: int | None = None

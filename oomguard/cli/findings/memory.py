@@ -47,6 +47,10 @@ def _compressed(memory: Memory) -> Iterator[Finding]:
             "pages are compressed twice, and memory that is called swap is memory all the same",
             "echo N > /sys/module/zswap/parameters/enabled",
         )
+    elif memory.zswap and memory.swap_bytes:
+        yield _found("zswap", "fine", "zswap is on: swap is kept compressed in memory first")
+    if memory.zram:
+        yield _found("zram", "fine", f"swap on zram: {', '.join(memory.zram)}")
     if memory.zram and memory.swappiness is not None:
         text = f"vm.swappiness is {memory.swappiness} with swap on zram"
         if memory.swappiness < ZRAM_SWAPPINESS:
@@ -67,7 +71,8 @@ def _overcommit(memory: Memory) -> Iterator[Finding]:
     yield _found(
         "overcommit",
         "note",
-        f"vm.overcommit_memory is 2: {size(limit)} may be promised of {size(memory.total_bytes)} of memory",
+        f"vm.overcommit_memory is 2: {size(limit)} may be promised of {size(memory.total_bytes)} of memory"
+        f" (vm.overcommit_ratio {memory.overcommit_ratio} %)",
         "programs are refused memory and fail by themselves"
         + (", long before a watermark is reached" if below else ", perhaps before a watermark is reached"),
         sysctl("vm.overcommit_memory", 0),

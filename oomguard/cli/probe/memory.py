@@ -18,6 +18,7 @@ def look(places: Places) -> Memory:
         zswap=_switch(places, f"{places.sys}/module/zswap/parameters/enabled"),
         swappiness=places.number(f"{vm}/swappiness"),
         overcommit=places.number(f"{vm}/overcommit_memory"),
+        overcommit_ratio=places.number(f"{vm}/overcommit_ratio"),
         commit_limit_bytes=meminfo.get("CommitLimit"),
         panic_on_oom=places.number(f"{vm}/panic_on_oom"),
         oom_kill_allocating_task=places.number(f"{vm}/oom_kill_allocating_task"),

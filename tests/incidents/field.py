@@ -192,6 +192,13 @@ def one_tab() -> Doc:
     return told([Body(process(799, "firefox", scope, 120)), *tabs])
 
 
+def two_users() -> Doc:
+    """One has a single large program that does not grow, the other sixty small ones that do: the many are the cause."""
+    alice, bob = (f"/user.slice/user-{uid}.slice/session-{uid}.scope" for uid in (1001, 1002))
+    jobs = [Body(process(700 + n, "job", bob, 4), 0.9) for n in range(60)]
+    return told([Body(process(600, "ide", alice, 300)), *jobs])
+
+
 def itself() -> Doc:
     """The guard saw no process but its own, and killed that."""
     own = Body(process(42, "oomguard", "/system.slice/oomguard.service", 400))
@@ -254,6 +261,10 @@ COMPLAINTS: dict[str, Complaint] = {
     ),
     "11-idle": Complaint(
         "2 to 5 % of a processor, a timer of 150 ms with nothing to watch (systemd#20122, #29011, oomd#79)", None
+    ),
+    "12-two-users": Complaint(
+        "no fairness between users: whose many processes ate it, and whose one large one did not (earlyoom#336, #150)",
+        two_users, "/user.slice/user-1002.slice/session-1002.scope", ("ide",), "many processes",
     ),
     "14-itself": Complaint(
         "it killed itself (earlyoom#184, #205)", itself, "leak[500]", ("oomguard",), "leak"

@@ -11,7 +11,7 @@ import pytest
 import oomguard.report
 from oomguard.model.codec import from_plain
 from oomguard.model.incident import SCHEMA_VERSION, Turn
-from oomguard.report import replay, store, text
+from oomguard.report import compare, export, packed, page, replay, store, text
 
 RECORDED = Path(__file__).parent / "incidents"
 ONE = "20260131T031204Z-host-072511"
@@ -36,6 +36,21 @@ def test_an_incident_of_every_schema_stays_readable(version: int) -> None:
     turns = [from_plain(turn) for turn in doc["ring"]]
     assert turns
     assert all(isinstance(turn, Turn) for turn in turns)
+
+
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION + 1))
+def test_whatever_is_made_of_an_incident_is_made_of_one_of_every_schema(version: int, tmp_path: Path) -> None:
+    doc = store.load(RECORDED / f"schema-{version}", "last")
+    for whole in (False, True):
+        assert text.half_page(doc, whole=whole).startswith("oomguard killed ")
+    assert f"<title>{doc['id']}</title>" in page.page(doc)
+    newest = store.load(RECORDED / f"schema-{SCHEMA_VERSION}", "last")
+    assert compare.rows(doc, newest)
+    for level in ("secrets", "names", "none"):
+        path = tmp_path / f"{level}.tar.zst"
+        with packed.writing(path) as file:
+            export.write(file, doc, None, level)  # type: ignore[arg-type]
+        assert store.load_file(path)["schema"] == version
 
 
 def test_an_incident_of_the_first_day_of_this_schema_is_told_and_judged_as_then() -> None:

@@ -1,5 +1,6 @@
 """The black box: whatever is cut off, what is whole can be told, and is all that is given back."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -61,6 +62,33 @@ def test_it_has_its_blocks_from_the_start(box: BlackBox) -> None:
     for number in range(100):
         box.add(TURNS, ONE, bytes([number]) * 9000)
     assert (os.stat(box.path).st_blocks, os.stat(box.path).st_size) == (before, SIZE)
+
+
+def direct_io(path: Path) -> bool:
+    """Whether that file system lets anybody past the page cache."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_DIRECT))
+    except OSError:
+        return False
+    return True
+
+
+def test_it_is_written_past_the_page_cache_where_that_can_be(box: BlackBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert box.direct == direct_io(Path(box.path))
+    real = os.open
+
+    def older(path: str, flags: int, *more: int) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "this file system cannot")
+        return real(path, flags, *more)
+
+    monkeypatch.setattr(blackbox.os, "open", older)
+    box.add(HEAD, ONE, b"{}")
+    again = opened(Path(box.path))
+    assert not again.direct
+    again.add(TURNS, ONE, b"x" * 9000)
+    assert contents(again) == [(HEAD, ONE, b"{}"), (TURNS, ONE, b"x" * 9000)]
+    again.close()
 
 
 def test_what_is_too_large_is_not_taken_and_harms_nothing(box: BlackBox) -> None:

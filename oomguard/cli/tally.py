@@ -78,7 +78,9 @@ class Tally:
         try:
             doc = store.head(state_dir, name)
         except (OSError, store.Damaged):
-            return  # being written, or never whole: it is looked at again
+            if _is_old(name):
+                self._whole.add(name)  # it was never whole, and never will be
+            return
         try:
             self._count_doc(name, doc)
         except (KeyError, TypeError, AttributeError):

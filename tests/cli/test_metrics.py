@@ -335,6 +335,17 @@ def test_a_damaged_one_is_none(tmp_path: Path, content: str) -> None:
     assert not any(count(tmp_path).kills.values())
 
 
+def test_a_damaged_one_is_looked_at_again_for_as_long_as_it_may_be_written(tmp_path: Path) -> None:
+    fresh, old = write(tmp_path, 1), write(tmp_path, 2, at_s=time.time() - 3600)
+    for it in (fresh, old):
+        (it / "incident.json").write_text("{")
+    counted = count(tmp_path)
+    for it in (fresh, old):
+        (it / "incident.json").write_text(json.dumps(HEAD))
+    count(tmp_path, counted)
+    assert counted.incidents["web", "hard"] == 1
+
+
 def test_what_may_not_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "incidents").touch()
     assert not tally.Tally().look(tmp_path)

@@ -403,8 +403,8 @@ def wanted(plan: Plan) -> tuple[list[str], list[tuple[str, str, str]]]:
 
 
 def _account(told: list[str], busy: list[str], outside: int, cgroup: str) -> str:
-    """Who was told, in a sentence."""
-    parts = [f"told {len(told)}: {_some(told)}"] if told else ["nobody was told"]
+    """Who was told, for people."""
+    parts = [_some(told) if told else "nobody"]
     if busy:
         verb = "has" if len(busy) == 1 else "have"
         parts.append(f"{len(busy)} {verb} not read what was told before: {_some(busy)}")

@@ -188,7 +188,7 @@ class Story:
         if outcome is not None and outcome.held:
             return
         if len(self._measures) < _KILLS_MAX:
-            self._measures[action.token] = f"programs were told at {action.watermark}"
+            self._measures[action.token] = f"told at {action.watermark} to give memory back"
         if action.watermark not in self._answered:
             self._asked.setdefault(action.watermark, self._gauge.level(seen))
 
@@ -215,7 +215,7 @@ class Story:
 
     def _came_of_telling(self, result: Result, what: str, at_ns: int) -> None:
         """Each time anew only if they were others: it is told again and again while it lasts."""
-        said = result.who or f"nobody was told, errno {result.errno}"
+        said = result.who or f"nobody, errno {result.errno}"
         if said != self._who:
             self._who = said
             self._tell(at_ns, "measure", f"{what}: {said} ({_ms(result.took_ns):.1f} ms)")

@@ -378,13 +378,13 @@ def test_who_was_told_and_what_came_back() -> None:
     story = told(
         HOST,
         asked(10, 3, host=host(100)),
-        answered(12, 3, "told 2: web[8], db[9] (uid 7)", 2),
+        answered(12, 3, "web[8], db[9] (uid 7)", 2),
         turn(4000, host=host(300)),
         turn(5100, host=host(400)),
         turn(9000, host=host(900)),
     )
     assert measures(story) == [
-        "programs were told at soft: told 2: web[8], db[9] (uid 7) (2.0 ms)",
+        "told at soft to give memory back: web[8], db[9] (uid 7) (2.0 ms)",
         "5.1 s after programs were told at soft, 400 MiB were available, and 100 MiB before",
     ]
 
@@ -393,7 +393,7 @@ def test_of_a_cgroup_what_it_uses() -> None:
     story = told(
         WEB,
         asked(10, 3, target=WEB, cgroups=(web(240),)),
-        answered(12, 3, "told 1: web[8]", 1),
+        answered(12, 3, "web[8]", 1),
         turn(6000, cgroups=(web(90),)),
     )
     assert measures(story)[-1] == "6.0 s after programs were told at soft, /web used 90.0 MiB, and 240 MiB before"
@@ -403,7 +403,7 @@ def test_what_came_back_until_the_kill_and_not_through_it() -> None:
     story = told(
         HOST,
         asked(10, 3, host=host(100)),
-        answered(12, 3, "told 1: web[8]", 1),
+        answered(12, 3, "web[8]", 1),
         killed(HOST, 1010, host=host(60)),
         gone(1100, host=host(600)),
         turn(7000, host=host(600)),
@@ -414,18 +414,18 @@ def test_what_came_back_until_the_kill_and_not_through_it() -> None:
 
 
 def test_nobody_listened_and_nothing_is_said_of_what_they_gave() -> None:
-    story = told(HOST, asked(10, 3, host=host(100)), answered(12, 3, "nobody was told", 0, 107), turn(9000))
-    assert measures(story) == ["programs were told at soft: nobody was told (2.0 ms)"]
+    story = told(HOST, asked(10, 3, host=host(100)), answered(12, 3, "nobody", 0, 107), turn(9000))
+    assert measures(story) == ["told at soft to give memory back: nobody (2.0 ms)"]
 
 
 def test_the_same_ones_again_and_again_are_told_of_once() -> None:
-    turns = [asked(10, 1, host=host(100)), answered(11, 1, "told 1: a[1]", 1)]
+    turns = [asked(10, 1, host=host(100)), answered(11, 1, "a[1]", 1)]
     for token in range(2, 500):
-        turns += [asked(token * 10_000, token, host=host(100)), answered(token * 10_000 + 1, token, "told 1: a[1]", 1)]
+        turns += [asked(token * 10_000, token, host=host(100)), answered(token * 10_000 + 1, token, "a[1]", 1)]
     story = told(HOST, *turns)
     assert len(measures(story)) == 2
     assert story.timeline_cut == 0
-    story.add(answered(6_000_000, 499, "told 2: a[1], b[2]", 2))
+    story.add(answered(6_000_000, 499, "a[1], b[2]", 2))
     assert len(measures(story)) == 2, "each answer is taken once"
 
 

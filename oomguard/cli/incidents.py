@@ -143,7 +143,10 @@ def export(
         Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to (default: ID.tar.zst here).")
     ] = None,
     redact: Annotated[
-        str, typer.Option(metavar="LEVEL", help="secrets: without them; names: nor who it was; none: as it is.")
+        str,
+        typer.Option(
+            metavar="secrets|names|none", help="secrets: without them; names: nor who it was; none: as it is."
+        ),
     ] = "secrets",
     state_dir: StateDir = None,
     config: Config = files.DEFAULT,

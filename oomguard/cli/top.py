@@ -28,7 +28,7 @@ Once = Annotated[bool, typer.Option("--once", help="One frame, and the end.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on a line for every frame.")]
 Interval = Annotated[float, typer.Option("--interval", "-n", metavar="SECONDS", help="0.1 to 3600.")]
 Svg = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="One frame, drawn into a file.")]
-Sort = Annotated[str, typer.Option("--sort", help="near, policy, name or used.")]
+Sort = Annotated[str, typer.Option("--sort", metavar="near|policy|name|used", help="What comes first.")]
 
 SORTS = ("near", "policy", "name", "used")  # as cli.screen has them, which takes rich
 PLAIN_WIDTH = 80  # where nobody says how wide it is

@@ -89,7 +89,7 @@ def _option(param: Any) -> Option:
     names = (*param.opts, *param.secondary_opts)
     if param.is_flag:
         return Option(names, "", _line(param.help), "switch")
-    choices = _choices(param)
+    choices = _choices(param) or _listed(param.metavar or "")
     metavar = param.metavar or ("|".join(choices) if choices else param.name.upper())
     default = "" if param.default is None or callable(param.default) else str(param.default)
     return Option(names, metavar, _line(param.help), _means(metavar, choices), choices, default)
@@ -113,6 +113,11 @@ def _choices(param: Any) -> tuple[str, ...]:
     if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
         return tuple(str(member.value) for member in annotation)
     return tuple(map(str, getattr(getattr(param, "type", None), "choices", ())))
+
+
+def _listed(metavar: str) -> tuple[str, ...]:
+    """near|policy|name: words that are checked elsewhere. CGROUP|PID are kinds of words."""
+    return tuple(metavar.split("|")) if "|" in metavar and metavar.islower() else ()
 
 
 def _line(text: str | None) -> str:

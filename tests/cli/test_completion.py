@@ -29,6 +29,7 @@ CASES: dict[str, tuple[set[str], set[str]]] = {
     "check --against pol": ({"poldir"}, {"policy.toml"}),
     "incidents show ": ({"last", INCIDENT}, {"show"}),
     "incidents diff last 2026": ({INCIDENT}, {"last"}),
+    "incidents export last --redact ": ({"secrets", "names", "none"}, {"last"}),
     "incidents --help": ({"--help"}, set()),
 }
 

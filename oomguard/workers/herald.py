@@ -60,6 +60,9 @@ _PRIORITY: Final = {
 }
 _ABOUT_A_VICTIM: Final = frozenset({"HARD", "SOFT", "KILLED", "VICTIM_GONE", "VICTIM_STUCK"})
 _LEAD: Final = {"SOFT": "soft watermark crossed: ", "HARD": "hard watermark crossed: "}
+# The codec is a module, which is loaded at its first use: now, not when it may not be read any more. The refusal of a
+# policy has line breaks, and on standard error they are escaped.
+"".encode("unicode_escape")
 _PUT_BACK: Final = " is put back to "  # between the path and the value
 _AS_FOUND: Final = ", as it was found"
 

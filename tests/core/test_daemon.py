@@ -232,6 +232,8 @@ def test_a_wrong_policy_is_refused_and_the_old_one_stays(world: World, daemon: S
     guarding.hear("READY=1")
     until(lambda: "reload" in dict(guarding.status().degraded))
     assert "the old one is in force" in dict(guarding.status().degraded)["reload"]
+    guarding.logged("the old policy stays in force")
+    assert "had ended" not in guarding.log(), "nobody falls over a line break"
     assert guarding.guard().mode == "enforce"
     victim = hog(30)
     world.see(victim.pid)

@@ -168,7 +168,7 @@ def _argument(it: Argument) -> str:
 
 def _option(it: Option) -> str:
     tag = ", ".join(_bold(name) for name in it.names) + (f" {_italic(it.metavar)}" if it.metavar else "")
-    choices = f" One of {', '.join(it.choices)}." if it.choices and it.choices[0] not in it.help else ""
+    choices = f" One of {', '.join(it.choices)}." if it.choices and it.choices[0] not in it.metavar else ""
     default = f" Default: {it.default}." if it.default and "default" not in it.help else ""
     return _item(tag, f"{it.help}{choices}{default}")
 

@@ -26,6 +26,7 @@ _HEADER: Final = 4096
 _SHARED: Final = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) rw-s \S+ \S+ \d+\s+/dev/zero \(deleted\)$", re.MULTILINE)
 
 Runtime = live.Runtime
+Config = Annotated[Path, typer.Option("--config", metavar="FILE", help="The policy file that says where it runs.")]
 
 
 def record(
@@ -35,7 +36,7 @@ def record(
     ] = None,
     most: Annotated[str, typer.Option("--max-bytes", metavar="SIZE", help="Stop when it is as large.")] = "256MiB",
     runtime_dir: Runtime = None,
-    config: Annotated[Path, typer.Option("--config", metavar="FILE")] = files.DEFAULT,
+    config: Config = files.DEFAULT,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Record what the daemon sees, to try policies on (incidents replay FILE --policy ...). Ctrl-C ends it well."""

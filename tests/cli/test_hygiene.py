@@ -134,6 +134,16 @@ def test_the_table_has_every_command() -> None:
     assert {" ".join(command.path[1:]) for command in LEAVES} == set(CALLS)
 
 
+@pytest.mark.parametrize("command", LEAVES, ids=lambda it: " ".join(it.path[1:]))
+def test_everything_has_its_word(command: tree.Command) -> None:
+    """In --help, and in the manual, which is made of the same."""
+    assert command.help
+    assert len(command.summary) > 5
+    for option in command.options:
+        assert option.help, option.names
+        assert option.means == "switch" or option.metavar
+
+
 # ---------------------------------------------------------------------------------------------------------------- JSON
 
 

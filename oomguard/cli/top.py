@@ -141,16 +141,19 @@ def _print_frame(page: StatusPage, sort: str) -> None:
     from .screen import View, draw
 
     console = Console(highlight=False, no_color=not say.colors(sys.stdout))
-    for line in draw(page, View(sort, keys=False), _width(), 1000):
+    for line in draw(page, View(sort, keys=False), *_size()):
         line.rstrip()
         console.print(line, soft_wrap=True)
 
 
-def _width() -> int:
-    """Of what it goes to."""
-    told = os.environ.get("COLUMNS", "")
-    width = os.get_terminal_size(1).columns if sys.stdout.isatty() else int(told) if told.isdecimal() else 0
-    return min(width, 1000) or PLAIN_WIDTH
+def _size() -> tuple[int, int]:
+    """As wide as what it goes to, as long as it is; but for who says otherwise, as watch(1) does."""
+    columns, lines = (
+        int(told) if (told := os.environ.get(name, "")).isdecimal() else 0 for name in ("COLUMNS", "LINES")
+    )
+    if sys.stdout.isatty():
+        columns, lines = os.get_terminal_size(1).columns, 0
+    return min(columns, 1000) or PLAIN_WIDTH, min(lines, 1000) or 1000
 
 
 def _draw_picture(page: StatusPage, sort: str, path: Path) -> None:
@@ -161,9 +164,9 @@ def _draw_picture(page: StatusPage, sort: str, path: Path) -> None:
 
     from .screen import View, draw
 
-    width = max(_width(), 100)
+    width, lines = _size()
     console = Console(record=True, width=width, file=StringIO(), force_terminal=True, color_system="truecolor")
-    for line in draw(page, View(sort, keys=False), width, 1000):
+    for line in draw(page, View(sort, keys=False), width, lines):
         console.print(line, soft_wrap=True, highlight=False)
     drawn = console.export_svg(title="oomguard top")
     path.write_text(re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL), encoding="utf-8")

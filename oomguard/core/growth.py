@@ -25,6 +25,8 @@ class Growth:
     def take(self, seen: Observation) -> bool:
         """Whether there was anything in it."""
         at_ns, known = seen.at_ns, self.known
+        for target in seen.vanished:
+            known.pop(target.cgroup, None)
         for share in seen.shares:
             known[share.cgroup] = _after(known.get(share.cgroup), share.current_bytes, at_ns)
         for survey in seen.surveys:
@@ -32,7 +34,7 @@ class Growth:
                 known[facts.path] = _after(known.get(facts.path), facts.current_bytes, at_ns)
         if len(known) > GROWTH.room:
             self.known = dict(_first(known.items(), at_ns))
-        return bool(seen.shares or seen.surveys)
+        return bool(seen.shares or seen.surveys or seen.vanished)
 
 
 def _after(before: _Seen | None, now_bytes: int, at_ns: int) -> _Seen:

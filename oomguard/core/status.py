@@ -125,7 +125,7 @@ class Status:
             self._know(plan)
         if actions:
             self._remember(actions)
-        if seen.shares or seen.surveys:
+        if seen.shares or seen.surveys or seen.vanished:
             self.growth_stale |= self.growth.take(seen)
         pause_ns = max(EVERY_NS, EACH_NS * len(state.targets))
         if not actions and not self.notes_stale and seen.at_ns - self.last_ns < pause_ns:

@@ -10,6 +10,7 @@ _JOURNAL = "journalctl -u oomguard -b"
 
 # (what, a part of why or "", what to do); the first that matches. {what}, {name}: its last word, {path}: of the why.
 _MENDS = (
+    ("*", "cgroup v1", _CGROUP2),
     ("CAP_*", "", _EDIT.format("CapabilityBoundingSet={what}") + "; by hand: run it as root"),
     ("real time", "", _EDIT.format("CapabilityBoundingSet=CAP_SYS_NICE") + "; by hand: run it as root"),
     ("memory lock", "", _EDIT.format("LimitMEMLOCK=infinity") + "; by hand: ulimit -l unlimited"),

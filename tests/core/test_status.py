@@ -293,6 +293,13 @@ def test_surveys_tell_of_growth_too() -> None:
     assert growth.known["/a"][:4] == (6 * SECOND, 6 * SECOND, 0, 0)
 
 
+def test_what_is_gone_grows_no_more() -> None:
+    growth = Growth()
+    growth.take(Observation(0, shares=(Share(TARGET.cgroup, 1), Share("/a", 1))))
+    assert growth.take(Observation(SECOND, vanished=(TARGET,)))
+    assert list(growth.known) == ["/a"]
+
+
 def test_no_more_than_there_is_room_for() -> None:
     """The largest, and those that grow; who was not seen for long is forgotten."""
     growth = Growth()

@@ -109,8 +109,10 @@ put_drop_in() {
     local version=254
     [[ -n $DESTDIR ]] || version=$(systemctl --version 2>/dev/null | awk 'NR == 1 { print $2 }')
     [[ ${version:-0} -ge 254 ]] || return 0
-    install -d "$DESTDIR$unitdir/oomguard.service.d"
-    put 0644 systemd/oomguard.keep.conf "$unitdir/oomguard.service.d/keep.conf"
+    local dir
+    for dir in "$unitdir" "${unitdir%/system}/user"; do
+        put 0644 systemd/oomguard.keep.conf "$dir/oomguard.service.d/keep.conf"
+    done
 }
 
 put_files() {

@@ -33,8 +33,11 @@ remove_files() {
     rm -f "$DESTDIR$unitdir/oomguard.service" "$DESTDIR$unitdir"/oomguard-exporter.{service,socket}
     rm -f "$DESTDIR${unitdir%/system}/user/oomguard.service"
     rm -f "$DESTDIR$sysusersdir/oomguard.conf" "$DESTDIR$catalogdir/oomguard.catalog"
-    rm -f "$DESTDIR$unitdir/oomguard.service.d/keep.conf"
-    rmdir "$DESTDIR$unitdir/oomguard.service.d" 2>/dev/null || true  # an administrator may have others there
+    local dir
+    for dir in "$unitdir" "${unitdir%/system}/user"; do
+        rm -f "$DESTDIR$dir/oomguard.service.d/keep.conf"
+        rmdir "$DESTDIR$dir/oomguard.service.d" 2>/dev/null || true  # an administrator may have others there
+    done
     if [[ $(readlink "$DESTDIR$bindir/oomguard") == "$libdir/venv/bin/oomguard" ]]; then rm -f "$DESTDIR$bindir/oomguard"; fi
     rm -rf "$DESTDIR$libdir" "$DESTDIR$docdir" "$DESTDIR$sharedir"
     local place

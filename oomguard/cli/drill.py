@@ -6,6 +6,7 @@ everything that was made is removed again, and no process but the hog can be mea
 """
 
 import sys
+import textwrap
 import time
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -324,7 +325,8 @@ def _covered(duty: Duty, scratch: "Scratch", before: int) -> bool | None:
 def _print(outcome: "Outcome") -> None:
     course, seen, told = outcome.course, outcome.seen, outcome.told
     whose = f"policy {course.guard.name} ({outcome.source})"
-    say.line(f"drill     {whose} on {course.cgroup}: {_mib(outcome.rate_bytes)}/s under {_mib(course.limit_bytes)}")
+    say.line(f"drill     {whose}: {_mib(outcome.rate_bytes)}/s under a limit of {_mib(course.limit_bytes)}")
+    say.line(f"cgroup    {course.cgroup}")
     if outcome.tripwire is not None:
         say.line(f"tripwire  {'laid' if outcome.tripwire else 'not laid'}")
     say.line(f"crossed   {_mib(course.line_bytes)}, the hard watermark; at most {_mib(seen.peak_bytes)} were seen")
@@ -335,7 +337,8 @@ def _print(outcome: "Outcome") -> None:
     say.line(f"kernel    {'had nothing to do' if not seen.kernel_kills else f'killed {seen.kernel_kills}'}")
     if told is not None:
         say.line(f"incident  {told.id}")
-        say.line(f"          {told.story}")
+        for line in textwrap.wrap(told.story, 110, break_on_hyphens=False):
+            say.line(f"          {line}")
     say.line("the guard was first" if outcome.ok else f"not as it should be: {outcome.why}")
 
 

@@ -26,8 +26,10 @@ Config = Annotated[
     ),
 ]
 Observe = Annotated[bool, typer.Option("--observe", help="Decide, record and report, but touch nothing.")]
-Proc = Annotated[str, typer.Option("--proc", metavar="DIR", hidden=True)]
-Cgroup = Annotated[str, typer.Option("--cgroup", metavar="DIR", hidden=True)]
+Proc = Annotated[
+    str, typer.Option("--proc", metavar="DIR", help="Of another root, as a host's in a container: its /proc.")
+]
+Cgroup = Annotated[str, typer.Option("--cgroup", metavar="DIR", help="And its /sys/fs/cgroup.")]
 StateDir = Annotated[str, typer.Option("--state-dir", metavar="DIR", hidden=True)]
 RuntimeDir = Annotated[str, typer.Option("--runtime-dir", metavar="DIR", hidden=True)]
 Descriptor = Annotated[int, typer.Option("--fd", metavar="N", min=0, help="Where to write the plan.")]

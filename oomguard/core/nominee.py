@@ -134,7 +134,9 @@ class Nominee:
             return errno.ESRCH if error.errno in (errno.ESRCH, errno.EINVAL, errno.ENOENT) else error.errno or errno.EIO
         try:
             where = procfs.cgroup_of(self.proc_fd, pid)
-            return _send(fd, number) if where is not None and is_inside(where, group.path) else errno.ESRCH
+            if where is None or not is_inside(where, group.path) or not pidfd.is_called(self.proc_fd, fd, pid):
+                return errno.ESRCH
+            return _send(fd, number)
         finally:
             os.close(fd)
 

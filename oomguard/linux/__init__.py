@@ -9,6 +9,7 @@ return None (or what is whole), given nonsense too. Nobody here logs, decides or
 ``libc``     ctypes, here alone                 ``memlock``  one's own memory, reserved and locked
 ``files``    whole reads of kept files          ``psi``      pressure, and the kernel's triggers
 ``cgroup2``  the unified hierarchy              ``procfs``   /proc: the machine and its processes
+``cgroup1``  the same where v1 has the memory   ``mounts``   which of them it is, and where
 ``pidfd``    a process held fast                ``events``   signals and cgroup directories in an epoll
 ``kmsg``     what the kernel said it killed     ``systemd``  notify and journal, in their own protocols
 """

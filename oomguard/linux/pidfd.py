@@ -9,7 +9,7 @@ import os
 import select
 import signal
 
-from . import procfs
+from . import files, procfs
 
 
 def open_verified(proc_fd: int, pid: int, start_ticks: int) -> int | None:
@@ -27,13 +27,26 @@ def open_verified(proc_fd: int, pid: int, start_ticks: int) -> int | None:
         error.filename = f"pidfd_open({pid})"
         raise
     try:
-        if procfs.start_ticks(proc_fd, pid) == start_ticks:
+        if procfs.start_ticks(proc_fd, pid) == start_ticks and is_called(proc_fd, fd, pid):
             return fd
     except OSError:
         os.close(fd)
         raise
     os.close(fd)
     return None
+
+
+def is_called(proc_fd: int, fd: int, pid: int) -> bool:
+    """Whether that /proc has this number for whom we hold.
+
+    A host's /proc in a container tells of the host's numbers, and pidfd_open knows the container's alone: somebody
+    else may have the same. fdinfo tells the number in the pid namespace of the /proc that it is read from.
+    """
+    data = files.read_at(proc_fd, f"self/fdinfo/{fd}", "/proc")
+    at = -1 if data is None else data.find(b"\nPid:\t")
+    if data is None or at < 0:
+        return True  # a /proc of files, or a kernel before 5.4: nothing is known
+    return files.number(data[at + 6 : data.find(b"\n", at + 1)]) == pid
 
 
 def send(fd: int, number: int) -> None:

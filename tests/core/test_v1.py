@@ -139,6 +139,8 @@ def test_a_leak_is_ended_and_who_is_small_or_spared_lives(
     (incident,) = incidents(v1)
     assert [(victim["comm"], victim["pid"]) for victim in incident["victims"]] == [("leak", leak.pid)]
     assert incident["cgroup"] == f"{tree.prefix}/web"
+    taken = {path.name.rpartition(".memory.")[2] for path in v1.root.glob("state/incidents/*/raw/hard/cgroup.*")}
+    assert {"usage_in_bytes", "stat", "limit_in_bytes", "oom_control", "failcnt"} <= taken, "v1's own files are kept"
     assert cgroup1.parse_oom_control((tree.at("/web") / "memory.oom_control").read_bytes())[2] == 0
     assert guarding.status().numbers.kills == 1
     assert guarding.end() == 0

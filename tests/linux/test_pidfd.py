@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -141,3 +142,24 @@ def test_mrelease_of_the_dying_and_of_the_living(proc_fd: int, python: Python) -
     with pytest.raises(ProcessLookupError):
         libc.process_mrelease(fd)
     os.close(fd)
+
+
+IN_ANOTHER_NAMESPACE = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from oomguard.linux import pidfd, procfs
+proc_fd = procfs.open_proc()
+assert os.getpid() == 1
+print(pidfd.open_verified(proc_fd, 1, procfs.start_ticks(proc_fd, 1)))
+"""
+
+
+@pytest.mark.kernel
+def test_a_number_of_another_namespace_is_nobody() -> None:
+    """A host's /proc in a container: its pid 1 is not ours, though the number leads to us."""
+    root = str(Path(__file__).resolve().parents[2])
+    command = ["unshare", "--pid", "--fork", sys.executable, "-c", IN_ANOTHER_NAMESPACE, root]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if "unshare failed" in done.stderr:
+        pytest.skip(f"no pid namespace can be made here: {done.stderr.strip()}")
+    assert (done.stdout, done.stderr) == ("None\n", "")

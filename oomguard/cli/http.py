@@ -47,6 +47,7 @@ class _Handler(WSGIRequestHandler):
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+    address_family = socket.AF_UNIX  # of a socket that the base class makes: the unit allows no other
 
     def __init__(self, where: socket.socket, most: int, patience_s: float) -> None:
         super().__init__(("", 0), _Handler, bind_and_activate=False)

@@ -215,15 +215,31 @@ def test_a_place_that_is_taken(place: Path) -> None:
     assert (answer.code, answer.err) == (1, f"oomguard: --listen {place / 'file'}: Address already in use\n")
 
 
+# As RestrictAddressFamilies=AF_UNIX does it.
+NO_NETWORK = """
+import socket
+class Socket(socket.socket):
+    def __init__(self, family=-1, type=-1, proto=-1, fileno=None):
+        if fileno is None and family != socket.AF_UNIX:
+            raise OSError(97, "Address family not supported by protocol")
+        super().__init__(family, type, proto, fileno)
+socket.socket = Socket
+"""
+
+
 def test_a_socket_of_systemd(place: Path) -> None:
-    """As oomguard-exporter.socket hands it over: descriptor 3, to this very pid."""
+    """As oomguard-exporter.socket hands it over: descriptor 3, to this very pid, to a service that may open none."""
+    (place / "sitecustomize.py").write_text(NO_NETWORK)
     with socket.socket() as opened:
         opened.bind(("127.0.0.1", 0))
         opened.listen()
         os.set_inheritable(opened.fileno(), True)
         line = f'exec 3<&{opened.fileno()}; LISTEN_PID=$$ LISTEN_FDS=1 exec "$@"'
         call = ["bash", "-c", line, "-", sys.executable, "-m", "oomguard", *words(place)]
-        with subprocess.Popen(call, pass_fds=[opened.fileno()], stderr=subprocess.PIPE, text=True) as process:
+        environment = {**os.environ, "PYTHONPATH": str(place)}
+        with subprocess.Popen(
+            call, pass_fds=[opened.fileno()], stderr=subprocess.PIPE, text=True, env=environment
+        ) as process:
             assert process.stderr
             port = opened.getsockname()[1]
             assert process.stderr.readline() == f"oomguard: metrics are at http://127.0.0.1:{port}/metrics\n"

@@ -5,6 +5,7 @@ Under the policy in force it is the running daemon that is tried, and it must co
 everything that was made is removed again, and no process but the hog can be meant.
 """
 
+import errno
 import sys
 import textwrap
 import time
@@ -280,14 +281,23 @@ def _tried(stack: ExitStack, duty: Duty, mounts: "Hierarchies", order: Order) ->
     hog = Hog(scratch, duty.course, order.rate_bytes, order.within_s)
     stack.push(scratch)
     stack.push(hog)
-    scratch.make()
-    scratch.limit(duty.course.limit_bytes)
+    _made(scratch, duty.course.limit_bytes)
     hog.start()
     tripwire = _covered(duty, scratch, before)
     seen = hog.leak(order.within_s)
     patience_s = told_by.LATE_S if seen.died_ns is None or seen.kernel_kills else told_by.PATIENCE_S
     told = incidents.of(duty.course.cgroup, patience_s)
     return Outcome(duty.course, duty.source, order.rate_bytes, hog.pid, tripwire, seen, told)
+
+
+def _made(scratch: "Scratch", limit_bytes: int) -> None:
+    """The cgroup with its limit; where that cannot be, a container mostly, it is said what is in the way."""
+    try:
+        scratch.make()
+        scratch.limit(limit_bytes)
+    except OSError as error:
+        code = say.KERNEL_CANNOT if error.errno == errno.ENOENT else say.NOT_PERMITTED
+        raise Refused(code, f"{error.filename}: {error.strerror}") from None
 
 
 def _targets(duty: Duty) -> int:

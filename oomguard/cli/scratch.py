@@ -65,7 +65,8 @@ class Scratch:
             os.mkdir(at)
         probe = self.file("memory.max", "memory.limit_in_bytes")
         if not os.path.exists(probe):
-            raise OSError(errno.ENOENT, "the memory controller is not given to this cgroup", probe)
+            why = f"no memory controller for what is below: echo +memory > {os.path.dirname(at)}/cgroup.subtree_control"
+            raise OSError(errno.ENOENT, why, probe)
 
     def _enable(self, above: str) -> None:
         """The memory controller for what is below; only in directories that are ours. Elsewhere it is there or not."""

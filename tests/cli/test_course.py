@@ -1,12 +1,15 @@
 """Which guard is drilled, where, under which limit; and when there is no time for a drill. Tables, nothing is run."""
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from oomguard.cli.drilling import calm, course
 from oomguard.cli.drilling.course import DEFAULT_BYTES, Course, Unfit
 from oomguard.cli.drilling.outcome import Outcome, Seen, Told
+from oomguard.cli.drilling.told import told
 from oomguard.model.facts import MemInfo
 from oomguard.model.policy import (
     Amount,
@@ -206,6 +209,19 @@ def test_the_guard_was_first() -> None:
     it = outcome()
     assert (it.ok, it.why, it.to_signal_ms, it.to_death_ms) == (True, "", 4.0, 16.0)
     assert it.plain() | {"crossed_to_signal_ms": 4.0, "incident": "id", "story": "It was so."} == it.plain()
+
+
+def test_what_an_incident_says_of_a_drill() -> None:
+    """Of one that the daemon has written: its signal on the clock of whoever looked on."""
+    (recorded,) = Path(__file__).parents[1].glob("report/incidents/schema-2/incidents/*/incident.json")
+    doc = json.loads(recorded.read_text())
+    it = told(doc)
+    (kill,) = doc["kills"]
+    assert (it.id, it.killed_by, it.gone_ms) == (doc["id"], "oomguard", kill["gone_ms"])
+    assert it.signalled_ns == doc["opened_ns"] + round(kill["at_ms"] * 1e6)
+    assert it.hard_ns == it.signalled_ns - round(kill["latency_ms"] * 1e6)
+    assert it.story.startswith("oomguard killed ")
+    assert told(doc | {"kills": [], "killed_by": None}).signalled_ns is None
 
 
 def test_the_crossing_is_the_first_that_anybody_saw() -> None:

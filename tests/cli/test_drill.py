@@ -2,6 +2,8 @@
 
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -231,4 +233,17 @@ def test_where_the_kernel_is_first_it_is_said(tmp_path: Path) -> None:
     answer = drill(tmp_path, "--policy", str(policy), "--rate", "100GiB", "--limit", "32MiB")
     assert answer.code == 1
     assert answer.out.endswith("not as it should be: the kernel was first\n")
+    assert nothing_is_left()
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root, and unshare of util-linux")
+def test_in_a_container_whose_cgroups_are_read_only(tmp_path: Path) -> None:
+    """As docker mounts them. What was begun by then is ended."""
+    mount = f"mount --bind {MOUNTS.memory} {MOUNTS.memory} && mount -o remount,ro,bind {MOUNTS.memory} && echo mounted"
+    script = f"{mount} && exec {shlex.join([sys.executable, '-m', 'oomguard', 'drill', '--alone'])}"
+    answer = Answer(subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, timeout=90, check=False))
+    if not answer.out.startswith("mounted\n"):
+        pytest.skip(f"no mounts of our own here: {answer.err}")
+    assert (answer.code, answer.out) == (3, "mounted\n")
+    assert f"oomguard: {MOUNTS.memory}{ALONE}: Read-only file system\n" in answer.err
     assert nothing_is_left()

@@ -67,7 +67,7 @@ def test_it_is_made_limited_and_removed(mounts: Hierarchies, sleeper: list[subpr
 def test_it_is_removed_when_it_could_not_be_made_whole(mounts: Hierarchies, monkeypatch: pytest.MonkeyPatch) -> None:
     it = Scratch(mounts, f"{HOME}/{scratch.name()}")
     monkeypatch.setattr(Scratch, "file", lambda *_: "/nowhere/memory.max")
-    with pytest.raises(OSError, match="is not given"), it:
+    with pytest.raises(OSError, match="no memory controller for what is below"), it:
         pass
     assert not Path(f"{mounts.memory}{HOME}").exists()
 

@@ -169,6 +169,8 @@ def _files(places: Places, mounts: Hierarchies) -> dict[str, Trial]:
         with own:
             return {name: _of_a_file(trial, own) for name, trial in FILES.items()}
     except OSError as error:
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):  # so in most containers; and so for the daemon
+            return dict.fromkeys(FILES, f"{error.filename}: {why(error)}")
         places.miss("files of a cgroup", f"{error.filename}: {error.strerror}")
         return {}
 

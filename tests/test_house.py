@@ -31,9 +31,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
 }
 BELOW_WATERLINE = ("model", "linux", "judge", "workers", "core")
 
-# Above the waterline, and nowhere else. apprise: the herald, and only if a policy names it.
+# Above the waterline, and nowhere else. Of the workers: a process of its own, and only if a policy names a sink.
 THIRD_PARTY: dict[str, frozenset[str]] = {
-    "workers": frozenset({"apprise"}),
+    "workers": frozenset({"apprise", "jeepney"}),
     "policy": frozenset({"pydantic", "pydantic_core", "tomli", "yaml"}),
     "report": frozenset({"jinja2", "plotly", "backports", "compression"}),  # compression: Python's own from 3.14 on
     "cli": frozenset({"psutil", "typer", "rich", "prometheus_client"}),

@@ -74,6 +74,11 @@ def test_no_more_capabilities_than_these() -> None:
         ("OOMScoreAdjust", "-1000", "the kernel could take us first"),
         ("OOMPolicy", "continue", "one killed worker would stop the whole guard"),
         ("LimitMEMLOCK", "infinity", "memory could not be locked"),
+        (
+            "ProtectHome",
+            "read-only",
+            "/run/user would be hidden, and nobody told on a desktop",
+        ),
         ("Type", "notify", "a start would be over before the rehearsal is; notify-reload needs systemd 253"),
         ("KillMode", "mixed", "the workers would be gone before the core has undone what it lent out"),
         ("RuntimeDirectoryPreserve", "restart", "the journal of what is lent out would not outlive a crash"),
@@ -83,6 +88,19 @@ def test_no_more_capabilities_than_these() -> None:
 )
 def test_what_a_kill_needs_is_not_taken_away(key: str, must_be: str, or_else: str) -> None:
     assert value(key) == must_be, f"{key} must be {must_be}: otherwise {or_else}"
+
+
+def test_homes_are_closed() -> None:
+    """What ProtectHome=yes would do, but for /run/user."""
+    assert set(values("InaccessiblePaths")) == {"-/home", "-/root"}
+
+
+def test_the_drop_in_opens_the_network_alone() -> None:
+    text = (UNIT.parent / "notify.conf").read_text()
+    lines = [line for line in text.splitlines() if line and line[0] not in "#["]
+    assert lines == ["PrivateNetwork=no", "RestrictAddressFamilies=AF_INET AF_INET6", "MemoryMin=128M"]
+    assert values("PrivateNetwork") == ["yes"]
+    assert values("RestrictAddressFamilies") == ["AF_UNIX"]
 
 
 def test_what_is_lent_out_is_put_back_after_any_end() -> None:
@@ -179,7 +197,7 @@ def test_systemd_would_have_found_a_wrong_setting(tmp_path: Path) -> None:
 @needs_systemd
 def test_it_is_exposed_no_more_than_its_work_needs(tmp_path: Path) -> None:
     """systemd's own score, 0 (nothing is allowed) to 10 (everything is). What is left is what a kill needs."""
-    limit_tenths = 31  # of which 2 are the herald's way to become nobody
+    limit_tenths = 32  # of which 2 are the herald's way to become nobody, and 1 the buses of sessions in /run/user
     done = subprocess.run(
         ["systemd-analyze", "security", "--offline=yes", f"--threshold={limit_tenths}", str(copy_with(tmp_path))],
         capture_output=True,

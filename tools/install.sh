@@ -121,6 +121,7 @@ put_files() {
     local unit
     for unit in "${units[@]}"; do put 0644 "systemd/$unit" "$unitdir/$unit"; done
     put 0644 systemd/user/oomguard.service "${unitdir%/system}/user/oomguard.service"
+    put 0644 systemd/notify.conf "$sharedir/notify.conf"  # for those who want it, as a drop-in
     put 0644 systemd/oomguard.sysusers "$sysusersdir/oomguard.conf"
     put 0644 systemd/oomguard.catalog "$catalogdir/oomguard.catalog"
     put_drop_in

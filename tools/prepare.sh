@@ -41,6 +41,7 @@ look_for_vm() {
     need systemd-analyze systemd  # asked about our unit; no container has it
     need journalctl systemd
     need chromium chromium  # the report is looked at in a real browser
+    need dbus-daemon dbus-daemon  # notifications are shown on a real session bus
     need man man-db  # man pages are formatted by both
     need mandoc mandoc
     need zsh zsh  # completions are asked for in the real shells

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "record": ("record", "record"),
     "exporter": ("exporter", "exporter"),
     "completion": ("completion", "completion"),
+    "notify-test": ("notify_test", "notify_test"),
     "undo": ("undo", "undo"),
     "compile": ("run", "compile_"),
     "manual": ("manual", "manual"),

@@ -49,11 +49,12 @@ _KEPT = (
     "LISTEN_PID",
     "LISTEN_FDS",
     "LISTEN_FDNAMES",
+    *("http_proxy", "https_proxy", "no_proxy"),  # for whoever sends what sinks are told
 )
 
 
 def _environment() -> dict[str, str]:
-    """What the core is told besides its plan: systemd's words, and how to lay out its memory."""
+    """What the core is told besides its plan: systemd's words, the way out, and how to lay out its memory."""
     return {name: os.environ[name] for name in _KEPT if name in os.environ} | {
         "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
         "LANG": "C.UTF-8",

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -39,11 +39,26 @@ def check(config: Config = files.DEFAULT, against: Against = None, json: Json = 
             raise typer.Exit(say.fault_code(error)) from None
         say.faults(error)
     warnings = run.doubts(plan if against is None else _elsewhere(plan, against))
+    if plan.sinks and against is None:
+        from . import senders
+
+        wrong, doubtful = senders.faults(plan)
+        warnings += doubtful
+        if wrong:
+            _refuse(wrong, warnings, plan, json)
     if json:
         say.as_json(_report((), warnings, plan))
     else:
         _print(plan, warnings)
     raise typer.Exit(_code(plan, warnings, strict))
+
+
+def _refuse(wrong: list[Fault], warnings: list[Fault], plan: Plan, json: bool) -> NoReturn:
+    """A sink that would deliver nothing. The daemon would run, and say so in status."""
+    if json:
+        say.as_json(_report(wrong, warnings, plan))
+        raise typer.Exit(say.WRONG_USE)
+    say.faults(PolicyError(wrong))
 
 
 def _elsewhere(plan: Plan, tree: Path) -> Plan:

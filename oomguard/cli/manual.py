@@ -182,7 +182,7 @@ tripwire = true
 soft = { when = [{ memory_above = "85%" }], do = ["snapshot", "notify", "nominate"] }
 hard = { when = [{ memory_above = "95%" }], do = [{ kill = { grace = "2s" } }] }
 """
-_HEADINGS: Final = {"GuardTable": "[policy.NAME]", "DaemonTable": "[daemon]"}
+_HEADINGS: Final = {"GuardTable": "[policy.NAME]", "SinkTable": "[sinks.NAME]", "DaemonTable": "[daemon]"}
 
 
 def policy_page(document: Schema) -> str:

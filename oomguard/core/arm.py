@@ -15,7 +15,7 @@ from ..model import statuslayout
 from ..model.facts import Observation, Result
 from ..model.policy import Plan, RunStep, TellStep
 from ..workers.pool import Mailbox
-from . import rehearse
+from . import rehearse, senders
 from .act import Hands
 from .boot import Boot
 from .lease import LeaseBook
@@ -59,7 +59,7 @@ class Arm:
 
     def loop(self) -> Loop:
         """Everything opened, rehearsed, locked; READY=1 is out."""
-        plan, daemon = self.plan, self.plan.daemon
+        plan, daemon, boot = self.plan, self.plan.daemon, self.boot
         senses = Senses(plan, self.root, self.degraded)
         root = self.root or daemon.cgroup
         book = LeaseBook(self.journal, self.orders, root, daemon.proc)
@@ -75,10 +75,11 @@ class Arm:
         for worker in self.pool.workers.values():
             loop.mind(worker)
         senses.listen(self.answers.bell, 1, lambda _mask: self._answers(senses, book, hands))
-        if self.boot.hooked is not None:
-            self._hear_hooks(self.boot.hooked, senses, hands)
-        if self.boot.pressure is not None:
-            self.boot.pressure.hear(senses, hands, self.degraded)
+        senses.listen(boot.words.bell, 1, lambda _mask: self._words())
+        if boot.hooked is not None:
+            self._hear_hooks(boot.hooked, senses, hands)
+        if boot.pressure is not None:
+            boot.pressure.hear(senses, hands, self.degraded)
         loop.hook_up = lambda plan: self._hook_up(plan, loop)
         for what, why in rehearse.syscalls(senses.proc_fd):
             self.degraded(what, why)
@@ -94,6 +95,14 @@ class Arm:
         self.status.arm()
         return loop
 
+    def _words(self) -> None:
+        """What the herald says of its sinks. The journal it tells by itself."""
+        for what, why in self.boot.words.take()[0]:
+            if why:
+                self.status.degraded(what, why)
+            else:
+                self.status.mended(what)
+
     def _hear_hooks(self, hooked: Mailbox, senses: Senses, hands: Hands) -> None:
         def heard(_mask: int) -> None:
             for token, what, number, took_ns, value in hooked.take()[0]:
@@ -106,6 +115,7 @@ class Arm:
         """A reload has brought new actions; the first hook takes a process of its own, and all is calm."""
         for what, why in rehearse.measures(plan, self.root):
             self.degraded(what, why)
+        self._sink_up(plan, loop)
         steps = plan.steps()
         if self.boot.hooked is None and any(isinstance(step, RunStep) for step in steps):
             self._first_hook(plan, loop)
@@ -133,6 +143,24 @@ class Arm:
         self.recorder.bells = tuple(self.boot.bells.values())
         pressure.hear(loop.senses, loop.hands, self.degraded)
         loop.came(self.pool.workers["broker"])
+
+    def _sink_up(self, plan: Plan, loop: Loop) -> None:
+        """Who sends is started anew: its sinks are others perhaps, or their secrets.
+
+        So is a herald that had no sinks: what it needs for them it must load before it is nobody.
+        """
+        before, self.boot.told = self.boot.told, plan
+        herald = self.pool.workers["herald"]
+        first = plan.sinks and not before.sinks and herald.pidfd >= 0
+        try:
+            senders.end(self.pool, (*senders.NAMES, *(["herald"] if first else ())), loop.senses.ignore)
+            if first:
+                self.pool.fork(herald)
+                loop.came(herald)
+            for worker in senders.start(self.pool, plan):
+                loop.came(worker)
+        except OSError as error:
+            self.degraded("sender", f"{error.strerror}: sinks are told nothing")
 
     def _answers(self, senses: Senses, book: LeaseBook, hands: Hands) -> None:
         messages, lost = self.answers.take()

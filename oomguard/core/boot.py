@@ -18,6 +18,7 @@ from ..model.codec import from_plain
 from ..model.policy import Plan, RunStep, TellStep, UnitStep
 from ..model.ring import MINUTES_BYTES, Ring
 from ..workers.pool import Mailbox, Pool
+from . import senders
 
 if TYPE_CHECKING:
     from .deadman import DeadMan
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 REAPER_HEAP: Final = 256 << 10  # it holds a few numbers; what the dead man takes it takes at its rehearsal
 NOT_LOCKED: Final = 0  # the herald: nobody waits for it, and what it says in a storm may come a little later
+WORDS_BYTES: Final = 4 << 10  # what the herald says of its sinks: a few sentences an hour, if it is bad
 LOCK_WAIT_S: Final = 5.0  # the reaper of a daemon that was killed still puts things back and holds the lock so long
 
 # What a capability is for, where it is missing.
@@ -81,7 +83,7 @@ class Boot:
         self.root, flavour = mounts.find(daemon.proc, daemon.cgroup)
         if self.root is None:
             self.lacks["cgroups"] = f"cgroup {flavour}: nobody counts memory there, so processes are told apart alone"
-        self.plan = fitted(plan, self.root)
+        self.plan = self.told = fitted(plan, self.root)  # told: the one that the herald is forked with
         self._put_back()
         self._state_dir()
         self._protect()
@@ -116,7 +118,7 @@ class Boot:
     def _fork(self) -> None:
         plan, daemon = self.plan, self.plan.daemon
         self.ring, self.minutes = Ring.create(daemon.ring_bytes), Ring.create(MINUTES_BYTES)
-        self.orders, self.answers = Mailbox(), Mailbox()
+        self.orders, self.answers, self.words = Mailbox(), Mailbox(), Mailbox(WORDS_BYTES)
         self.hooked: Mailbox | None = None  # the answers of hooks, for a policy with any
         self.pressure: Pressure | None = None  # the broker, for a policy that tells programs
         self.pool = Pool(daemon.worker_heap_bytes)
@@ -140,7 +142,7 @@ class Boot:
         def tell() -> None:
             from ..workers import herald
 
-            herald.run(ring, bells["herald"], pool.alive, plan)
+            herald.run(ring, bells["herald"], pool.alive, self.told, words=self.words)
 
         if any(isinstance(step, RunStep) for step in plan.steps()):
             self.start_runner(plan)
@@ -148,7 +150,8 @@ class Boot:
             self.start_broker(plan)
         pool.add("reaper", self.orders.bell, (self.answers.bell, self.lock_fd, pool.pulse.right), reap, REAPER_HEAP)
         pool.add("scribe", bells["scribe"], (), write)
-        pool.add("herald", bells["herald"], (), tell, NOT_LOCKED)
+        pool.add("herald", bells["herald"], (self.words.bell,), tell, NOT_LOCKED)
+        senders.start(pool, plan)
 
     def start_runner(self, plan: Plan) -> Mailbox:
         """The process for hooks, for a policy that has any."""

@@ -53,8 +53,9 @@ def renewed(before: Plan, after: Plan) -> tuple[Plan, frozenset[str], frozenset[
     """The new plan; the names of the guards that mean what they meant, and keep all that is known of them; and of those
     that have changed and go on all the same (``judge.renew``): all whose mode is the same.
 
-    On which line a guard stands, and what stands before it, means nothing. By the numbers of its conditions it is known
-    to judge and triggers: so those that stand there still keep them, and no other one gets any that was in use.
+    On which line a guard stands, what stands before it, and which sinks hear of it, means nothing. By the numbers of
+    its conditions it is known to judge and triggers: so those that stand there still keep them, and no other one gets
+    any that was in use.
     """
     known = {guard.name: guard for guard in before.guards}
     used = [condition.number for guard in before.guards for condition in _numbered(guard)]
@@ -62,7 +63,7 @@ def renewed(before: Plan, after: Plan) -> tuple[Plan, frozenset[str], frozenset[
     same = {guard.name for guard in after.guards if guard.name in known and _bare(known[guard.name]) == _bare(guard)}
     changed = {g.name for g in after.guards if g.name in known and g.name not in same and known[g.name].mode == g.mode}
     guards = [
-        replace(known[guard.name], origin=guard.origin)
+        replace(known[guard.name], origin=guard.origin, notify=guard.notify)
         if guard.name in same
         else _carried(known[guard.name], guard, fresh)
         if guard.name in changed
@@ -94,7 +95,7 @@ def _numbered(guard: Guard) -> list[Any]:
 
 
 def _bare(guard: Guard) -> Guard:
-    return _renumbered(replace(guard, origin=""), repeat(0))
+    return _renumbered(replace(guard, origin="", notify=None), repeat(0))
 
 
 def _renumbered(guard: Guard, numbers: Iterator[int]) -> Guard:

@@ -51,6 +51,7 @@ M_ARENA_MAX = -8
 _SYS_PROCESS_MRELEASE = 448
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_KEEPCAPS = 8
 _PR_SET_NAME = 15
 _PR_SET_THP_DISABLE = 41
 _SFD_FLAGS = os.O_NONBLOCK | os.O_CLOEXEC  # SFD_* and IN_* are defined as these
@@ -165,6 +166,19 @@ class WithoutSysResource:
         if _cap_data[0] != effective:
             _cap_data[0] = effective
             _libc.capset(ctypes.addressof(_cap_header), ctypes.addressof(_cap_data))
+
+
+def capset(mask: int) -> None:
+    """This thread has these capabilities (bits 0 to 31) and no others, now or ever. EPERM: it lacks one of them."""
+    data = (ctypes.c_uint32 * 6)(mask, mask)
+    if _libc.capset(ctypes.addressof(_cap_header), ctypes.addressof(data)) != 0:
+        raise oserror("capset")
+
+
+def prctl_set_keepcaps() -> None:
+    """The next setuid away from root keeps the permitted capabilities."""
+    if _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0:
+        raise oserror("PR_SET_KEEPCAPS")
 
 
 def inotify_init() -> int:

@@ -403,6 +403,7 @@ class Guard:
     insurance: bool = True  # the nominee's oom_score_adj is 1000 while armed
     cooldown_ns: int = 5 * SECOND_NS
     budget: Budget | None = None
+    notify: tuple[str, ...] | None = None  # the sinks that hear of it; None: all
     origin: str = ""  # file:line
     xattr: str = ""  # "NAME=GLOB": of those cgroups only the ones with that extended attribute; "" all
 
@@ -410,6 +411,27 @@ class Guard:
     def xattr_name(self) -> str:
         """Which extended attribute; "" none."""
         return self.xattr.partition("=")[0]
+
+
+Told = Literal["soft", "hard", "measure", "killed", "gone", "failed", "kernel", "calm", "daemon"]
+
+
+@dataclass(frozen=True, slots=True)
+class Sink:
+    """One ``[sinks.NAME]`` table: who is told besides the journal.
+
+    A URL is a secret, so it is in no plan, only the file in which it stands: the policy itself, if ``service`` (the
+    URL's scheme) is given, else a file with nothing else in it. Whoever sends reads it there.
+    """
+
+    name: str
+    by: Literal["url", "run", "desktop"]
+    at: tuple[Told, ...]
+    every_ns: int
+    service: str = ""
+    file: str = ""
+    argv: tuple[str, ...] = ()
+    origin: str = ""  # file:line
 
 
 @dataclass(frozen=True, slots=True)
@@ -443,6 +465,7 @@ class Plan:
     argv: tuple[str, ...] = ()  # how to compile it again (reload)
     remarks: tuple[tuple[str, str], ...] = ()  # (what, why): doubts of the compiler, for status
     made_from: str = ""  # a digest of all that it depends upon (cli.origin); "": nothing equals it
+    sinks: tuple[Sink, ...] = ()
 
     def steps(self) -> tuple[Step, ...]:
         """All that any guard may do."""

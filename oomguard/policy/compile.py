@@ -40,6 +40,8 @@ def plan_of(read: Sequence[Source | Fault], paths: Sequence[Path], *, observe: b
     daemon = _daemon(merged, faults)
     numbers = count()
     guards = [_guard(table, numbers, faults) for table in merged.guards.values()]
+    faults += _unknown_sinks(merged)
+    sinks = tuple(_sink(table, faults) for table in merged.sinks.values())
     if daemon.shadow:
         daemon, shadows = _shadow(daemon, merged.daemon, numbers, faults)
         guards += shadows
@@ -61,6 +63,7 @@ def plan_of(read: Sequence[Source | Fault], paths: Sequence[Path], *, observe: b
         daemon=daemon,
         guards=tuple(replace(guard, mode="observe") if observe and _acts(guard) else guard for guard in guards),
         files=tuple(map(str, paths)),
+        sinks=sinks,
     )
 
 
@@ -86,8 +89,9 @@ def _shadow(
     if isinstance(source, Fault):
         faults += [said.fault(("shadow",), "the shadow policy cannot be used", "see the other fault"), source]
         return daemon, []
-    if "daemon" in source.table:
-        faults.append(source.fault(("daemon",), "a shadow has no daemon of its own", "it has policies alone"))
+    for key in ("daemon", "sinks"):
+        if key in source.table:
+            faults.append(source.fault((key,), f"a shadow has no {key} of its own", "it has policies alone"))
     merged = _merge([source], faults)
     guards = [_guard(table, numbers, faults) for table in merged.guards.values()]
     if not guards:
@@ -121,13 +125,14 @@ class _Merged:
 class _Whole:
     daemon: _Merged = field(default_factory=lambda: _Merged(("daemon",)))
     guards: dict[str, _Merged] = field(default_factory=dict)
+    sinks: dict[str, _Merged] = field(default_factory=dict)
 
 
 def _merge(sources: Iterable[Source], faults: list[Fault]) -> _Whole:
     whole = _Whole()
     for source in sources:
         for key, value in source.table.items():
-            if key not in ("daemon", "policy"):
+            if key not in ("daemon", "policy", "sinks"):
                 faults.append(
                     source.fault(
                         (key,),
@@ -136,12 +141,14 @@ def _merge(sources: Iterable[Source], faults: list[Fault]) -> _Whole:
                     )
                 )
             elif not isinstance(value, dict):
-                faults.append(source.fault((key,), "must be a table", f"[{key}{'.NAME' * (key == 'policy')}]"))
+                faults.append(source.fault((key,), "must be a table", f"[{key}{'.NAME' * (key != 'daemon')}]"))
             elif key == "daemon":
                 whole.daemon.lay_over(source, value)
             else:
-                _merge_guards(whole, source, value, faults)
-    whole.guards = {name: guard for name, guard in whole.guards.items() if guard.table.get("disabled") is not True}
+                _merge_named(whole.guards if key == "policy" else whole.sinks, key, source, value, faults)
+    for tables in (whole.guards, whole.sinks):
+        for name in [name for name, table in tables.items() if table.table.get("disabled") is True]:
+            del tables[name]
     return whole
 
 
@@ -150,22 +157,57 @@ def _top_level_hint(key: str) -> str:
         return f"{key} belongs into a table [policy.NAME]"
     if key in schema.DaemonTable.model_fields:
         return f"{key} belongs into the table [daemon]"
-    return values.nearest(key, ("policy", "daemon"))
+    return values.nearest(key, ("policy", "daemon", "sinks"))
 
 
-def _merge_guards(whole: _Whole, source: Source, tables: dict[str, Any], faults: list[Fault]) -> None:
+def _merge_named(
+    known: dict[str, _Merged], kind: str, source: Source, tables: dict[str, Any], faults: list[Fault]
+) -> None:
+    """``[policy.NAME]`` and ``[sinks.NAME]``."""
+    form, what = (schema.GuardTable, "policy") if kind == "policy" else (schema.SinkTable, "sink")
     for name, table in tables.items():
-        key: Key = ("policy", name)
+        key: Key = (kind, name)
         if not _NAME.fullmatch(name):
-            faults.append(source.fault(key, f"{shown(name)} is not a name for a policy", "letters, digits, - and _"))
+            faults.append(source.fault(key, f"{shown(name)} is not a name for a {what}", "letters, digits, - and _"))
         elif not isinstance(table, dict):
-            hint = "[policy.NAME] comes first" if name in schema.GuardTable.model_fields else f"[policy.{name}]"
+            hint = f"[{kind}.NAME] comes first" if name in form.model_fields else f"[{kind}.{name}]"
             faults.append(source.fault(key, "must be a table", hint))
-        elif name not in whole.guards and table.keys() == {"disabled"}:
-            hint = values.nearest(name, whole.guards)
-            faults.append(source.fault(key, f"there is no policy {name} before this to disable", hint))
+        elif name not in known and table.keys() == {"disabled"}:
+            hint = values.nearest(name, known)
+            faults.append(source.fault(key, f"there is no {what} {name} before this to disable", hint))
         else:
-            whole.guards.setdefault(name, _Merged(key)).lay_over(source, table)
+            known.setdefault(name, _Merged(key)).lay_over(source, table)
+
+
+def _unknown_sinks(whole: _Whole) -> Iterator[Fault]:
+    for guard in whole.guards.values():
+        names = guard.table.get("notify")
+        for index, name in enumerate(names if isinstance(names, list) else ()):
+            if isinstance(name, str) and name not in whole.sinks:
+                hint = values.nearest(name, whole.sinks) or f"[sinks.{name}] says what it is"
+                yield guard.fault(("notify", index), f"there is no sink {shown(name)}", hint)
+
+
+def _sink(merged: _Merged, faults: list[Fault]) -> model.Sink:
+    table, left_out = _checked(schema.SinkTable, merged, faults)
+    given = [key for key in schema.SINKS if getattr(table, key) or key in left_out]
+    if len(given) != 1:
+        message = f"a sink is exactly one of {', '.join(schema.SINKS)}"
+        faults.append(merged.fault(tuple(given[1:2]), message, "for several, write a table for each"))
+    if table.run and not table.run[0].startswith("/"):
+        hint = "no PATH is searched: /usr/local/bin/..."
+        faults.append(merged.fault(("run",), f"{shown(table.run[0])} is not an absolute path", hint))
+    home = merged.fault((), "")
+    return model.Sink(
+        name=str(merged.key[-1]),
+        by="desktop" if table.desktop else "run" if table.run else "url",
+        at=tuple(dict.fromkeys(table.at)),
+        every_ns=table.every,
+        service=(table.url or "").partition("://")[0],
+        file=merged.fault(("url",), "").file if table.url else table.url_file or "",
+        argv=tuple(table.run or ()),
+        origin=f"{home.file}:{home.line}",
+    )
 
 
 def _checked(form: type[_T], merged: _Merged, faults: list[Fault]) -> tuple[_T, set[str]]:
@@ -252,6 +294,8 @@ def _table_hint(way: Key) -> str:
         "set_oom_score_adj": '{ set_oom_score_adj = { to = 1000, for = "30s" } }',
         "do": '"kill", or { kill = { grace = "2s" } }',
         "budget": '{ kills = 3, per = "5m" }',
+        "notify": 'notify = ["ops"], the names of sinks',
+        "at": 'at = ["killed", "failed"]',
     }
     hints |= {"avoid": hints["never"], "prefer": hints["never"]}
     return next((f"as in {hints[part]}" for part in reversed(way) if isinstance(part, str) and part in hints), "")
@@ -289,6 +333,7 @@ def _guard(merged: _Merged, numbers: Iterator[int], faults: list[Fault]) -> mode
         insurance=table.insurance,
         cooldown_ns=table.cooldown,
         budget=_budget(table.budget),
+        notify=None if table.notify is None else tuple(dict.fromkeys(table.notify)),
         origin=f"{home.file}:{home.line}",
         xattr=table.xattr or "",
     )

@@ -90,6 +90,7 @@ FORMS: dict[str, Schema] = {
         ]
     },
     "_path": _PATH,
+    "_secret_path": _PATH,
     "_argument": {"type": "string"},
     "_file": {"type": "string", "minLength": 1},
     "_every": _DURATION,
@@ -99,6 +100,8 @@ FORMS: dict[str, Schema] = {
         "propertyNames": {"pattern": "^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$"},
         "maxProperties": values.FIFOS_MAX,
     },
+    "_url": {"type": "string", "pattern": r"^[A-Za-z][A-Za-z0-9+.-]*://.", "examples": ["mailtos://user:pw@host"]},
+    "_sink_name": {"type": "string", "minLength": 1},
 }
 
 
@@ -137,6 +140,7 @@ WORDS: dict[str, dict[str, str]] = {
         "insurance": "While soft holds, the nominee's oom_score_adj is 1000: the kernel would take the same one.",
         "cooldown": "After a victim is gone, so long nobody else is ended.",
         "budget": "At most so many kills in any such time.",
+        "notify": "The sinks that hear of it, by their names; without this all of them, with [] none.",
         "disabled": "true takes the policy out again, in a later file.",
     },
     "WatermarkTable": {
@@ -199,7 +203,7 @@ WORDS: dict[str, dict[str, str]] = {
     },
     "StepTable": {
         "snapshot": "Take the evidence: open an incident.",
-        "notify": "Tell the journal.",
+        "notify": "Tell the journal, and the sinks that want to hear of a watermark.",
         "nominate": "Rank the candidates, and hold the first one open.",
         "wait": "So long has what stands before it to help; the list goes on while the watermark holds.",
         "reclaim": "Have the kernel take back so much of the guard's cgroup.",
@@ -250,6 +254,15 @@ WORDS: dict[str, dict[str, str]] = {
         "older_than": "It was started longer ago.",
         "younger_than": "It was started not so long ago.",
     },
+    "SinkTable": {
+        "url": "Mail, chat, pager: a URL as apprise knows them. It is a secret, and so is then this file.",
+        "url_file": "The same in a file that only root may read.",
+        "run": "A program and its arguments: it is told everything as JSON on its standard input.",
+        "desktop": "true: a notification on the screen of everybody who is logged in at one.",
+        "at": "What is worth telling.",
+        "every": "No more often than that; what happens meanwhile is told in one message.",
+        "disabled": "true takes the sink out again, in a later file.",
+    },
     "BudgetTable": {"kills": "How many.", "per": "In which time."},
     "IncidentsTable": {
         "max_count": "So many are kept.",
@@ -272,7 +285,8 @@ WORDS: dict[str, dict[str, str]] = {
 
 def document() -> Schema:
     """The JSON Schema (draft 7, which editors know) of a policy file."""
-    models = [(schema.GuardTable, "validation"), (schema.DaemonTable, "validation")]
+    tables = (schema.GuardTable, schema.DaemonTable, schema.SinkTable)
+    models = [(table, "validation") for table in tables]
     _, whole = models_json_schema(models, schema_generator=_Generator)  # type: ignore[arg-type]
     defs = {name: form for name, form in whole["$defs"].items() if name in WORDS or name.endswith("Table")}
     for name, definition in defs.items():
@@ -286,6 +300,12 @@ def document() -> Schema:
                 "description": "One table [policy.NAME] for each guard.",
                 "type": "object",
                 "patternProperties": {"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": {"$ref": "#/$defs/GuardTable"}},
+                "additionalProperties": False,
+            },
+            "sinks": {
+                "description": "One table [sinks.NAME] for each who is told besides the journal.",
+                "type": "object",
+                "patternProperties": {"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$": {"$ref": "#/$defs/SinkTable"}},
                 "additionalProperties": False,
             },
             "daemon": {"$ref": "#/$defs/DaemonTable", "description": "The daemon itself."},

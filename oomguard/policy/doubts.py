@@ -20,7 +20,7 @@ def of(plan: model.Plan, matches: Matches) -> list[Fault]:
     """All doubts, guard by guard. Reads /proc and the cgroup tree where the plan says they are."""
     machine = Machine(Path(plan.daemon.proc), Path(plan.daemon.cgroup), Path(plan.daemon.sys))
     sources = [source for path in plan.files if isinstance(source := files.read(Path(path)), Source)]
-    return [
+    return _of_sinks(plan, sources) + [
         _warning(guard, sources, way, message, hint)
         for guard in plan.guards
         for doubts in (
@@ -34,6 +34,32 @@ def of(plan: model.Plan, matches: Matches) -> list[Fault]:
         )
         for way, message, hint in doubts
     ]
+
+
+def _of_sinks(plan: model.Plan, sources: list[Source]) -> list[Fault]:
+    found: list[Fault] = []
+    for sink in plan.sinks:
+        home = {source.file: source for source in sources}.get(sink.file)
+        if sink.service and home is not None and _others_read(sink.file):
+            hint = f"chmod 0600 {sink.file}, or url_file = a file of its own"
+            found.append(
+                home.fault(("sinks", sink.name, "url"), "that URL is a secret, and others may read it here", hint)
+            )
+        listed = [guard.notify for guard in plan.guards if guard.mode != "shadow"]
+        if not {"kernel", "daemon"} & set(sink.at) and all(
+            names is not None and sink.name not in names for names in listed
+        ):
+            file, _, line = sink.origin.rpartition(":")
+            hint = "name it in the notify of a policy"
+            found.append(Fault(file, int(line), f"sinks.{sink.name}", "no policy tells this sink anything", hint))
+    return found
+
+
+def _others_read(path: str) -> bool:
+    try:
+        return bool(os.stat(path).st_mode & 0o004)
+    except OSError:
+        return False
 
 
 _DRILLS = "/oomguard-drill/"

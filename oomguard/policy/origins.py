@@ -18,11 +18,12 @@ class Origins:
 
     def of(self, key: Key) -> tuple[str, int] | None:
         """(file, line); None: a default. A later file wins key by key within ``[policy.NAME]`` and ``[daemon]``."""
-        whole = key[: 3 if key[:1] == ("policy",) else 2]
+        named = key[:1] in (("policy",), ("sinks",))
+        whole = key[: 3 if named else 2]
         knowing = [source for source in self.sources if source.lines.know(whole)]
         if not knowing or not knowing[-1].lines.know(key):
             return None
-        source = knowing[0] if len(key) < 3 and key[:1] == ("policy",) else knowing[-1]
+        source = knowing[0] if len(key) < 3 and named else knowing[-1]
         return source.file, source.lines.of(key)
 
     def remark(self, key: Key, value: object) -> str:

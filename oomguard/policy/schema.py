@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from ..model.policy import Amount
+from ..model.policy import Amount, Told
 from . import units
 from .faults import Wrong, shown
 from .values import (
@@ -40,8 +40,10 @@ from .values import (
     PathField,
     RateField,
     RingField,
+    SecretPathField,
     ShareField,
     Short,
+    SinkNameField,
     SliceField,
     StallField,
     StoreField,
@@ -49,6 +51,7 @@ from .values import (
     SystemUnitField,
     UidField,
     UnitField,
+    UrlField,
     UserField,
     WaitField,
     WindowField,
@@ -278,8 +281,11 @@ def _run(value: object) -> object:
     return {"argv": value} if isinstance(value, list) else value
 
 
+ArgvField = Annotated[list[ArgumentField], Field(min_length=1, max_length=64)]
+
+
 class RunTable(Table):
-    argv: Annotated[list[ArgumentField], Field(min_length=1, max_length=64)]
+    argv: ArgvField
     user: str = Field(default="", max_length=64)
     deadline: WithinField = 10 * SECOND_NS
 
@@ -396,6 +402,7 @@ class GuardTable(Table):
     insurance: bool = True
     cooldown: DurationField = 5 * SECOND_NS
     budget: BudgetTable | None = None
+    notify: Annotated[list[SinkNameField], Field(max_length=64)] | None = None
     disabled: bool = False
 
     @property
@@ -404,6 +411,21 @@ class GuardTable(Table):
         kinds = ((kind, getattr(self, kind)) for kind in SELECTORS)
         kind, name = next(((kind, name) for kind, name in kinds if name is not None), ("", ""))
         return name if kind in ("", "cgroup") else f"{kind}={name}"
+
+
+SINKS = ("url", "url_file", "run", "desktop")
+
+
+class SinkTable(Table):
+    """``[sinks.NAME]``. That it is exactly one of ``SINKS`` is checked later, when files are merged."""
+
+    url: UrlField | None = None
+    url_file: SecretPathField | None = None
+    run: ArgvField | None = None
+    desktop: bool = False
+    at: Annotated[list[Told], Field(min_length=1, max_length=16)] = ["killed", "failed", "kernel"]
+    every: DurationField = 60 * SECOND_NS
+    disabled: bool = False
 
 
 class IncidentsTable(Table):

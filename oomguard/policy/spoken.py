@@ -13,9 +13,29 @@ Value = str | int | bool | list["Value"] | dict[str, "Value"]
 
 
 def tables(plan: model.Plan) -> dict[str, Value]:
-    """The whole plan: ``daemon`` and ``policy``, as TOML has them."""
+    """The whole plan: ``daemon``, ``sinks`` and ``policy``, as TOML has them."""
     policies: dict[str, Value] = {guard.name: _guard(guard) for guard in plan.guards if guard.mode != "shadow"}
-    return {"daemon": _daemon(plan.daemon), "policy": policies}
+    sinks: dict[str, Value] = {sink.name: _sink(sink) for sink in plan.sinks}
+    return {"daemon": _daemon(plan.daemon), **({"sinks": sinks} if sinks else {}), "policy": policies}
+
+
+HIDDEN = "***"  # for what follows the scheme of a URL
+
+
+def _sink(sink: model.Sink) -> dict[str, Value]:
+    said: dict[str, Value] = {}
+    match sink.by:
+        case "desktop":
+            said["desktop"] = True
+        case "run":
+            said["run"] = list(sink.argv)
+        case "url" if sink.service:
+            said["url"] = f"{sink.service}://{HIDDEN}"
+        case "url":
+            said["url_file"] = sink.file
+        case _:
+            assert_never(sink.by)
+    return said | {"at": list(sink.at), "every": units.shown_duration(sink.every_ns)}
 
 
 def _daemon(daemon: model.Daemon) -> dict[str, Value]:
@@ -59,6 +79,8 @@ def _guard(guard: model.Guard) -> dict[str, Value]:
     }
     if guard.budget:
         said["budget"] = _budget(guard.budget)
+    if guard.notify is not None:
+        said["notify"] = list(guard.notify)
     if guard.soft:
         said["soft"] = _watermark(guard.soft)
     if guard.hard:

@@ -292,6 +292,35 @@ CgroupPatternField = Annotated[Pattern | None, PlainValidator(_cgroup_pattern)]
 PathField = Annotated[str, PlainValidator(_path)]
 
 
+def _url(value: object) -> str:
+    """A fault of it does not show it: it holds a password or a token."""
+    if not isinstance(value, str) or not _URL.match(value) or not value.isprintable():
+        raise Wrong("that is not a URL as apprise knows them", 'as in "mailtos://user:password@example.org", in quotes')
+    return value
+
+
+def _secret_path(value: object) -> str:
+    """Nor does this: it may be the URL itself, in the wrong place."""
+    try:
+        return _path(value)
+    except Wrong:
+        raise Wrong(
+            "that is not an absolute path", 'of a file that holds the URL: "/etc/oomguard/secrets/ops"'
+        ) from None
+
+
+def _sink_name(value: object) -> str:
+    if not isinstance(value, str):
+        raise Wrong(f"{shown(value)} is not the name of a sink", "in quotes, as in [sinks.NAME]")
+    return value
+
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://.")
+UrlField = Annotated[str, PlainValidator(_url)]
+SecretPathField = Annotated[str, PlainValidator(_secret_path)]
+SinkNameField = Annotated[str, PlainValidator(_sink_name)]
+
+
 class Short:
     """What is written without a table means this key of it, which ``reads`` its value."""
 

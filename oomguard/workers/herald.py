@@ -3,6 +3,9 @@
 What the judge wants told (Notify) goes to the journal as a structured entry with a fixed MESSAGE_ID (model.messages),
 so that nobody has to parse a sentence; without a journal, and on a terminal, to stderr. A storm is told in few words:
 after a burst, entries are held back, counted, and summed up in one line. The incident on disk misses none of them.
+
+Where the policy has sinks, an outbox (``sinks``, loaded for them only) gathers what they want to hear, for the
+processes that send it.
 """
 
 import contextlib
@@ -12,7 +15,7 @@ import signal
 import sys
 import time
 from collections import deque
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ..linux import procfs, systemd
 from ..model.codec import from_plain
@@ -24,9 +27,12 @@ from ..model.ring import Ring
 from ..model.verdict import Close, Dismiss, Kill, Nominate, Notify, Snapshot, Victim
 from . import follow
 from .nobody import drop_privileges
-from .pool import hush
+from .pool import Mailbox, hush
 from .story import Death, Story
 from .words import covers, name, short_id
+
+if TYPE_CHECKING:
+    from .sinks import Outbox
 
 JOURNAL: Final = "/run/systemd/journal/socket"
 BURST: Final = 24  # an engagement makes six entries: four of them at once are told in full
@@ -36,6 +42,7 @@ _WAITING_MAX: Final = 256  # entries that the journal did not take yet
 _STORIES_MAX: Final = 64
 _LAST_S: Final = 0.5  # when the daemon ends, its last processes have no more than that
 _TEXT_MAX: Final = 4000
+_NOTE_MAX: Final = 400  # of what status is told of a sink
 
 # syslog(3): 3 an administrator must look, 4 something happened to somebody, 5 worth knowing
 _PRIORITY: Final = {
@@ -69,33 +76,35 @@ _AS_FOUND: Final = ", as it was found"
 Entry = dict[str, str]
 
 
-def run(ring: Ring, bell: int, alive: int, plan: Plan, journal: str = JOURNAL) -> None:
+def run(ring: Ring, bell: int, alive: int, plan: Plan, journal: str = JOURNAL, words: Mailbox | None = None) -> None:
     """Follow the ring until ``alive`` hangs up; then tell the last and return.
 
-    ``bell``: an eventfd, readable when a turn has something to tell.
+    ``bell``: an eventfd, readable when a turn has something to tell. ``words``: to the core, for status: (what, why).
     """
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # our end is told by ``alive``: the last words are still to be said
-    herald = Herald(ring, plan, Mouth(journal))
-    drop_privileges()
     poller = select.poll()
+    herald = Herald(ring, plan, Mouth(journal), poller, words)
+    drop_privileges()
     poller.register(bell, select.POLLIN)
     poller.register(alive, 0)  # POLLHUP always comes
     while True:
         herald.follow()
-        events = dict(poller.poll(herald.mouth.patience_ms()))
+        events = dict(poller.poll(herald.patience_ms()))
         if bell in events:
             hush(bell)
         if alive in events:
             herald.follow()
-            herald.mouth.finish()
+            herald.finish()
             return
 
 
 class Herald:
     """From turns to entries."""
 
-    def __init__(self, ring: Ring, plan: Plan, mouth: "Mouth") -> None:
+    def __init__(
+        self, ring: Ring, plan: Plan, mouth: "Mouth", poller: select.poll, words: Mailbox | None = None
+    ) -> None:
         self._ring, self._version = ring, plan.version
         self._guards = {guard.name: guard for guard in plan.guards}
         self._position = ring.oldest()
@@ -106,25 +115,68 @@ class Herald:
         self._stories: dict[TargetId, Story] = {}
         self._nominated: dict[TargetId, Nominate] = {}
         self.mouth = mouth
+        self._poller, self._words = poller, words
+        self.outbox: Outbox | None = None
+        self._aim(plan)
+
+    def _aim(self, plan: Plan) -> None:
+        """The sinks of a policy: the first one brings what it takes."""
+        if self.outbox is None and plan.sinks:
+            from .sinks import Outbox
+
+            self.outbox = Outbox(self._poller, self._of_sink, self._note)
+        if self.outbox is not None:
+            self.outbox.aim(plan)
+
+    def _of_sink(self, what: str, why: str, urgent: bool) -> None:
+        entry = self._entry("DEGRADED", f"{what}: {why}"[:_TEXT_MAX]) | {"OOMGUARD_WHAT": what, "OOMGUARD_ERROR": why}
+        if urgent:
+            entry["PRIORITY"] = "3"
+        self.mouth.say("DEGRADED", entry)
+
+    def _note(self, what: str, why: str) -> None:
+        if self._words is not None:
+            self._words.post((what, why[:_NOTE_MAX]))
 
     def follow(self) -> None:
         """Tell of every turn since the last one."""
         while True:
             payloads, self._position, lost = self._ring.read(self._position)
             if lost:
-                self.mouth.lost += 1
+                self._lost()
             for payload in payloads:
                 self._record(follow.decode(payload))
             if not payloads:
                 break
+        if self.outbox is not None:
+            self.outbox.look()
+            self.outbox.go()
         self.mouth.sum_up()
         self.mouth.speak()
+
+    def _lost(self) -> None:
+        self.mouth.lost += 1
+        if self.outbox is not None:
+            text = "some of what happened was overwritten before it could be told; oomguard incidents list has it"
+            self.outbox.tell("NO_VICTIM", self._entry("", text))
+
+    def patience_ms(self) -> float:
+        """How long may be slept."""
+        patience = self.outbox.patience_ms() if self.outbox is not None else None
+        return self.mouth.patience_ms() if patience is None else min(patience, self.mouth.patience_ms())
+
+    def finish(self) -> None:
+        """The daemon ends: what waits is handed over as it is."""
+        if self.outbox is not None:
+            self.outbox.go(at_once=True)
+        self.mouth.finish()
 
     def _record(self, plain: dict[str, Any]) -> None:
         if plain["kind"] == "Plan":
             plan: Plan = from_plain(plain)
             self._version = plan.version
             self._guards = {guard.name: guard for guard in plan.guards}
+            self._aim(plan)
         elif plain["kind"] == "Turn" and (self._stories or plain["actions"] or plain["seen"]["kernel_kills"]):
             for story in self._stories.values():
                 story.weigh(plain["seen"]["surveys"])
@@ -237,6 +289,8 @@ class Herald:
 
     def _say(self, message: str, entry: Entry, text: str, limited: bool = True) -> None:
         entry["MESSAGE"] = text[:_TEXT_MAX]
+        if self.outbox is not None:
+            self.outbox.tell(message, entry)
         self.mouth.say(message, entry, limited)
 
 

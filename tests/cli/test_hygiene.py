@@ -47,6 +47,7 @@ CALLS: dict[str, list[str] | None] = {
     "incidents diff": ["last", "last", "--state-dir", "/"],
     "incidents export": ["last", "--state-dir", "/", "-o", "/out.tar.zst"],
     "incidents prune": ["--keep", "9", "--state-dir", "/"],
+    "notify-test": ["--config", "/oomguard.toml", "--runtime-dir", "/run"],
     "incidents replay": ["last", "--state-dir", "/"],
 }
 # What prints something that is no table and no sentence.
@@ -380,6 +381,7 @@ HEAVY = {"rich", "plotly", "jinja2", "psutil", "prometheus_client", "yaml", "asy
 MAY: dict[str, set[str]] = {
     "check": {COMPILER},
     "show": {COMPILER},
+    "notify-test": {COMPILER},
     "schema": {COMPILER},
     "doctor": {COMPILER},
     "explain": {COMPILER, "psutil"},

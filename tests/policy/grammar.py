@@ -93,7 +93,19 @@ STEPS = st.sampled_from(described._bare_steps()) | right("StepTable")
 WATERMARKS = st.fixed_dictionaries(
     {"when": st.lists(right("ClauseTable"), min_size=1, max_size=3), "do": st.lists(STEPS, min_size=1, max_size=4)}
 )
-APART = ("disabled", "tripwire", *schema.SELECTORS)
+SINKS = st.builds(
+    lambda rest, what: {key: value for key, value in rest.items() if key not in schema.SINKS} | what,
+    right("SinkTable").map(lambda sink: {key: value for key, value in sink.items() if key != "disabled"}),
+    st.sampled_from(
+        [
+            {"url": "json://host/secret-token"},
+            {"url_file": "/etc/oomguard/secrets/ops"},
+            {"run": ["/usr/bin/true", "a b"]},
+            {"desktop": True},
+        ]
+    ),
+)
+APART = ("notify", "disabled", "tripwire", *schema.SELECTORS)
 GUARDS = st.builds(
     lambda rest, victim, whom, marks: {**rest, **marks, "victim": victim, **whom},
     right("GuardTable").map(lambda guard: {k: v for k, v in guard.items() if k not in APART}),
@@ -111,7 +123,10 @@ GUARDS = st.builds(
 )
 POLICIES = st.fixed_dictionaries(
     {"policy": st.dictionaries(st.sampled_from(["host", "web-1", "9"]), GUARDS, min_size=1, max_size=2)},
-    optional={"daemon": right("DaemonTable")},
+    optional={
+        "daemon": right("DaemonTable"),
+        "sinks": st.dictionaries(st.sampled_from(["ops", "2"]), SINKS, max_size=2),
+    },
 )
 
 

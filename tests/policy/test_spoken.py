@@ -19,8 +19,9 @@ ROOT = Path(__file__).parents[2]
 
 
 def bare(plan: Plan) -> Plan:
-    """Without what tells only where it stood."""
-    return replace(plan, guards=tuple(replace(guard, origin="") for guard in plan.guards), files=())
+    """Without what tells only where it stood. A URL that stood in a policy stands elsewhere in what is shown of it."""
+    sinks = tuple(replace(sink, origin="", file="" if sink.service else sink.file) for sink in plan.sinks)
+    return replace(plan, guards=tuple(replace(guard, origin="") for guard in plan.guards), files=(), sinks=sinks)
 
 
 def shown(plan: Plan) -> str:

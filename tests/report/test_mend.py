@@ -38,7 +38,15 @@ def test_the_search_finds_what_is_said() -> None:
 def everything() -> set[str]:
     found = {what for path in CORE.glob("*.py") for what in said(path.read_text())}
     found = {what for what in found if what != what.upper() or what.startswith("CAP_")}  # messages for the journal
-    found |= {*NEEDED, *FILES.values(), "policy policy.web.cgroup", "hook /usr/bin/x", "budget of web"}
+    found |= {
+        *NEEDED,
+        *FILES.values(),
+        "policy policy.web.cgroup",
+        "hook /usr/bin/x",
+        "budget of web",
+        "sink ops",
+        "desktop",
+    }
     return found | {"reaper", "scribe", "herald", "runner"}
 
 
@@ -58,6 +66,8 @@ def test_all_that_can_be_degraded_can_be_mended() -> None:
         ("hook /usr/bin/page-me", "there is no such program", "ls -l /usr/bin/page-me: "),
         ("policy policy.web.cgroup", "/a matches no cgroup now", "systemd-cgls"),
         ("policy policy.host.soft", "x", "oomguard check"),
+        ("sink ops", "there is no network here (the service has none); 1 wait", "notify.conf"),
+        ("sink ops", "connection refused; 3 messages were lost", "oomguard notify-test"),
         ("reload", "the new policy was refused", "systemctl reload oomguard"),
         ("something new", "x", "journalctl -u oomguard"),
     ],

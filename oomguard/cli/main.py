@@ -4,6 +4,7 @@ What the unit calls between a crash and the next start is tried first, without t
 that too when it is asked for in any other way, is the command proper (``app``).
 """
 
+import errno
 import os
 import sys
 
@@ -54,7 +55,8 @@ def _streams() -> None:
 
 
 def _end(code: int, error: OSError) -> "NoReturn":
-    where = f"{error.filename}: " if error.filename else ""
+    full = error.errno == errno.ENOSPC  # whoever writes a file of his own names it
+    where = f"{error.filename}: " if error.filename else "standard output: " if full else ""
     _forget()
     say.aside(f"oomguard: {where}{error.strerror or error}")
     raise SystemExit(code)

@@ -249,7 +249,7 @@ def test_a_closed_pipe_is_the_readers_affair(command: str, place: Path, tmp_path
 def test_a_full_disk_is_told(command: str, place: Path, tmp_path: Path) -> None:
     code, said = Forked(words(command, place), "/dev/full", tmp_path / "err").ended()
     assert code == say.FOUND
-    assert said.splitlines()[-1] == "oomguard: No space left on device"
+    assert said.splitlines()[-1] == "oomguard: standard output: No space left on device"
 
 
 @pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])

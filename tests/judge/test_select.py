@@ -16,9 +16,9 @@ ID = "0123456789abcdef" * 4
 UID = "1b2c3d4e_5f60_7182_93a4_b5c6d7e8f901"
 USER = "/user.slice/user-1000.slice/user@1000.service"
 
-# Written by hand, not recorded: the units as systemd.unit(5) and systemd.slice(5) name them (tests/vm/test_selectors.py
-# asks a real tree), the containers as each engine's own sources name its scopes under the driver systemd: moby
-# (daemon/oci_linux.go), podman (libpod/container_internal_linux.go, docs of quadlet), nerdctl (pkg/cmd/container).
+# Written by hand, not recorded: the units as systemd.unit(5) and systemd.slice(5) name them, the containers as each
+# engine's own sources name its scopes under the driver systemd: moby (daemon/oci_linux.go), podman
+# (libpod/container_internal_linux.go, docs of quadlet), nerdctl (pkg/cmd/container).
 HOST = [
     "/init.scope",
     "/system.slice/web-1.service",
@@ -38,6 +38,23 @@ HOST = [
     f"{USER}/app.slice/web-3.service",
     f"{USER}/user.slice/libpod-{ID}.scope",
     f"{USER}/app.slice/docker-{ID}.scope",
+]
+# Recorded: the cgroups of tests/incidents/field/11-idle.zst, an idle Debian 13 with systemd 257.
+GUEST = [
+    "/init.scope",
+    "/probe.slice",
+    "/probe.slice/probe-agent.service",
+    "/system.slice",
+    "/system.slice/dbus.service",
+    "/system.slice/run-lock.mount",
+    "/system.slice/system-modprobe.slice",
+    "/system.slice/systemd-journald.service",
+    "/system.slice/systemd-logind.service",
+    "/system.slice/systemd-udevd.service",
+    "/system.slice/systemd-udevd.service/udev",
+    "/system.slice/tmp.mount",
+    "/user.slice",
+    "/work.slice",
 ]
 # Written by hand, too: the kubelet's names (pkg/kubelet/cm/cgroup_manager_linux.go, both drivers) with containerd's and
 # CRI-O's below them, and those of a node that is a container itself (kind: --cgroup-root=/kubelet).
@@ -105,6 +122,24 @@ def test_on_a_node(selector: str, expected: list[int]) -> None:
     assert picked(selector, NODE) == [NODE[number] for number in expected]
 
 
+@pytest.mark.parametrize(
+    ("selector", "expected"),
+    [
+        ("unit=systemd-*.service", [7, 8, 9]),
+        ("unit=*.mount", [5, 11]),
+        ("unit=init.scope", [0]),
+        ("slice=*.slice", [1, 3, 6, 12, 13]),
+        ("slice=system-*.slice", [6]),
+        ("/system.slice/**", [4, 5, 6, 7, 8, 9, 10, 11]),
+        ("/system.slice/*", [4, 5, 6, 7, 8, 9, 11]),
+        ("container=any", []),
+        ("pod=any", []),
+    ],
+)
+def test_on_a_recorded_machine(selector: str, expected: list[int]) -> None:
+    assert picked(selector, GUEST) == [GUEST[number] for number in expected]
+
+
 def test_what_a_user_makes_below_his_manager_is_no_unit_of_the_system() -> None:
     for selector in ("unit=*.service", "unit=*.scope", "slice=*.slice", "container=docker", "pod=any"):
         assert not [path for path in picked(selector, HOST) if path.startswith(f"{USER}/")]
@@ -116,7 +151,7 @@ def test_all_stand_for_plain_globs(selector: str) -> None:
     assert all(glob.startswith("/") and "**" not in glob for glob in globs(selector)), "no walk through the whole tree"
 
 
-@given(st.sampled_from([*HOST, *NODE]), st.text(max_size=20))
+@given(st.sampled_from([*HOST, *NODE, *GUEST]), st.text(max_size=20))
 def test_a_path_and_a_glob_are_what_they_were(path: str, name: str) -> None:
     assert selects(path, path)
     assert selects("/**", path)

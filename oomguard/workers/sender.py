@@ -32,7 +32,7 @@ from .answer import DEADLINE_S, Answer
 LAST_S: Final = 3.0  # when the daemon ends, what is under way has no more; the core waits 4 s for all its workers
 DELIVERIES_MAX: Final = 8  # at once; who asks for more is answered that it is busy
 PEERS_MAX: Final = 8
-HEAP_MAX: Final = 256 << 20  # RLIMIT_DATA; with all of apprise's services loaded it is 50 MiB
+HEAP_MAX: Final = 256 << 20  # RLIMIT_DATA; with all of apprise's services loaded it is 35 MiB
 _BYTES_MAX: Final = 160_000
 _SECRET_MAX: Final = 8192
 

@@ -178,10 +178,18 @@ def test_what_is_commented_out_is_the_default(tmp_path: Path) -> None:
 
 def test_the_example_of_a_service_is_right(tmp_path: Path) -> None:
     _, _, tail = TEXT.partition("# fast. `memory_above` does not count cache")
-    example = re.sub(r"^# ?", "", tail[tail.index("# [policy.web]") :], flags=re.MULTILINE)
+    service, _, _ = tail[tail.index("# [policy.web]") :].partition("\n# ---")
+    example = re.sub(r"^# ?", "", service, flags=re.MULTILINE)
     (web,) = plan_of(tmp_path, example).guards
     assert web.tripwire
     assert matches(web.cgroup, "/system.slice/web-1.service")
+
+
+def test_the_example_of_sinks_is_right(tmp_path: Path) -> None:
+    head, _, tail = TEXT.partition("# Who is told besides")
+    plan = plan_of(tmp_path, head, re.sub(r"^# ?", "", tail[tail.index("# [sinks.ops]") :], flags=re.MULTILINE))
+    assert [(sink.name, sink.by) for sink in plan.sinks] == [("ops", "url"), ("screen", "desktop")]
+    assert plan.sinks[0].at == plan.sinks[1].at, "what is written out is the default"
 
 
 def test_the_units_in_its_head_are_the_units(tmp_path: Path) -> None:

@@ -78,6 +78,7 @@ class Evidence:
         self._spent = 0
         self._deadline = 0.0
         self._parts: dict[str, list[owners.Part]] = {}
+        self._read_of: set[int] = set()  # pids
         self.cut = 0  # files or rows left out for want of time or room
         self.facts: dict[str, object] = {"taken": []}
 
@@ -95,6 +96,11 @@ class Evidence:
             self.table(),
             self.cmdlines(victims),
         )
+
+    def nominated(self, cgroups: Iterable[str], victims: tuple[ProcessRef, ...]) -> Iterator[None]:
+        """Of who was nominated after the opening, what ``soft`` would have read of him; once."""
+        if any(ref.pid not in self._read_of for ref in victims):
+            yield from self._stage("soft", HARD_S, self._victims("soft", victims), self._cgroups("soft", cgroups))
 
     def hard(self, cgroups: Iterable[str], victims: tuple[ProcessRef, ...]) -> Iterator[None]:
         """The small things again: the victim may have a few milliseconds left."""
@@ -153,6 +159,7 @@ class Evidence:
     # -- the parts
 
     def _victims(self, stage: str, victims: tuple[ProcessRef, ...]) -> Iterator[None]:
+        self._read_of |= {ref.pid for ref in victims}
         for ref in victims[:_VICTIMS_MAX]:
             stat = procfs.parse_stat(_read(f"{self._proc}/{ref.pid}/stat") or b"")
             if stat is None or stat[4] != ref.start_ticks:

@@ -38,7 +38,7 @@ class Incident:
         self.raw: list[tuple[str, bytes]] = []  # read, not written yet; bounded by the limit of all evidence
         self.log: list[str] = []
         self.after: list[dict[str, Any]] = []
-        self.afters = 0
+        self.afters = self.nominations = 0
         self.kernel_ns = story.opened_ns  # of the last kill by the kernel
 
     @property

@@ -44,7 +44,7 @@ _QUIET_NS: Final = 60_000_000_000  # a storm of kernel kills that no guard cover
 _PRESSED_EVERY_NS: Final = 29_000_000_000  # the kernel's own average of a minute is read, so that is often enough
 _LOOKS_MAX: Final = 12
 _BEFORE_BOX: Final = 64  # turns that wait for a black box that is just being made
-_AFTERS_MAX: Final = 10  # times that "after" is gathered in a storm of kills
+_AFTERS_MAX: Final = 10  # times that evidence of a nominee, or "after", is gathered in a storm of kills
 
 Task = Iterator[None]
 
@@ -305,6 +305,11 @@ class Scribe:
         if ("hard" in reached or "killed" in reached) and not self._urgent:
             self._urgent.append(incident.evidence.hard(incident.cgroups(), incident.victims()))
             self._tasks.append(self._save(incident))
+        if "nominated" in reached and incident.nominations < _AFTERS_MAX:
+            incident.nominations += 1
+            self._tasks.append(
+                self._save(incident, incident.evidence.nominated(incident.cgroups()[1:], incident.victims()))
+            )
         if "gone" in reached and incident.afters < _AFTERS_MAX:
             incident.afters += 1
             self._tasks.append(self._save(incident, incident.evidence.after("gone", incident.cgroups())))

@@ -36,7 +36,7 @@ from .whynot import Before, unwatched, why
 from .words import covers, name, size
 
 Kind = Literal["soft", "hard", "kernel", "stall"]
-Milestone = Literal["hard", "killed", "gone", "kernel", "closed"]
+Milestone = Literal["nominated", "hard", "killed", "gone", "kernel", "closed"]
 
 # What an incident is called by: the watermark that was reached. "kernel": the kernel killed, and our hard watermark had
 # not even been crossed. (That it killed beside us, or because we only observed, is told by killed_by.)
@@ -143,7 +143,7 @@ class Story:
                 case Snapshot(target=self.target):
                     self._snapshot(action, seen.at_ns, reached)
                 case Nominate(target=self.target):
-                    self._nominate(action, seen)
+                    self._nominate(action, seen, reached)
                 case Kill(target=self.target):
                     self._kill(action, _take(outcomes, "Kill", action.token), seen, reached)
                 case (
@@ -329,12 +329,13 @@ class Story:
         if snapshot.watermark != "kernel" or not self.kernel_kills:  # else the fact itself has been told
             self._tell(at_ns, snapshot.watermark, snapshot.why)
 
-    def _nominate(self, action: Nominate, seen: Observation) -> None:
+    def _nominate(self, action: Nominate, seen: Observation, reached: set[Milestone]) -> None:
         changed = self.nominee is None or _identity(self.nominee) != _identity(action.victim)
         self.nominee, self.ranking = action.victim, action.ranking
         if changed:
             text = f"nominated {name(action.victim)}, which holds {size(action.victim.held_bytes)}"
             self._tell(seen.at_ns, "nominate", text)
+            reached.add("nominated")
 
     def _kill(self, action: Kill, outcome: Outcome | None, seen: Observation, reached: set[Milestone]) -> None:
         errno, held, at_ns = (outcome.errno, outcome.held, outcome.at_ns) if outcome else (None, False, seen.at_ns)

@@ -2,7 +2,7 @@
 
     python -m tests.incidents.field        # makes tests/incidents/field/*.tar.zst anew, of those that are worlds
 
-Some were recorded in the virtual machine: what they are about is in no judge (README.md says how). A recording is what
+Some were recorded of the whole daemon: what they are about is in no judge (README.md says how). A recording is what
 the judge saw and did, as `oomguard incidents export` would have brought it. It stays as it is when the judge learns:
 what we conclude from it must stay true (test_field.py). A new complaint is a world here, and a file.
 """
@@ -51,8 +51,8 @@ TERMINAL = "/user.slice/user-1000.slice/user@1000.service/app.slice/app-terminal
 
 @dataclass(frozen=True)
 class Complaint:
-    """``said``: what its reporters said, with where; ``make``: the recording, None: it was recorded in the virtual
-    machine; the rest is what we conclude."""
+    """``said``: what its reporters said, with where; ``make``: the recording, None: it was recorded of the whole
+    daemon; the rest is what we conclude."""
 
     said: str
     make: Callable[[], Doc] | None
@@ -243,6 +243,10 @@ COMPLAINTS: dict[str, Complaint] = {
     ),
     "04-again-and-again": Complaint(
         "killed 182 times in two hours (talos#12526)", killed_182_times, "/system.slice/cilium.service", (), ""
+    ),
+    "06-no-evidence": Complaint(
+        "which java was it? log all processes when you kill (earlyoom#236, #264, delphix-platform#297, vm0#32802)",
+        None, "report-job[7]", ("postgres", "sshd", "bash"), "one large allocation",
     ),
     "07-swap-appears": Complaint(
         "zram was plugged in later, and not seen (systemd#36704, #23095, Start9#3885)",

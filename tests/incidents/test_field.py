@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import tarfile
 from typing import Any
 
 import pytest
 
 from oomguard.model.codec import from_plain
 from oomguard.model.policy import Guard
-from oomguard.report import replay, store, text
+from oomguard.report import packed, replay, store, text
 from oomguard.report.advice import advise
 
 from .field import COMPLAINTS, FILES
@@ -81,3 +82,26 @@ def test_an_idle_machine_is_hardly_looked_at() -> None:
     assert len(turns) <= seconds * 1.1, "and looked at about once a second"
     assert not [turn for turn in turns if turn["seen"]["surveys"] or turn["seen"]["stalls"]]
     assert doc["lost"] == {}
+
+
+def test_everything_is_there_afterwards() -> None:
+    """Who was there, who grew, as what it was started; the kernel's own files of that moment; and no secret."""
+    doc = recorded("06-no-evidence")
+    evidence = doc["evidence"]
+    names = [row["comm"] for row in evidence["processes"]]
+    assert names[:2] == ["report-job", "postgres"]
+    assert {"sshd", "bash", *(f"worker-{n}" for n in range(12))} < set(names)
+    assert evidence["processes_seen"]["user"] == len(names) == 16
+    assert evidence["processes"][0]["growth_bytes"] > 30 << 20
+    assert evidence["cmdlines"]["7"].endswith("--token [redacted] --job nightly")
+    assert [entry["stage"] for entry in evidence["taken"]][:3] == ["soft", "soft", "hard"], (
+        "of the nominee a little later"
+    )
+    assert [look["at_s"] // 1 for look in doc["after"]] == [1, 10]
+    assert doc["verdict"]["helped"] is True
+    with packed.reading(FILES / "06-no-evidence.tar.zst") as file, tarfile.open(fileobj=file, mode="r|") as tar:
+        members = {member.name.partition("/")[2] for member in tar}
+    stages = [f"raw/{stage}/{name}" for stage in ("soft", "hard") for name in ("meminfo", "vmstat", "victim.7.status")]
+    assert {"incident.json", *stages} <= members
+    text_of_all = packed.reading(FILES / "06-no-evidence.tar.zst").read()
+    assert b"s3cr3t" not in text_of_all

@@ -278,6 +278,24 @@ def test_the_evidence_of_an_engagement(core: Core, hog: ProcessRef) -> None:
     assert "hunter2" not in "".join(path.read_text(errors="replace") for path in directory.rglob("*") if path.is_file())
 
 
+def test_who_is_nominated_while_evidence_is_read_is_read_as_well(core: Core, hog: ProcessRef) -> None:
+    """As it is with every leak: the watermark first, and a look later who is to die."""
+    it = scribe.Scribe(core.ring, Plan("1.2.3", core.daemon, core.guards), str(core.state_dir), core.kmsg)
+    core.bell = os.eventfd(0)
+    core.turn(Snapshot(HOST, "soft", 1, "low"), host=machine(100))
+    it.follow()
+    for _ in range(4):
+        it.step()
+    core.turn(Nominate(HOST, replace(victim(), processes=(hog,)), ranking()), host=machine(90))
+    it.follow()
+    while it.step():
+        pass
+    (doc,) = core.incidents()
+    assert [entry["stage"] for entry in doc["evidence"]["taken"]] == ["soft", "soft"]
+    assert (core.state_dir / "incidents" / doc["id"] / "raw" / "soft" / f"victim.{hog.pid}.status").is_file()
+    os.close(core.bell)
+
+
 def test_a_service_is_measured_by_its_cgroup(core: Core) -> None:
     def web(current_mib: int) -> CgroupFacts:
         return CgroupFacts(WEB.cgroup, 5, current_mib * MIB, MemoryStat(0, 20 * MIB, 0, 0), limit_bytes=256 * MIB)

@@ -214,8 +214,15 @@ def test_one_at_a_time_and_what_a_killed_one_has_left_the_next_one_removes(tmp_p
 
 
 def test_a_drill_on_this_machine(tmp_path: Path) -> None:
-    """To its end. Slowly: on v1 there is no tripwire, and a second lies between the watermark and the limit."""
-    answer = drill(tmp_path, "--alone", "--rate", "20MiB", "--state-dir", str(tmp_path / "kept"), "--json")
+    """To its end. Slowly: on v1 there is no tripwire, and a second lies between the watermark and the limit.
+
+    Nobody is called out of bed for a policy that is only tried.
+    """
+    tried, called = tmp_path / "tried.toml", tmp_path / "called"
+    tried.write_text(f'[sinks.ops]\nrun = ["/usr/bin/touch", "{called}"]\n{drill(tmp_path, "--print-policy").out}')
+    words = ("--policy", str(tried), "--rate", "20MiB", "--state-dir", str(tmp_path / "kept"), "--json")
+    answer = drill(tmp_path, *words)
+    assert not called.exists()
     assert (answer.code, answer.json["why"], answer.json["killed_by"]) == (0, "", "oomguard")
     assert (answer.json["kernel_kills"], answer.json["tripwire"]) == (0, True if MOUNTS.version == 2 else None)
     assert answer.json["crossed_to_signal_ms"] >= 0

@@ -34,7 +34,7 @@ class Alone:
         self._keep = keep
         self._manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
         daemon = replace(plan.daemon, shadow="", budget=None)
-        self.plan = replace(plan, daemon=daemon, guards=(course.guard,))
+        self.plan = replace(plan, daemon=daemon, guards=(course.guard,), sinks=())  # nobody is called for a try
 
     def start(self) -> None:
         """Running and armed. OSError, with what was started: it does not start."""

@@ -21,7 +21,7 @@ from ..judge.measure import Wants, wants
 from ..judge.rank import WEIGHT, is_corridor
 from ..judge.select import bears, globs, selects
 from ..judge.state import State, TargetState
-from ..linux import events, libc, procfs, psi
+from ..linux import events, files, libc, procfs, psi
 from ..linux.cgroup2 import Cgroup, asks, kind, owner, walk, xattr
 from ..model.facts import (
     CgroupFacts,
@@ -714,8 +714,12 @@ class Senses:
             watch.group.alarm_at(watch.lines(self.host.total_bytes))
             fd = watch.group.events_fd()
             self.listen(fd, self.kind.SPEAKS, spoke)
-        except OSError:
-            return  # gone, or the memory controller is off in it
+        except OSError as error:
+            if error.errno not in files.GONE:  # else it is gone, or the memory controller is off in it
+                self.say("events", f"{error.filename}: {error.strerror}: nothing wakes for it but deadlines")
+            return
+        if watch.group.deaf:
+            self.say("events", watch.group.deaf)
         watch.events_fd = fd
 
     def _move_alarm(self, watch: Watch) -> None:

@@ -7,6 +7,7 @@ What a missing capability or a seccomp filter forbids is named at the start and 
 import errno
 import os
 import signal
+from dataclasses import replace
 from typing import Final
 
 from ..judge.decide import begin, decide
@@ -25,13 +26,24 @@ from ..model.facts import (
     TargetSeen,
     VictimGone,
 )
-from ..model.policy import KillStep, MemoryAbove, Plan, ReclaimStep, RunStep, SetHighStep
+from ..model.policy import (
+    KillStep,
+    MemoryAbove,
+    Plan,
+    PressureAbove,
+    PressureRising,
+    ReclaimStep,
+    RunStep,
+    SetHighStep,
+    StallAbove,
+)
 from ..model.ring import Ring
 from ..model.verdict import Action, Nominate
 from .record import Recorder
 
 WORKERS: Final = 300  # of the made-up service: what the hottest turn of a real storm looks like
 FEW: Final = 8  # of the same service in most turns, and names among them all: a start is short
+_STALLS: Final = (StallAbove, PressureAbove, PressureRising)
 _SECOND: Final = 1_000_000_000
 
 
@@ -75,7 +87,9 @@ def measures(plan: Plan, root: str | None) -> list[tuple[str, str]]:
     missing: list[tuple[str, str]] = []
     steps = plan.steps()
     lacks = {} if root is None else kind(root).LACKS
-    missing += [(what, lacks[what]) for what in _asked(plan) if what in lacks]
+    told = root is None or kind(root).pressure_root(root) is not None
+    asked = [what for what in _asked(plan) if what != "pressure" or not told]
+    missing += [(what, lacks[what]) for what in asked if what in lacks]
     reclaims = "reclaim" not in lacks and any(isinstance(step, ReclaimStep) for step in steps)
     if reclaims and not os.access(f"{root}/memory.reclaim", os.W_OK):
         missing.append(("reclaim", "there is no memory.reclaim that we may write to (Linux 5.19)"))
@@ -88,6 +102,7 @@ def measures(plan: Plan, root: str | None) -> list[tuple[str, str]]:
 def _asked(plan: Plan) -> list[str]:
     """What this policy asks for that not every kind of cgroup has, as ``LACKS`` names it; "tripwire" first."""
     steps = plan.steps()
+    inner = replace(plan, guards=tuple(guard for guard in plan.guards if guard.cgroup != "/"))
     brakes = any(guard.brake and guard.cgroup == "/" for guard in plan.guards)
     asked = {
         "tripwire": any(guard.tripwire for guard in plan.guards),
@@ -96,6 +111,7 @@ def _asked(plan: Plan) -> list[str]:
         "reclaim": any(isinstance(step, ReclaimStep) for step in steps),
         "kill": any(isinstance(step, KillStep) for step in steps),
         "slab": any(isinstance(condition, MemoryAbove) for condition in plan.conditions()),
+        "pressure": any(isinstance(condition, _STALLS) for condition in inner.conditions()),
         "protection": any(isinstance(step, KillStep) for step in steps),
     }
     return [what for what, does in asked.items() if does]

@@ -41,6 +41,8 @@ NAMES: Final = {
     "memory.events": "memory.oom_control",
 }
 
+_OOM: Final = ("memory.oom_control", "")
+
 _PLACES: Final[dict[str, tuple[str | None, str | None]]] = {}  # mount point: (that of cgroup2, that of the freezer)
 
 LACKS: Final = {
@@ -51,6 +53,8 @@ LACKS: Final = {
     "reclaim": "cgroup v1 has no memory.reclaim (memory.force_empty would take what is in use too): nothing is "
     "reclaimed before a kill",
     "kill": "cgroup v1 has no cgroup.kill: a cgroup is ended process by process, again and again until it is empty",
+    "pressure": "only cgroup v1 is mounted: nobody tells the pressure of cgroups, and conditions on it never hold; "
+    "level_above does",
     "protection": "cgroup v1 has no memory.min and memory.low: nobody is spared by them",
     "slab": "cgroup v1 does not tell which kernel memory is reclaimable: none of it counts as use",
 }
@@ -168,7 +172,7 @@ def _line(data: bytes, name: bytes) -> int | None:
 class Cgroup(cgroup2.Cgroup):
     """As ``cgroup2.Cgroup``, which see; what that has by a file of its own is put together here."""
 
-    __slots__ = ("_alarm", "_counted", "_former", "_lines", "_ooms")
+    __slots__ = ("_alarm", "_counted", "_former", "_lines", "_ooms", "deaf")
 
     CURRENT = NAMES["memory.current"]
     LIMIT = NAMES["memory.max"]
@@ -178,6 +182,7 @@ class Cgroup(cgroup2.Cgroup):
 
     def __init__(self, root: str, path: str, directory: int) -> None:
         super().__init__(root, path, directory)
+        self.deaf = ""
         self._alarm = -1  # the eventfd of OOM and thresholds
         self._lines: tuple[int, ...] = ()
         self._ooms = 0  # OOM events so far: not told from thresholds, but that under_oom or a kill is seen with them
@@ -315,7 +320,13 @@ class Cgroup(cgroup2.Cgroup):
         OSError (ENOENT, with the path): gone, or there is none.
         """
         if self._alarm < 0:
-            self._alarm = self._eventfd([("memory.oom_control", ""), *((self.CURRENT, str(at)) for at in self._lines)])
+            try:
+                self._alarm = self._eventfd([_OOM, *((self.CURRENT, str(at)) for at in self._lines)])
+            except OSError as error:
+                if error.errno != errno.EOPNOTSUPP:  # PREEMPT_RT has no thresholds
+                    raise
+                self.deaf = f"{self.where('memory.current')}: {error.strerror}: no thresholds, deadlines alone"
+                self._alarm = self._eventfd([_OOM])
         self._drain()
         return self._alarm
 

@@ -197,6 +197,7 @@ class Cgroup:
     LIMIT = "memory.max"
     EVIDENCE: tuple[str, ...] = ()  # what an incident keeps of it; of v2 the scribe knows
     SPEAKS = select.EPOLLPRI  # how the epoll tells of ``events_fd``
+    deaf = ""  # why the kernel does not tell of something that it should
     LACKS: Mapping[str, str] = {}  # of what a policy may ask for: what cannot be done here, and what is instead
 
     def __init__(self, root: str, path: str, directory: int) -> None:

@@ -23,6 +23,7 @@ from oomguard.model.policy import (
     ReclaimStep,
     SetHighStep,
     SnapshotStep,
+    StallAbove,
     Watermark,
 )
 from oomguard.model.verdict import Close, Kill, Lease, Nominate, Release, Snapshot
@@ -70,7 +71,12 @@ def test_a_plan_on_v1_relies_on_no_tripwire_and_what_is_missing_is_named(tmp_pat
     fitted = boot.fitted(plan, tree.root)
     assert [(guard.tripwire, guard.brake) for guard in fitted.guards] == [(False, False), (False, False)]
     assert boot.fitted(plan, str(tmp_path / "unified")) == plan, "of v2 all can be had"
-    assert {what for what, _ in rehearse.measures(plan, tree.root)} == set(cgroup1.LACKS)
+    assert {what for what, _ in rehearse.measures(plan, tree.root)} == set(cgroup1.LACKS) - {"pressure"}
+    stalls = replace(web, soft=Watermark((Clause((StallAbove("some", 1, 2, 3),)),), ()))
+    deaf = replace(plan, guards=(stalls,))
+    assert "pressure" not in {what for what, _ in rehearse.measures(deaf, tree.root)}, "a cgroup2 beside tells it"
+    cgroup1.enter(tree.root, None, None)
+    assert "pressure" in {what for what, _ in rehearse.measures(deaf, tree.root)}
     assert not {what for what, _ in rehearse.measures(Plan("0", Daemon(), (HOST,)), tree.root)} & {
         "tripwire",
         "set_high",

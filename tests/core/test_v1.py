@@ -237,6 +237,26 @@ def test_who_is_frozen_is_let_go_to_die(tree: KernelTree1, v1: World, daemon: St
     assert guarding.end() == 0
 
 
+def test_what_was_set_is_put_back_when_the_core_is_killed(
+    tree: KernelTree1, v1: World, daemon: Start, live: Live
+) -> None:
+    """A limit and a freeze, by files that v1 has and in two hierarchies."""
+    tree.make("/web/worker")
+    limit(tree, "/web", 256)
+    steps = '{ set_max = { to = "90%", for = "60s" } }, { freeze = { for = "60s" } }, { wait = "60s" }, "kill"]'
+    guarding = daemon(v1, policy(guard(tree), v1).replace('"notify", "kill"]', steps), cgroup="/sys/fs/cgroup")
+    guarding.hear("READY=1")
+    leak = live("/web/worker", SLOW_LEAK, b"leak", 190)
+    limited = tree.at("/web") / "memory.limit_in_bytes"
+    until(lambda: tree.frozen("/web/worker"), guarding.log())
+    until(lambda: int(limited.read_text()) == 256 * MIB * 9 // 10 // 4096 * 4096, guarding.log())
+    guarding.process.kill()
+    guarding.process.wait()
+    until(lambda: not tree.frozen("/web/worker"), guarding.log())
+    until(lambda: int(limited.read_text()) == 256 * MIB, guarding.log())
+    assert leak.poll() is None
+
+
 # ----------------------------------------------------------------------------------------------------------- few rights
 
 NOBODY = 65534

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from oomguard.linux import cgroup1, cgroup2
+from oomguard.linux import cgroup1, cgroup2, psi
 from oomguard.linux.cgroup1 import Cgroup
 from oomguard.linux.events import WRITES, TreeWatch
 from oomguard.model.facts import MemoryEvents, MemoryStat, Pressure, Refaults, Stall
@@ -306,6 +306,25 @@ def test_without_a_freezer_of_that_name_nobody_is_frozen(fake: FakeTree1, no_lea
         cgroup.freeze(True)
 
 
+def test_a_kernel_without_thresholds_still_tells_of_an_oom(
+    fake: FakeTree1, monkeypatch: pytest.MonkeyPatch, no_leak: None
+) -> None:
+    """PREEMPT_RT refuses them (Linux 5.18)."""
+    asked: list[str] = []
+
+    def refuse(_group: Cgroup, name: str, value: str) -> None:
+        asked.append(f"{name} {value.split(maxsplit=2)[2:]}")
+        if asked[-1].endswith("['4096']"):
+            raise OSError(errno.EOPNOTSUPP, "not supported", name)
+
+    monkeypatch.setattr(Cgroup, "_put", refuse)
+    with held(fake) as cgroup:
+        assert cgroup.alarm_at([4096])
+        assert cgroup.events_fd() >= 0
+        assert asked == [f"cgroup.event_control {told}" for told in ([], ["4096"], [])]
+        assert "no thresholds, deadlines alone" in cgroup.deaf
+
+
 # ---------------------------------------------------------------------------------------- what only the kernel can play
 
 
@@ -414,3 +433,26 @@ def test_a_limit_that_somebody_writes_is_told(real_tree1: KernelTree1, no_leak: 
     Path(path).write_text(str(64 * MIB))
     assert watch.drain() == {path}
     watch.close()
+
+
+@pytest.mark.kernel
+def test_stalls_are_told_by_the_cgroup2_of_the_same_name(real_tree1: KernelTree1, no_leak: None) -> None:
+    """Where systemd has made it, on a hybrid machine."""
+    if "unified" not in real_tree1.mounts:
+        pytest.skip("no cgroup2 is mounted beside v1 on this machine")
+    real_tree1.make("/web")
+    with held(real_tree1, "/web") as cgroup:
+        assert cgroup.where("memory.pressure") == str(real_tree1.at("/web", "unified") / "memory.pressure")
+        fd, _, _ = psi.open_trigger(cgroup.where("memory.pressure"), "some", 100_000, 2_000_000)
+        os.close(fd)
+
+
+@pytest.mark.kernel
+def test_the_machine_has_pressure_levels_too(real_tree1: KernelTree1, no_leak: None) -> None:
+    root = Cgroup.open(real_tree1.root, "/")
+    assert root is not None
+    with contextlib.closing(root):
+        os.close(root.level_fd("critical"))
+        with pytest.raises(OSError, match="Invalid argument") as refused:
+            root.level_fd("unbearable")
+        assert refused.value.errno == errno.EINVAL

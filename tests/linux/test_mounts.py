@@ -96,3 +96,9 @@ def test_v1_is_loaded_only_where_it_has_the_memory(tmp_path: Path) -> None:
     text += "print([name for name in sys.modules if 'cgroup1' in name])"
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
     assert done.stdout == f"({str(tmp_path)!r}, 'v2')\n[]\n"
+
+
+def test_nobody_else_loads_it() -> None:
+    house = Path(mounts.__file__).resolve().parents[1]
+    asking = [path for path in sorted(house.rglob("*.py")) if "import cgroup1" in path.read_text()]
+    assert asking == [house / "linux" / "mounts.py"]

@@ -43,7 +43,8 @@ def _started(pool: Pool, name: str, plan: Plan) -> Worker:
     if known is None:
         return pool.add(name, pool.alive, (), main, 0)
     known.main = main
-    pool.fork(known)
+    if known.pidfd < 0:  # else it does not die, and is replaced when it has
+        pool.fork(known)
     return known
 
 

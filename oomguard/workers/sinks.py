@@ -243,7 +243,10 @@ class Outbox:
             if self._outlets.pop(name).note():
                 self._note(f"sink {name}", "")
         for sink in plan.sinks:
-            self._outlets.setdefault(sink.name, Outlet(sink)).sink = sink
+            if sink.name not in self._outlets:
+                self._outlets[sink.name] = Outlet(sink)
+                self._note(f"sink {sink.name}", "")  # a herald before us may have had something to say of it
+            self._outlets[sink.name].sink = sink
             kind = KINDS[sink.by]
             if kind not in self._channels:
                 self._channels[kind] = Channel(f"{plan.daemon.runtime_dir}/{kind}", self._poller)

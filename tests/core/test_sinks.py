@@ -119,6 +119,27 @@ def test_a_sink_that_takes_nothing_is_in_status_and_journal(
     assert guarding.end() == 0
 
 
+def test_a_sender_that_stands_still_holds_up_nobody(open_world: World, daemon: Start, hog: Hog, web: Web) -> None:
+    """Neither the kill nor the journal nor the end; and it ends itself as soon as it can."""
+    world = open_world
+    guarding = daemon(world, policy(HOST + ops(world, web), world))
+    guarding.hear("READY=1")
+    until((world.root / "run/sender").exists)
+    fd = os.pidfd_open(guarding.workers()["sender"])
+    signal.pidfd_send_signal(fd, signal.SIGSTOP)
+    leak = hog(64, b"leak")
+    world.see(leak.pid)
+    world.available(50)
+    assert leak.wait(60) == -signal.SIGKILL
+    world.available(900)
+    guarding.logged(f"killed leak[{leak.pid}]")
+    guarding.phase("calm")
+    assert guarding.end() == 0
+    signal.pidfd_send_signal(fd, signal.SIGCONT)
+    until(lambda: gone(fd), "the sender outlives its daemon")
+    os.close(fd)
+
+
 def test_the_sender_is_gone_with_the_daemon(open_world: World, daemon: Start, web: Web) -> None:
     """However that ends."""
     world = open_world

@@ -103,7 +103,7 @@ def test_a_kill_is_one_message(rig: Rig) -> None:
     assert (event["policy"], event["incident"], event["victim"]) == ("host", "26e4ae", "java[812]")
     rig.answer(message)
     assert rig.box.patience_ms() is None
-    assert (rig.said, rig.notes) == ([], {})
+    assert (rig.said, rig.notes) == ([], {"sink ops": ""})
 
 
 def test_a_storm_of_forty_kills_is_one_message_that_says_so(rig: Rig) -> None:

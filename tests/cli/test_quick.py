@@ -101,6 +101,10 @@ class TestUndo:
             publish(tmp_path, core.pid)
             assert statuspage.read(str(tmp_path / statuspage.NAME)).numbers.pid == core.pid
             assert quick.running(str(tmp_path)) == core.pid
+            page = bytearray((tmp_path / statuspage.NAME).read_bytes())
+            page[8:16] = b"\x01\0\0\0\0\0\0\0"
+            (tmp_path / statuspage.NAME).write_bytes(page)
+            assert quick.running(str(tmp_path)) == core.pid, "of whatever version: an upgrade must not undo his leases"
             core.communicate()
         assert quick.running(str(tmp_path)) is None
         (tmp_path / statuspage.NAME).write_bytes(b"x" * 100)

@@ -20,7 +20,7 @@ from oomguard.client import Watch
 from oomguard.linux import leases
 
 from .disks import BOX, disk, frozen
-from .world import HOST, PATIENCE_S, Daemon, World, gone, policy, until
+from .world import HOST, MIB, PATIENCE_S, Daemon, World, gone, policy, until
 
 Start = Callable[..., Daemon]
 Hog = Callable[..., "subprocess.Popen[bytes]"]
@@ -71,6 +71,53 @@ hard = { when = [{ memory_above = "90%" }], do = ["kill"] }
     guarding.hear("READY=1")
     assert guarding.guard().targets == 0
     assert guarding.end() == 0
+
+
+def test_a_guard_is_not_degraded_any_more_when_its_cgroup_has_come(world: World, daemon: Start) -> None:
+    """It matched no cgroup at the start, and the compiler said so."""
+    root = world.root / "cgroup"
+    root.mkdir()
+    (root / "cgroup.controllers").write_text("memory\n")
+    text = """
+[policy.web]
+cgroup = "/web.service"
+hard = { when = [{ memory_above = "90%" }], do = ["kill"] }
+[policy.db]
+cgroup = "/db.service"
+hard = { when = [{ memory_above = "90%" }], do = ["kill"] }
+"""
+
+    def lacking() -> set[str]:
+        return {what for what, why in guarding.status().degraded if why.endswith("matches no cgroup now")}
+
+    guarding = daemon(world, policy(text, world), cgroup=str(root))
+    guarding.hear("READY=1")
+    assert lacking() == {"policy policy.web.cgroup", "policy policy.db.cgroup"}
+    make(root / "web.service")
+    until(lambda: guarding.guard("web").targets == 1, guarding.log())
+    until(lambda: lacking() == {"policy policy.db.cgroup"}, str(guarding.status().degraded))
+    assert guarding.guard("web").path == "/web.service"
+    assert guarding.end() == 0
+
+
+def make(cgroup: Path) -> None:
+    """The files of a cgroup, complete when its directory appears."""
+    fresh = cgroup.parent.parent / "fresh"
+    fresh.mkdir()
+    for name, text in {
+        "memory.current": "1048576",
+        "memory.max": "268435456",
+        "memory.high": "max",
+        "memory.swap.current": "0",
+        "memory.swap.max": "max",
+        "memory.stat": "anon 1048576\nfile 0\nshmem 0\nslab_reclaimable 0",
+        "memory.events": "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0",
+        "cgroup.events": "populated 1\nfrozen 0",
+        "cgroup.procs": "",
+        "memory.oom.group": "0",
+    }.items():
+        (fresh / name).write_text(f"{text}\n")
+    fresh.rename(cgroup)
 
 
 def test_the_watchdog_hears_of_it_though_nothing_happens(world: World, daemon: Start) -> None:
@@ -322,6 +369,47 @@ def test_the_heaviest_is_ended_and_nobody_else(world: World, daemon: Start, hog:
     until(lambda: any(incident["victims"] for incident in incidents(world)), guarding.log())
     assert guarding.end() == 0
     assert "Traceback" not in guarding.log()
+
+
+def test_whoever_looks_on_sees_it_happen(world: World, daemon: Start, hog: Hog) -> None:
+    """The page: its lines, the nominee, what was done and what it freed; all of it locked in memory, not much of it."""
+    victim = hog(60, b"leak\n\x1b[31m")
+    world.see(victim.pid)
+    guarding = daemon(world, policy(HOST, world))
+    guarding.hear("READY=1")
+    until(lambda: guarding.status().numbers.armed)
+    size, locked = page_kib(guarding.process.pid)
+    assert size == locked, "a page that is swapped out would have to be read from the disk"
+    assert 0 < size <= 64, "what this policy does not need of it is not there"
+    (clause,) = guarding.guard().soft
+    assert [(it.kind, it.unit, it.number) for it in clause.all_of] == [("available_below", "millionths", 300_000)]
+    assert not clause.holds
+    world.available(250)
+    until(lambda: guarding.status().nominees, "no nominee")
+    page = guarding.status()
+    (nominee,) = page.nominees
+    assert (nominee.guard, nominee.pid, nominee.what) == ("host", victim.pid, "leak\n\x1b[31m")
+    assert nominee.held_bytes > 50 * MIB
+    assert (page.guards[0].phase, page.guards[0].soft[0].holds, page.guards[0].hard[0].holds) == ("armed", True, False)
+    world.available(90)
+    victim.wait(PATIENCE_S)
+    world.available(900)
+    guarding.phase("calm")
+    page = guarding.status()
+    kinds = [it.kind for it in reversed(page.events)]
+    assert kinds == ["STARTED", "SOFT", "HARD", "KILLED", "VICTIM_GONE", "CALM"]
+    assert (page.guards[0].kills, page.numbers.kills, page.nominees) == (1, 1, ())
+    assert page.pressure is not None
+    assert page.left_out == ()
+    assert guarding.end() == 0
+
+
+def page_kib(pid: int) -> tuple[int, int]:
+    """(resident, locked) of the core's status page."""
+    lines = Path(f"/proc/{pid}/smaps").read_text().splitlines()
+    start = next(number for number, line in enumerate(lines) if line.endswith("/run/status"))
+    sizes = dict(line.split(":", 1) for line in lines[start + 1 : start + 24] if ":" in line.split()[0])
+    return int(sizes["Rss"].split()[0]), int(sizes["Locked"].split()[0])
 
 
 def test_observing_touches_nobody(world: World, daemon: Start, hog: Hog) -> None:

@@ -186,3 +186,11 @@ def test_another_kind_of_dataclass_is_refused() -> None:
             lean.dataclass(slots=True)(other)
     with pytest.raises(TypeError, match="kw_only"):
         lean.dataclass(slots=True, kw_only=True)  # type: ignore[call-arg]
+
+
+def test_the_core_loads_nothing_that_only_readers_need() -> None:
+    """What others read of us, and how: a page of our own, of which we know the writing half."""
+    text = "import oomguard.core.arm\nprint(*sorted(name for name in sys.modules if name.startswith('oomguard.')))"
+    loaded = set(said(LEAN + text).split())
+    assert {"oomguard.core.page", "oomguard.model.statuslayout"} <= loaded
+    assert "oomguard.model.statuspage" not in loaded

@@ -28,7 +28,7 @@ from oomguard.policy import Fault, PolicyError, described, expression, importers
 from oomguard.policy.faults import Wrong
 from oomguard.policy.origins import Origins
 
-from . import grammar, test_any_text, test_expression, test_importers
+from . import grammar, test_any_text, test_expression, test_importers, test_spoken
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT = jsonschema.Draft7Validator(described.document())
@@ -130,7 +130,7 @@ def check_shown(directory: Path, plan: Plan) -> None:
 
 
 def bare(plan: Plan) -> Plan:
-    return replace(plan, guards=tuple(replace(guard, origin="") for guard in plan.guards), files=(), daemon=Daemon())
+    return replace(test_spoken.bare(plan), daemon=Daemon())
 
 
 def check_import(directory: Path, kind: str, name: str, raw: bytes) -> str:

@@ -40,6 +40,7 @@ CALLS: dict[str, list[str] | None] = {
     "record": None,  # of a running daemon: test_record.py
     "exporter": ["--once", "--runtime-dir", "/run", "--state-dir", "/"],
     "completion": ["bash"],
+    "notify-test": ["--config", "/oomguard.toml", "--runtime-dir", "/run"],
     "undo": ["--runtime-dir", "/run"],
     "incidents list": ["--state-dir", "/"],
     "incidents show": ["last", "--state-dir", "/"],
@@ -384,6 +385,7 @@ MAY: dict[str, set[str]] = {
     "notify-test": {COMPILER},
     "schema": {COMPILER},
     "doctor": {COMPILER},
+    "notify-test": {COMPILER},
     "explain": {COMPILER, "psutil"},
     "import": {COMPILER},
     "status": {"psutil"},

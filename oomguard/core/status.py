@@ -210,7 +210,7 @@ class Status:
                 for index, clause in enumerate(watermark.when if watermark is not None else ()):
                     for condition in clause.all_of:
                         words = _spoken(condition)
-                        self.page.put(CONDITIONS, number, place, mark, min(index, 31), *words, clause.lasting_ns)
+                        self.page.put(CONDITIONS, number, place, mark, min(index, 255), *words, clause.lasting_ns)
                         number += 1
         for section, count in ((NUMBERS_OF, len(plan.guards)), (NAMES, len(plan.guards)), (CONDITIONS, number)):
             self.page.count(section, count)
@@ -346,7 +346,8 @@ def _numbers_of(target: TargetState, state: State) -> tuple[int, ...]:
 
 
 def _holds(since: tuple[int, ...]) -> int:
-    return sum(1 << min(place, 31) for place, began_ns in enumerate(since) if began_ns) if any(since) else 0
+    """A bit for each clause; of more than 32 the first."""
+    return sum(1 << place for place, began_ns in enumerate(since[:32]) if began_ns) if any(since) else 0
 
 
 def _averages(stall: Stall) -> tuple[int, int, int]:

@@ -1,0 +1,130 @@
+"""People are told from within the service's sandbox: over the network, and on a session's bus that came after it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jeepney
+
+from .machine import Machine, local_tree
+from .storms import UNIT, add_policy, journal, status
+
+SECRETS = "/etc/oomguard/secrets"
+VENV = "/usr/local/lib/oomguard/venv/lib/python3.13/site-packages"
+SHARE = "/usr/local/share/oomguard"
+DROP_INS = f"/etc/systemd/system/{UNIT}.d"
+SESSION = "UID=1\nUSER=daemon\nSTATE=active\nTYPE=wayland\nCLASS=user\n"
+
+POLICY = """\
+[sinks.net]
+run = ["/usr/local/bin/post"]
+every = "0s"
+at = ["killed"]
+[sinks.screen]
+desktop = true
+every = "0s"
+[policy.grown]
+cgroup = "/work.slice/grown.service"
+notify = ["net", "screen"]
+[policy.grown.hard]
+when = [{ memory_above = "16MiB" }]
+do = ["kill"]
+"""
+POST = """\
+#!/usr/bin/python3 -IS
+import socket, sys
+told = sys.stdin.buffer.read()
+end = socket.create_connection(("127.0.0.1", 8099), 10)
+end.sendall(told)
+"""
+HEAR = """\
+import socket
+listener = socket.create_server(("127.0.0.1", 8099))
+while True:
+    end, _ = listener.accept()
+    with end, open("/run/probe/net", "ab") as file:
+        while data := end.recv(65536):
+            file.write(data)
+        file.write(b"\\n")
+"""
+# org.freedesktop.Notifications, of that user.
+SHOW = """\
+import json, sys
+sys.path.insert(0, "/opt")
+from jeepney import HeaderFields, MessageType, new_method_return
+from jeepney.bus_messages import message_bus
+from jeepney.io.blocking import open_dbus_connection
+connection = open_dbus_connection(bus="unix:path=/run/user/1/bus")
+connection.send_and_get_reply(message_bus.RequestName("org.freedesktop.Notifications"))
+while True:
+    message = connection.receive()
+    if message.header.message_type is MessageType.method_call:
+        notify = message.header.fields[HeaderFields.member] == "Notify"
+        connection.send(new_method_return(message, *(("u", (1,)) if notify else ("as", (["body"],)))))
+        if notify:
+            with open("/run/user/1/shown", "a") as file:
+                print(json.dumps(message.body[3:5]), file=file)
+"""
+HOLD = "import time; held = bytearray(b'x') * (30 << 20); time.sleep(3600)"
+
+
+def listen(vm: Machine) -> None:
+    """A server on the machine's own loopback, and a user who logs in."""
+    vm.put("/run/probe/hear.py", HEAR)
+    vm.check("systemd-run -q --unit=hear /usr/bin/python3 -I -S /run/probe/hear.py")
+    vm.check("mkdir -p /run/user/1 && mount -t tmpfs -o uid=1,gid=1,mode=700 tmpfs /run/user/1")
+    vm.put("/run/systemd/sessions/t1", SESSION)
+    vm.check(
+        "systemd-run -q --unit=bus -p User=daemon dbus-daemon --session --nofork --address=unix:path=/run/user/1/bus"
+    )
+    assert vm.wait_for("test -S /run/user/1/bus", 30)
+    vm.put("/opt/show.py", SHOW)
+    vm.check("systemd-run -q --unit=show -p User=daemon /usr/bin/python3 -I /opt/show.py")
+    owned = "busctl --address=unix:path=/run/user/1/bus status org.freedesktop.Notifications"
+    assert vm.wait_for(f"runuser -u daemon -- {owned}", 60), journal(vm, "show")
+
+
+def report_of(vm: Machine) -> dict[str, dict[str, object]]:
+    report = json.loads(vm.run("oomguard notify-test grown --json", timeout=120).out)
+    return {sink["sink"]: sink for sink in report["sinks"]}
+
+
+def test_people_are_told_from_within_the_sandbox(installed_vm: Machine) -> None:
+    vm = installed_vm
+    library = local_tree(Path(jeepney.__file__).parent)
+    for place in (VENV, "/opt"):
+        vm.put_tree({f"jeepney/{name}": file for name, file in library.items() if "/tests/" not in name}, place)
+    vm.put("/usr/local/bin/post", POST, 0o755)
+    add_policy(vm, "sinks", POLICY)
+    listen(vm)
+    assert vm.wait_for("test -S /run/oomguard/sender -a -S /run/oomguard/desktop", 60), journal(vm, UNIT)
+
+    # The screen works as it is; the network does not, and says so.
+    report = report_of(vm)
+    assert report["journal"]["note"] == "journalctl -t oomguard"
+    assert (report["screen"]["note"], report["screen"]["by"]) == ("shown to daemon", "daemon"), report
+    assert not report["net"]["ok"]
+
+    # With the drop-in, put where the documents say, it does.
+    vm.check(f"install -D -m 0644 {SHARE}/notify.conf {DROP_INS}/notify.conf")
+    vm.check(f"systemctl daemon-reload && systemctl restart {UNIT}", timeout=90)
+    assert vm.wait_for("test -S /run/oomguard/sender -a -S /run/oomguard/desktop", 60), journal(vm, UNIT)
+    report = report_of(vm)
+    assert report["net"]["ok"], report
+    assert report["screen"]["note"] == "shown to daemon", report
+
+    # And for a real kill.
+    vm.put("/run/probe/grown.py", HOLD)
+    vm.check("systemd-run -q --unit=grown --slice=work.slice /usr/bin/python3 -I -S /run/probe/grown.py")
+    assert vm.wait_for("grep -q ': killed' /run/probe/net", 90), journal(vm, UNIT)
+    assert vm.wait_for("grep -q ': killed' /run/user/1/shown", 60), journal(vm, UNIT)
+    told = json.loads(vm.check("grep ': killed' /run/probe/net"))
+    assert told["counts"] == {"killed": 1}
+    assert told["events"][0]["policy"] == "grown"
+    lacking = {row["what"] for row in status(vm)["degraded"]}
+    assert not {what for what in lacking if what.startswith("sink ")}, lacking
+    pss = vm.check("sed -n 's/^Pss: *//p' /proc/$(pgrep -x oomguard-herald)/smaps_rollup").split()[0]
+    assert int(pss) < 8 << 10, "the bound of a herald, sinks and all"
+    rights = vm.check("cat /proc/$(pgrep -x oomguard-deskto)/status")
+    assert "CapEff:\t00000000000000c0" in rights

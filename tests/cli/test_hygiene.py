@@ -48,7 +48,6 @@ CALLS: dict[str, list[str] | None] = {
     "incidents diff": ["last", "last", "--state-dir", "/"],
     "incidents export": ["last", "--state-dir", "/", "-o", "/out.tar.zst"],
     "incidents prune": ["--keep", "9", "--state-dir", "/"],
-    "notify-test": ["--config", "/oomguard.toml", "--runtime-dir", "/run"],
     "incidents replay": ["last", "--state-dir", "/"],
 }
 # What prints something that is no table and no sentence.
@@ -385,7 +384,6 @@ MAY: dict[str, set[str]] = {
     "notify-test": {COMPILER},
     "schema": {COMPILER},
     "doctor": {COMPILER},
-    "notify-test": {COMPILER},
     "explain": {COMPILER, "psutil"},
     "import": {COMPILER},
     "status": {"psutil"},

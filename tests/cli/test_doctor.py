@@ -17,6 +17,7 @@ from .test_status import core
 from .tree import Tree
 
 __all__ = ["core"]
+pytestmark = pytest.mark.usefixtures("the_only_drill")
 NOBODY = 65534
 
 

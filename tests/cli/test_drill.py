@@ -27,14 +27,14 @@ from .test_status import core
 __all__ = ["core"]
 MOUNTS = hierarchies.find()
 PATIENCE_S = 60.0
-real = [
+pytestmark = [
     pytest.mark.kernel,
+    pytest.mark.usefixtures("the_only_drill"),
     pytest.mark.skipif(
         MOUNTS.memory is None or not os.access(MOUNTS.memory, os.W_OK),
         reason="no memory controller that we may write to",
     ),
 ]
-pytestmark = real
 LATE = """
 [policy.late]
 cgroup = "/x"

@@ -19,6 +19,7 @@ NAMED = "open('/proc/self/comm', 'w').write('oomguard-drill')"  # as drilling/ho
 MOUNTS = hierarchies.find()
 pytestmark = [
     pytest.mark.kernel,
+    pytest.mark.usefixtures("the_only_drill"),
     pytest.mark.skipif(
         MOUNTS.memory is None or not os.access(MOUNTS.memory, os.W_OK),
         reason="no memory controller that we may write to",

@@ -74,10 +74,10 @@ def _incidents(state_dir: Path) -> list[dict[str, Any]] | None:
 
 
 def tardy(page: StatusPage) -> float | None:
-    """Seconds since its last turn, if that is longer than it may take."""
+    """Seconds since its last turn, if that is longer than it may take. Who has nothing to watch may sleep for ever."""
     targets = sum(guard.targets for guard in page.guards)
     quiet_s = (time.monotonic_ns() - page.beat_ns) / 1e9
-    return quiet_s if quiet_s > TARDY_S + EACH_TARDY_S * targets else None
+    return quiet_s if targets and quiet_s > TARDY_S + EACH_TARDY_S * targets else None
 
 
 def state_of(page: StatusPage) -> str:

@@ -169,6 +169,9 @@ def test_one_that_stands_still(tmp_path: Path, core: subprocess.Popen[bytes]) ->
     out = oomguard("status", "--runtime-dir", tmp_path).out
     assert ": STANDS STILL: no turn for 1" in out
     assert "systemctl restart oomguard" in out
+    idle = [replace(guards[0], targets=0, path="")]
+    pages.publish(tmp_path, numbers, idle, beat_ns=time.monotonic_ns() - 100 * 10**9)
+    assert ": armed\n" in oomguard("status", "--runtime-dir", tmp_path).out, "nothing to watch, nothing to wake for"
 
 
 def test_many_are_one_screen(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:

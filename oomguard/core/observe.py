@@ -924,7 +924,8 @@ class Senses:
         groups = {facts.path: facts for facts in weighed}
         processes: list[ProcessFacts] = []
         for unit in [*aside, *order]:
-            for leaf in leaves[unit]:
+            seen_all = whole or (unit in aside and self.kind is Cgroup)  # v2: only leaves have processes
+            for leaf in leaves[unit] if seen_all or is_corridor(unit) else self._homes(root, unit):
                 self._processes(root, leaf, processes)
         for unit in order:
             self._above(root, unit, path, groups)
@@ -932,6 +933,14 @@ class Senses:
             for leaf in leaves[unit]:
                 self._inside(root, leaf, unit, groups)
         return tuple(groups.values()), tuple(processes)
+
+    def _homes(self, root: str, unit: str) -> Iterable[str]:
+        """Where its processes are, and whoever would go with them if it were taken whole.
+
+        However little a cgroup inside holds, and however deep it lies: who must not be ended there is known before, or
+        he is ended unseen. In v1 that may be another unit's: inner cgroups have processes of their own.
+        """
+        return [path for path, _, _ in self._walk(root, unit, 0)]
 
     def _walk(self, root: str, path: str, prune: int) -> Iterable[tuple[str, int, int]]:
         yield path, 0, 0

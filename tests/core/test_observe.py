@@ -970,6 +970,20 @@ def test_the_heaviest_units_and_all(start: Start, groups: Groups, world: World) 
     assert {p.pid for p in whole.processes} == {100, 101, 102, 103, 104}
 
 
+def test_who_lives_deep_inside_of_a_heavy_unit_is_seen_however_little_he_holds(
+    start: Start, groups: Groups, world: World
+) -> None:
+    """Taken whole, it would take him as well, and whoever is not seen cannot be spared."""
+    groups.make("/a.service", 300 * MIB)
+    groups.make("/a.service/work", 299 * MIB, procs=(100,))
+    groups.make("/a.service/small", MIB // 2)
+    groups.make("/a.service/small/deep", MIB // 2, procs=(101,))
+    for pid, place in ((100, "work"), (101, "small/deep")):
+        process(world, pid, f"/a.service/{place}", 1)
+    survey = start(groups.root, host()).survey(HOST)
+    assert {(p.pid, p.cgroup) for p in survey.processes} == {(100, "/a.service/work"), (101, "/a.service/small/deep")}
+
+
 def test_cache_does_not_make_a_unit_heavy(start: Start, groups: Groups, world: World) -> None:
     for number, name in enumerate(("reader", "a", "b", "c")):
         groups.make(f"/{name}.service", 200 * MIB - number, procs=(100 + number,))

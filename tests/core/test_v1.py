@@ -221,6 +221,27 @@ def test_pressure_levels_are_told(tree: KernelTree1, v1: World, daemon: Start, l
     assert guarding.end() == 0
 
 
+def test_who_lives_deeper_in_a_cgroup_that_is_taken_whole_is_asked_about_too(
+    tree: KernelTree1, v1: World, daemon: Start, live: Live
+) -> None:
+    """In v1 an inner cgroup has processes of its own. Four of them share what is too much: no single one holds most of
+    it. Below them somebody lives who may not be ended, too small to be looked at for his own sake.
+    """
+    for path in ("/web/inner/deep/deeper", "/web/other", "/web/third"):
+        tree.make(path)
+    limit(tree, "/web", 256)
+    spared = live("/web/inner/deep/deeper", LEAK, b"spared", 1)
+    for path in ("/web/other", "/web/third"):
+        live(path, LEAK, b"large", 20)
+    guarding = daemon(v1, policy(guard(tree), v1), cgroup="/sys/fs/cgroup")
+    guarding.hear("READY=1")
+    workers = [live("/web/inner", LEAK, b"worker", 30) for _ in range(4)]
+    assert {worker.wait(PATIENCE_S) for worker in workers} == {-signal.SIGKILL}, guarding.log()
+    guarding.phase("calm")
+    assert spared.poll() is None, guarding.log()
+    assert guarding.end() == 0
+
+
 def test_who_is_frozen_is_let_go_to_die(tree: KernelTree1, v1: World, daemon: Start, live: Live) -> None:
     """The freezer of v1 is another hierarchy, and holds its own even against SIGKILL."""
     tree.make("/web/worker")

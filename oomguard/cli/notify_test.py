@@ -12,7 +12,7 @@ from .run import Config
 from .show import compiled
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Policy = Annotated[str, typer.Argument(metavar="[POLICY]", help="Only the sinks of this policy.")]
+Policy = Annotated[str, typer.Argument(metavar="POLICY", help="Only the sinks of this policy.")]
 _TEXT = "This is a test of oomguard's notifications{}. Nothing has happened, and nobody was killed."
 
 

@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -256,11 +257,16 @@ def test_a_delivery_that_hangs_is_ended_and_told(monkeypatch: pytest.MonkeyPatch
     alive, core_end = os.pipe()
     loop = Sender({"ops": Sink("ops", "url", (), SECOND_NS)}, hang, alive, None)
     loop.greet(theirs)
+    thread = threading.Thread(target=loop.run)
     ours.send(b'{"sink": "ops", "number": 1, "test": ""}')
-    ours.shutdown(socket.SHUT_WR)
     ours.settimeout(PATIENCE_S)
+    thread.start()
+    answer = json.loads(ours.recv(1 << 20))
+    assert answer["error"] == "it took more than 0 s, and was ended"
+    ours.close()
     os.close(core_end)
-    loop.run()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()
     os.close(alive)
 
 

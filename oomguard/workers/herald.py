@@ -156,9 +156,12 @@ class Herald:
 
     def _lost(self) -> None:
         self.mouth.lost += 1
+        self._gap("some of what happened was overwritten before it could be told")
+
+    def _gap(self, why: str) -> None:
+        """Sinks are not left to believe that they have heard everything."""
         if self.outbox is not None:
-            text = "some of what happened was overwritten before it could be told; oomguard incidents list has it"
-            self.outbox.tell("NO_VICTIM", self._entry("", text))
+            self.outbox.tell("NO_VICTIM", self._entry("", f"{why}; oomguard incidents list has it all"))
 
     def patience_ms(self) -> float:
         """How long may be slept."""
@@ -246,6 +249,8 @@ class Herald:
         elif notify.message == "RELOAD_REFUSED":
             entry["OOMGUARD_ERROR"] = notify.text
         elif notify.message == "WORKER_RESTARTED":
+            if notify.text.startswith("the herald "):
+                self._gap("the herald had ended, and with it what it had gathered for this sink")
             entry |= {"OOMGUARD_WHAT": notify.text.split()[1], "OOMGUARD_ERROR": "see the lines above"}
         elif notify.message == "LEASE_UNDONE" and notify.text.endswith(_AS_FOUND):
             path, _, value = notify.text.removesuffix(_AS_FOUND).rpartition(_PUT_BACK)

@@ -119,6 +119,17 @@ def test_a_sink_that_takes_nothing_is_in_status_and_journal(
     assert guarding.end() == 0
 
 
+def test_a_herald_that_dies_says_that_something_may_be_missing(open_world: World, daemon: Start, web: Web) -> None:
+    world = open_world
+    guarding = daemon(world, policy(HOST + ops(world, web), world))
+    guarding.hear("READY=1")
+    os.kill(guarding.workers()["herald"], signal.SIGKILL)
+    got = web.next()
+    assert got["title"].endswith(": failed")
+    assert got["message"].startswith("the herald had ended, and with it what it had gathered")
+    assert guarding.end() == 0
+
+
 def test_a_sender_that_stands_still_holds_up_nobody(open_world: World, daemon: Start, hog: Hog, web: Web) -> None:
     """Neither the kill nor the journal nor the end; and it ends itself as soon as it can."""
     world = open_world

@@ -12,14 +12,13 @@ from rich.cells import cell_len, set_cell_size
 from rich.text import Text
 
 from ..model.statuspage import Event, Growing, GuardLine, Nominee, StatusPage
-from ..report.near import lines, near, used
+from ..report.near import by_nearness, lines, near, urgency, used
 from ..report.words import size
 from .say import printable
 
 SORTS = ("near", "policy", "name", "used")
 PLAIN_WIDTH = 80
 STYLES = {"calm": "green", "armed": "yellow", "cooling": "cyan", "firing": "bold red", "draining": "bold red"}
-_ORDER = {"calm": 0, "cooling": 1, "armed": 2, "draining": 3, "firing": 4}
 _OLD_NS = 60_000_000_000  # growth that was seen so long ago is no news
 _PLAIN, _HEAD, _DIM, _ALARM = "", "reverse", "dim", "bold red"
 
@@ -135,24 +134,22 @@ def _blocks(page: StatusPage, view: View, width: int, room: int) -> list[Text]:
 
 def sort_guards(page: StatusPage, by: str) -> list[GuardLine]:
     """As asked; whoever is not calm stands first, but where they are wanted by name or as the policy has them."""
-    guards = list(page.guards)
-    if by == "name":
-        guards.sort(key=lambda guard: guard.name)
-    elif by == "used":
-        guards.sort(key=lambda guard: (-_ORDER[guard.phase], -used(guard, page)))
-    elif by == "near":
-        guards.sort(key=lambda guard: (-_ORDER[guard.phase], -_nearest(guard, page)))
-    return guards
-
-
-def _nearest(guard: GuardLine, page: StatusPage) -> float:
-    marks = (near(guard, page, guard.soft), near(guard, page, guard.hard))
-    return max((mark.share or 0.0 for mark in marks if mark is not None), default=-1.0)
+    match by:
+        case "near":
+            return by_nearness(page)
+        case "used":
+            return sorted(page.guards, key=lambda guard: (-urgency(guard), -used(guard, page)))
+        case "name":
+            return sorted(page.guards, key=lambda guard: guard.name)
+        case _:
+            return list(page.guards)
 
 
 def _guards(guards: Sequence[GuardLine], page: StatusPage, width: int, most: int) -> list[Text]:
     show_sizes, show_soft, show_cgroup = width >= 64, width >= 50, width >= 110
-    name = max(6, min(24, max(cell_len(printable(_name(guard))) for guard in guards), width // 5))
+    heading = f"POLICY{_part(most, len(guards))}"
+    longest = max(cell_len(text) for text in (heading, *(printable(_name(guard)) for guard in guards)))
+    name = max(6, min(24, longest, width // 5))
     fixed = name + 1 + 8 + 1 + (20 if show_sizes else 0) + (10 if show_soft else 0) + 9
     rest = width - fixed - 1
     cgroup = min(60, rest // 2) if show_cgroup else 0
@@ -168,7 +165,7 @@ def _guards(guards: Sequence[GuardLine], page: StatusPage, width: int, most: int
         line.append_text(cells(("soft", 9 if show_soft else 0, ">"), ("hard", 9, ">"), ("cgroup", cgroup, "<")))
         return _fit(line, width)
 
-    heads = {"name": f"POLICY{_part(most, len(guards))}", "phase": "PHASE", "used": "USED", "limit": "OF"}
+    heads = {"name": heading, "phase": "PHASE", "used": "USED", "limit": "OF"}
     heads |= {"soft": "TO SOFT", "hard": "TO HARD", "cgroup": "CGROUP"}
     title = row({key: (text, _HEAD) for key, text in heads.items()}, Text(_cut("s soft, h hard", bar), _HEAD))
     title.stylize(_HEAD)

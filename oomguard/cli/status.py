@@ -10,7 +10,7 @@ from ..model.statuspage import GuardLine, StatusPage
 from ..policy import files
 from ..report import store
 from ..report.mend import mend
-from ..report.near import Near, near, used
+from ..report.near import Near, by_nearness, near, used
 from ..report.words import size
 from . import frame, live, say
 from .run import Config
@@ -106,17 +106,6 @@ def _print_head(page: StatusPage, held: live.Held | None) -> None:
     own = f"{size(held.pss_kib * 1024)}, {size(held.locked_kib * 1024)} of it locked; " if held else ""
     say.line(f"itself    {own}{numbers.minor_faults} minor and {numbers.major_faults} major page faults since armed")
     say.line()
-
-
-def by_nearness(page: StatusPage) -> list[GuardLine]:
-    """The furthest in their phase first, of these the nearest to their watermarks, then as the policy has them."""
-    order = {"calm": 0, "cooling": 1, "armed": 2, "draining": 3, "firing": 4}
-
-    def key(guard: GuardLine) -> tuple[int, float]:
-        marks = near(guard, page, guard.soft), near(guard, page, guard.hard)
-        return -order[guard.phase], -max((mark.share or 0.0 for mark in marks if mark is not None), default=0.0)
-
-    return sorted(page.guards, key=key)
 
 
 def _print_guards(page: StatusPage, whole: bool) -> None:

@@ -10,6 +10,7 @@ from ..model.statuspage import Averages, Clause, Condition, GuardLine, StatusPag
 from .words import size
 
 _SECOND = 1_000_000_000
+_ORDER = ("calm", "cooling", "armed", "draining", "firing")  # of urgency
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,21 @@ def _strictest(levels: list[Level]) -> list[Level]:
         if key not in found or level.share < found[key].share:
             found[key] = level
     return list(found.values())
+
+
+def by_nearness(page: StatusPage) -> list[GuardLine]:
+    """The furthest in their phase first, of these the nearest to a watermark, then as the policy has them."""
+    return sorted(page.guards, key=lambda guard: (-urgency(guard), -_nearest(guard, page)))
+
+
+def urgency(guard: GuardLine) -> int:
+    """Of its phase; 0: calm."""
+    return _ORDER.index(guard.phase)
+
+
+def _nearest(guard: GuardLine, page: StatusPage) -> float:
+    marks = (near(guard, page, guard.soft), near(guard, page, guard.hard))
+    return max((mark.share or 0.0 for mark in marks if mark is not None), default=-1.0)
 
 
 def used(guard: GuardLine, page: StatusPage) -> int:

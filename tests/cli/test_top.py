@@ -213,7 +213,7 @@ def test_many_policies_are_cut_and_it_is_said(core: Core) -> None:
     core.publish(guards=[web(number, used_mib=number) for number in range(140)], nominees=[])
     with watching(core, 80, 24) as screen:
         text = screen.sees("q quit")
-        assert re.search(r"^POLIC", text, re.M)
+        assert re.search(r"^POLICY \d+/128 ", text, re.M)
         assert re.search(r"^web-127 ", text, re.M)
         core.publish(guards=[web(number, "armed" if number == 5 else "calm") for number in range(140)], nominees=[])
         screen.until(lambda text: re.search(r"^web-5 +armed", text, re.M))

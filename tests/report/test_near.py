@@ -9,7 +9,7 @@ import pytest
 from oomguard.model.facts import Pressure, Stall
 from oomguard.model.statuslayout import KINDS
 from oomguard.model.statuspage import Averages, Clause, Condition, GuardLine, Numbers, StatusPage
-from oomguard.report.near import described, lines, near, used
+from oomguard.report.near import by_nearness, described, lines, near, used
 
 GIB = 1 << 30
 MACHINE = Numbers(
@@ -106,6 +106,17 @@ def test_the_way_is_from_nothing_to_the_line() -> None:
         found = near(HOST, page(replace(MACHINE, mem_available_bytes=available * GIB)), [clause(AVAILABLE)])
         assert found is not None
         assert found.share == expected, available
+
+
+def test_the_foremost_is_first() -> None:
+    """By phase, then by the way that is done; nothing to watch comes last."""
+    full = replace(WEB, name="full", used_bytes=4 * GIB, hard=(clause(share("memory_above", 100)),))
+    half = replace(full, name="half", used_bytes=2 * GIB)
+    empty = replace(full, name="empty", targets=0)
+    armed = replace(full, name="armed", phase="armed", used_bytes=0)
+    draining = replace(armed, name="draining", phase="draining")
+    found = by_nearness(replace(page(), guards=(empty, half, armed, full, draining)))
+    assert [guard.name for guard in found] == ["draining", "armed", "full", "half", "empty"]
 
 
 def test_nothing_to_watch_is_near_nothing() -> None:

@@ -13,7 +13,7 @@ left=()
 refuse_while_in_use() {
     [[ -z $DESTDIR && -d /run/systemd/system ]] || return 0
     local unit
-    for unit in oomguard-exporter.socket oomguard-exporter.service oomguard.service; do
+    for unit in oomguard-exporter.socket oomguard.service; do  # the exporter's service stops with its socket
         if systemctl --quiet is-active "$unit" || systemctl --quiet is-enabled "$unit" 2>/dev/null; then
             say "still running or enabled. First:  systemctl disable --now $unit" >&2
             exit 1

@@ -43,7 +43,9 @@ remove_files() {
     local place
     for place in "${made[@]}"; do
         rm -f "$DESTDIR$prefix/share/$place"
-        (cd "$DESTDIR$prefix/share" 2>/dev/null && rmdir -p "${place%/*}" 2>/dev/null) || true
+        # Not share/man itself: that is the distribution's, and /usr/local/man leads there.
+        rmdir "$DESTDIR$prefix/share/${place%/*}" 2>/dev/null || true
+        [[ $place == man/* ]] || rmdir "$DESTDIR$prefix/share/${place%%/*}" 2>/dev/null || true
     done
     for place in system user catalog ''; do  # what would not be there without us
         rmdir "$DESTDIR$prefix/lib/systemd/$place" 2>/dev/null || true

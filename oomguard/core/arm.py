@@ -153,6 +153,9 @@ class Arm:
         herald = self.pool.workers["herald"]
         first = plan.sinks and not before.sinks and herald.pidfd >= 0
         try:
+            loop.dead = [worker for worker in loop.dead if worker.name not in senders.NAMES]
+            for name in senders.NAMES:
+                self.status.mended(name)
             senders.end(self.pool, (*senders.NAMES, *(["herald"] if first else ())), loop.senses.ignore)
             if first:
                 self.pool.fork(herald)

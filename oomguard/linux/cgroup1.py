@@ -185,7 +185,7 @@ class Cgroup(cgroup2.Cgroup):
         self.deaf = ""
         self._alarm = -1  # the eventfd of OOM and thresholds
         self._lines: tuple[int, ...] = ()
-        self._ooms = 0  # OOM events so far: not told from thresholds, but that under_oom or a kill is seen with them
+        self._ooms = 0  # how often it was found under OOM: v1 does not count that
         self._counted: dict[int, int] = {}  # kills, by the inode of the cgroup that they happened in
         self._former = 0  # and in those that are gone by now
 
@@ -234,7 +234,7 @@ class Cgroup(cgroup2.Cgroup):
         return None if data is None else parse_refaults(data[data.find(b"total_") :].replace(b"\ntotal_", b"\n"))
 
     def events(self) -> MemoryEvents | None:
-        """``max``: memory.failcnt. ``oom``: how often it was under one when asked. ``oom_kill``: of it and all below.
+        """``max``: memory.failcnt. ``oom_kill``: of it and all below. ``oom``: these, and how often it was under one.
 
         Takes back what ``events_fd`` told.
         """
@@ -242,10 +242,10 @@ class Cgroup(cgroup2.Cgroup):
         control = self._read("memory.oom_control")
         if control is None or self.path == "/":
             return None
-        _, under, kills = parse_oom_control(control)
+        _, under, own = parse_oom_control(control)
         self._ooms += under
-        failures = files.number(self._read("memory.failcnt")) or 0
-        return MemoryEvents(max=failures, oom=self._ooms, oom_kill=self._kills(kills))
+        failures, kills = files.number(self._read("memory.failcnt")) or 0, self._kills(own)
+        return MemoryEvents(max=failures, oom=self._ooms + kills, oom_kill=kills)
 
     def _kills(self, own: int) -> int:
         """Its own and those below, as far as they were seen while their cgroups lived."""

@@ -139,7 +139,7 @@ def test_facts_have_the_shape_that_they_have_on_v2(fake: FakeTree1, no_leak: Non
         assert facts is not None
         assert (facts.path, facts.current_bytes, facts.swap_bytes) == (f"{fake.prefix}/web", 268435456, 4096)
         assert facts.stat == MemoryStat(1052672, 263192576, 4096, 1033296)
-        assert facts.events == MemoryEvents(low=0, high=0, max=3, oom=0, oom_kill=1)
+        assert facts.events == MemoryEvents(low=0, high=0, max=3, oom=1, oom_kill=1)
         assert facts.pressure == Pressure(Stall(0, 0, 0, 0), Stall(0, 0, 0, 0))
         page = os.sysconf("SC_PAGE_SIZE")
         assert facts.refaults == Refaults(3 * page, 17 * page)

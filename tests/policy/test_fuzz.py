@@ -15,7 +15,7 @@ def test_what_is_broken_is_told_with_the_way_back(
     def broken(*_: object) -> str:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(fuzz, "check_policy", broken)
-    monkeypatch.setattr(fuzz, "check_import", broken)
+    for what in ("check_policy", "check_import", "check_expression"):
+        monkeypatch.setattr(fuzz, what, broken)
     assert fuzz.run(60.0, 1) == 1
     assert "broken at 1 of seed 1: again with  python -m tests.policy.fuzz 1 1" in capsys.readouterr().out

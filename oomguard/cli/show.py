@@ -1,6 +1,7 @@
 """``oomguard show``: the policy as all files together mean it, every default written out, and who said what."""
 
 import json as plain_json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,6 +11,7 @@ from .. import policy
 from ..model import codec, kept
 from ..model.policy import Plan
 from ..policy import PolicyError, files
+from ..policy.locate import Key
 from . import live, origin, say
 from .run import Config
 
@@ -42,9 +44,22 @@ def show(
         say.line("# The files have changed since it was compiled: they cannot tell who said what.")
     for name, file, line in origins.disabled():
         say.line(f"# policy {name} is disabled ({file}:{line})")
-    text = toml.document(tables) if plain or not origins.sources else toml.document(tables, origins.remark)
+    text = toml.document(tables) if plain or not origins.sources else toml.document(tables, _remarks(plan, origins))
     for line_ in text.rstrip("\n").split("\n"):
         say.line(line_)
+
+
+def _remarks(plan: Plan, origins: Any) -> Callable[[Key, object], str]:
+    """Who has said it, and of what a share is."""
+    from ..policy import shares
+
+    machine = {guard.name for guard in plan.guards if guard.cgroup == "/"}
+
+    def remark(key: Key, value: object) -> str:
+        of_what = shares.of(key, value, machine=len(key) > 1 and key[1] in machine)
+        return "; ".join(filter(None, (origins.remark(key, value), of_what)))
+
+    return remark
 
 
 def compiled(config: Path) -> Plan:

@@ -3,6 +3,7 @@
 ``files``    which files, may they be trusted, what do they say    ``units``    "85%", "512MiB", "150ms"
 ``locate``   on which line a key stands                            ``schema``   what may be written (pydantic)
 ``values``   what a single value may be                            ``expression``  a regular expression as a table
+``shares``   of what a share is
 ``compile``  merge, check, fill in                                 ``doubts``   what will not work on this machine
 ``spoken``   a plan in TOML again (and ``toml`` writes it)         ``origins``  who said what, or that nobody did
 ``described``  the language as a JSON Schema, every key in words

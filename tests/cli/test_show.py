@@ -69,6 +69,14 @@ def test_what_is_in_force_is_not_what_stands_in_the_file_now(config: Path, tmp_p
     assert '{ available_below = "5%" }' in answer.out
 
 
+def test_of_what_a_share_is_stands_beside_it(config: Path) -> None:
+    web = '[policy.web]\ncgroup = "/web"\nhard = { when = [{ memory_above = "90%" }], do = ["kill"] }\n'
+    config.write_text(HOST + web)
+    lines = oomguard("show", "--config", config).out.splitlines()
+    assert any("available_below" in line and line.endswith("; available_below of MemTotal") for line in lines)
+    assert any("memory_above" in line and line.endswith("; memory_above of its limit") for line in lines)
+
+
 def test_nothing_is_in_force(config: Path, tmp_path: Path) -> None:
     answer = oomguard("show", "--in-force", "--runtime-dir", tmp_path)
     assert (answer.code, answer.out) == (1, "")

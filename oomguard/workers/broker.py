@@ -266,7 +266,10 @@ class Broker:
 
     def timeout_s(self) -> float:
         """Until there is something to do that nobody tells of."""
-        return PAUSE_S if self._paused and not self._full() else follow.IDLE_S
+        if self._paused and not self._full():
+            return PAUSE_S
+        told = any(fifo.told_ns for fifo in self.fifos)
+        return STALE_NS / 1e9 if told else follow.IDLE_S
 
     def _full(self) -> bool:
         return len(self.listeners) >= LISTENERS_MAX

@@ -443,6 +443,7 @@ def test_what_nobody_has_read_of_a_fifo_is_taken_back(rig: Rig, monkeypatch: pyt
     rig.turns()
     (fifo,) = rig.broker.fifos
     assert fifo.waiting()
+    assert rig.broker.timeout_s() == module.STALE_NS / 1e9
     monkeypatch.setattr(module, "STALE_NS", -1)
     rig.turns()
     assert not fifo.waiting()

@@ -36,7 +36,9 @@ def runtime_dir(asked: Path | None, config: Path) -> Path:
 
 def own_state_dir() -> Path:
     """Where incidents go without root."""
-    return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local/state") / "oomguard"
+    home = os.path.expanduser("~")  # as it is, for a user without an entry: a service's DynamicUser=
+    home = home if os.path.isabs(home) else "/nonexistent"
+    return Path(os.environ.get("XDG_STATE_HOME") or f"{home}/.local/state") / "oomguard"
 
 
 def own_runtime_dirs() -> list[Path]:

@@ -226,9 +226,23 @@ def test_a_slip_is_told_in_one_line(wrong: list[str], told: str, capsys: pytest.
 @pytest.mark.parametrize("command", ["incidents list", "incidents show", "incidents replay", "show", "check"])
 def test_what_is_not_permitted_ends_with_3(command: str, place: Path, tmp_path: Path) -> None:
     """As somebody who may read none of it."""
+    _called(words(command, place))  # what it imports may not be his to read, either
     code, said = Forked(words(command, place), os.devnull, tmp_path / "err", user=65534).ended()
     assert code == say.NOT_PERMITTED, said
     assert str(place) in said
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.parametrize("command", ["status", "incidents list", "exporter", "explain", "doctor", "top"])
+def test_a_user_without_a_home_or_a_name(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a service's DynamicUser= is: the exporter's first start in a machine was a traceback."""
+    for name in ("HOME", "XDG_STATE_HOME", "XDG_RUNTIME_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    call = {"exporter": ["--once"], "explain": ["/"], "top": ["--once"]}.get(command, [])
+    call = [*command.split(), *call]
+    _called(call)  # what it imports may not be his to read
+    code, _ = Forked(call, os.devnull, tmp_path / "err", user=61234).ended()
+    assert code in (say.FINE, say.FOUND, say.WRONG_USE, say.NOT_PERMITTED)
 
 
 # ------------------------------------------------------------------------------------------------------------- streams

@@ -55,22 +55,32 @@ def v1(world: World) -> World:
     return world
 
 
+def let_go(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    process.stdin.write(b"\n")
+    process.stdin.flush()
+
+
 @pytest.fixture
 def live(tree: KernelTree1) -> Iterator[Live]:
     """Starts a process in a cgroup, under a name (comm); it goes on to do ``text`` once it is there."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(
-        path: str, text: str = "time.sleep(999)", comm: bytes = b"hog", mib: int = 0, under: tuple[str, ...] = ()
+        path: str,
+        text: str = "time.sleep(999)",
+        comm: bytes = b"hog",
+        mib: int = 0,
+        under: tuple[str, ...] = (),
+        held: bool = False,
     ) -> subprocess.Popen[bytes]:
         head = f"import os, sys, time\nopen('/proc/self/comm', 'wb').write({comm!r})\nsys.stdin.readline()\n"
         command = [*under, sys.executable, "-I", "-S", "-c", head + text.format(mib=mib)]
         process = subprocess.Popen(command, stdin=subprocess.PIPE)
         started.append(process)
         tree.enter(path, process.pid)
-        assert process.stdin is not None
-        process.stdin.write(b"\n")
-        process.stdin.flush()
+        if not held:
+            let_go(process)
         return process
 
     yield start
@@ -235,7 +245,9 @@ def test_who_lives_deeper_in_a_cgroup_that_is_taken_whole_is_asked_about_too(
         live(path, LEAK, b"large", 20)
     guarding = daemon(v1, policy(guard(tree), v1), cgroup="/sys/fs/cgroup")
     guarding.hear("READY=1")
-    workers = [live("/web/inner", LEAK, b"worker", 30) for _ in range(4)]
+    workers = [live("/web/inner", LEAK, b"worker", 30, held=True) for _ in range(4)]  # all there before any grows
+    for worker in workers:
+        let_go(worker)
     assert {worker.wait(PATIENCE_S) for worker in workers} == {-signal.SIGKILL}, guarding.log()
     guarding.phase("calm")
     assert spared.poll() is None, guarding.log()

@@ -443,7 +443,7 @@ class Daemon:
     proc: str = "/proc"
     cgroup: str = "/sys/fs/cgroup"
     sys: str = "/sys"
-    heap_bytes: int = 2 << 20  # reserved and touched at start (core)
+    heap_bytes: int = 1792 << 10  # reserved and touched at start (core)
     worker_heap_bytes: int = 1 << 20  # the same in the scribe
     ring_bytes: int = 1 << 20  # the flight recorder
     deadman_ns: int = 2 * SECOND_NS  # so long without a turn of the core, and the dead man acts; 0: never

@@ -439,7 +439,7 @@ class DaemonTable(Table):
 
     state_dir: PathField = "/var/lib/oomguard"
     runtime_dir: PathField = "/run/oomguard"
-    heap: HeapField = 2 << 20
+    heap: HeapField = 1792 << 10
     worker_heap: HeapField = 1 << 20
     ring: RingField = 1 << 20
     deadman: DeadmanField = 2 * SECOND_NS

@@ -107,7 +107,7 @@ def test_what_was_never_limited_is_a_number(data: bytes | None, expected: int | 
 @pytest.mark.parametrize(
     ("text", "path"),
     [
-        (b"9:name=systemd:/\n4:memory:/process_api/20d8\n1:cpu:/\n0::/\n", "/process_api/20d8"),
+        (b"9:name=systemd:/\n4:memory:/box/20d8\n1:cpu:/\n0::/\n", "/box/20d8"),
         (b"9:name=systemd:/a.slice/x.service\n4:cpu,memory:/a.slice\n", "/a.slice/x.service"),
         (
             b"9:name=systemd:/a.slice/x.service\n4:memory:/a.slice/x.service\n0::/a.slice/x.service\n",

@@ -367,7 +367,7 @@ def test_the_name_that_prctl_sets(proc_fd: int) -> None:
         (b"0::/x (deleted)\n", "/x (deleted)"),
         (b"0::/../other namespace\n", "/../other namespace"),
         (b"0::/\xff\n", os.fsdecode(b"/\xff")),
-        (b"9:name=systemd:/\n4:memory:/process_api/20d8\n1:cpu:/\n0::/\n", "/process_api/20d8"),
+        (b"9:name=systemd:/\n4:memory:/box/20d8\n1:cpu:/\n0::/\n", "/box/20d8"),
         (b"9:name=systemd:/a.service\n4:cpu,memory:/b\n0::/\n", "/a.service"),
         (b"9:name=systemd:/a.service\n4:memory:/b\n", "/a.service"),
         (b"4:cpu,memory:/b\n1:net_cls:/memory\n", "/b"),

@@ -34,6 +34,8 @@ from .page import Writer, text
 EVERY_NS: Final = 250_000_000  # while something goes on; in calm, whenever the loop is awake anyway
 EACH_NS: Final = 1_000_000  # of many targets: all are looked over, for the foremost
 PRESSURE_NS: Final = 1_000_000_000  # the machine's is read so often at most, 4 us each; the kernel averages every 2 s
+# Written out: str.upper() would be the first to read its table, and that page of the interpreter faults in mid-storm.
+_KINDS: Final = {"soft": "SOFT", "hard": "HARD", "kernel": "KERNEL_KILLED"}
 _NO_PRESSURE: Final = (*(UNKNOWN,) * 8, 0)
 _NO_AVERAGES: Final = (UNKNOWN_32,) * 6
 _NOTHING: Final = (0, 0, 0, 0, *_NO_AVERAGES, 0, 0, 0, 0, 0)  # of a guard without targets
@@ -165,7 +167,7 @@ class Status:
         for action in actions:
             match action:
                 case Snapshot(target, mark, _, what):
-                    kind = "KERNEL_KILLED" if mark == "kernel" else mark.upper()
+                    kind = _KINDS[mark]
                     self.lines[target.guard].snapshots += 1
                 case Notify(target, kind, what):
                     pass

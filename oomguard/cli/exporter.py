@@ -178,13 +178,14 @@ def _serve(source: Source, listen: str | None) -> None:
         say.fail(say.WRONG_USE, "--listen: systemd has handed over a socket already (oomguard-exporter.socket)")
     where = passed or bound(listen or DEFAULT)
     source.collect()  # what is wrong is said now, and the incidents of years are counted before anybody waits
-    signal.signal(signal.SIGTERM, _end)
-    say.aside(f"oomguard: metrics are at {_shown(where)}")
+    made = Path(where.getsockname()) if passed is None and where.family == socket.AF_UNIX else None
     try:
+        signal.signal(signal.SIGTERM, _end)
+        say.aside(f"oomguard: metrics are at {_shown(where)}")
         http.serve(where, source, MOST_AT_ONCE, PATIENCE_S)
     finally:
-        if passed is None and where.family == socket.AF_UNIX:
-            Path(where.getsockname()).unlink(missing_ok=True)
+        if made is not None:
+            made.unlink(missing_ok=True)
 
 
 def _end(*_: Any) -> None:

@@ -61,7 +61,7 @@ def test_a_wrong_file_leaves_the_old_policy_in_force(installed_vm: Machine) -> N
         '[policy.wrong]\ncgroup = "/x"\n[policy.wrong.hard]\nwhen = [{ memry_above = "9%" }]\n',
     )
     vm.run(f"systemctl reload {UNIT}", timeout=60)
-    assert vm.wait_for(f"journalctl -q -u {UNIT} | grep -q memry_above", 20)
+    assert vm.wait_for(f"journalctl -q -u {UNIT} | grep -q memry_above", 60)
     after = status(vm)
     assert after["pid"] == before["pid"]
     assert {policy["name"] for policy in after["policies"]} == {policy["name"] for policy in before["policies"]}
@@ -70,7 +70,7 @@ def test_a_wrong_file_leaves_the_old_policy_in_force(installed_vm: Machine) -> N
     assert checked.rc == 2
     assert "60-wrong.toml" in checked.out
     vm.check(f"rm /etc/oomguard/conf.d/60-wrong.toml && systemctl reload {UNIT}", timeout=60)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while "60-wrong.toml" in json.dumps(status(vm)):
         assert time.monotonic() < deadline, "a policy that is right again is not taken"
         time.sleep(0.5)

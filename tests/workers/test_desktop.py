@@ -102,9 +102,9 @@ def serve(address: str, can: tuple[str, ...], mouth: int, ready: int, deaf: bool
             if fields[HeaderFields.member] == "GetCapabilities":
                 connection.send(new_method_return(message, "as", (list(can),)))
                 continue
-            connection.send(new_method_return(message, "u", (1,)))
             who = new_method_call(bus, "GetConnectionUnixUser", "s", (fields[HeaderFields.sender],))
-            (uid,) = connection.send_and_get_reply(who).body
+            (uid,) = connection.send_and_get_reply(who).body  # before the answer: with that it goes away
+            connection.send(new_method_return(message, "u", (1,)))
             name, _, icon, title, body, _, hints, _ = message.body
             shown = {
                 "name": name,

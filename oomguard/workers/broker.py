@@ -32,6 +32,7 @@ from ..model.verdict import Tell
 from . import follow
 from .nobody import drop_privileges
 from .pool import Mailbox, hush
+from .words import covers
 
 NAME: Final = "pressure"  # the directory, in the runtime directory
 LISTENERS_MAX: Final = 1024  # of all; who comes then waits in a queue of the kernel's until somebody leaves
@@ -355,12 +356,7 @@ class Broker:
 
     def follow(self) -> None:
         """Tell whom the turns since the last one name."""
-        while True:
-            payloads, self._position, _ = self._ring.read(self._position)
-            for payload in payloads:
-                self._record(follow.decode(payload))
-            if not payloads:
-                return
+        self._position = follow.read(self._ring, self._position, self._record)
 
     def _record(self, plain: dict[str, Any]) -> None:
         if plain["kind"] != "Turn" or plain["seen"]["at_ns"] < self._since_ns:
@@ -374,7 +370,7 @@ class Broker:
         began = time.monotonic_ns()
         policy, cgroup = action.target.guard, action.target.cgroup
         mine = [listener for listener in self.listeners.values() if listener.policy == policy]
-        meant = [one for one in mine if action.to == "all" or _is_inside(one.cgroup, cgroup)]
+        meant = [one for one in mine if action.to == "all" or covers(cgroup, one.cgroup)]
         told: list[str] = []
         busy: list[str] = []
         word = f"{action.watermark}\n".encode()
@@ -419,10 +415,6 @@ def _account(told: list[str], busy: list[str], outside: int, cgroup: str) -> str
 def _some(names: list[str]) -> str:
     more = len(names) - NAMES_MAX
     return ", ".join(names[:NAMES_MAX]) + (f" and {more} more" if more > 0 else "")
-
-
-def _is_inside(path: str, cgroup: str) -> bool:
-    return cgroup in ("/", path) or path.startswith(cgroup + "/")
 
 
 def _is_held(turn: dict[str, Any], token: int) -> bool:

@@ -2,10 +2,12 @@
 
 import os
 import time
+from collections.abc import Callable
 from typing import Any, Final
 
 from ..linux import procfs
 from ..model import codec
+from ..model.ring import Ring
 
 # A calm turn a second rings no bell. They are taken by the handful, lest the first turn that has something to tell
 # waits behind hours of them, and without waking a quiet machine for each; sooner where they are large (Recorder).
@@ -15,6 +17,16 @@ IDLE_S: Final = 120.0
 def decode(payload: bytes) -> dict[str, Any]:
     """A record of the ring in its plain form: a Turn, or the Plan that is in force from now on."""
     return codec.unpack(payload)
+
+
+def read(ring: Ring, position: int, take: Callable[[dict[str, Any]], None]) -> int:
+    """Hands over every record since this position, for a follower whom a gap need not trouble; the position after."""
+    while True:
+        payloads, position, _ = ring.read(position)
+        for payload in payloads:
+            take(decode(payload))
+        if not payloads:
+            return position
 
 
 def born_ns(proc: str) -> int:

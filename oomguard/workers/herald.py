@@ -383,11 +383,11 @@ class Mouth:
 
     def speak(self) -> None:
         """Send what waits, as far as it is taken."""
-        if self.lost and len(self._waiting) < _WAITING_MAX:
-            text = f"{self.lost} messages were lost: nobody took them in time"
-            self._waiting.append({"MESSAGE": text, "PRIORITY": "4", "SYSLOG_IDENTIFIER": "oomguard"})
-            self.lost = 0
-        while self._waiting:
+        while self._waiting or self.lost:
+            if self.lost and len(self._waiting) < _WAITING_MAX:
+                text = f"{self.lost} messages were lost: nobody took them in time"
+                self._waiting.append({"MESSAGE": text, "PRIORITY": "4", "SYSLOG_IDENTIFIER": "oomguard"})
+                self.lost = 0
             entry = self._waiting[0]
             if not self._to_journal(entry):
                 if os.path.exists(self._journal):

@@ -111,12 +111,7 @@ class Runner:
 
     def follow(self) -> None:
         """Begin what the turns since the last one ask for."""
-        while True:
-            payloads, self._position, _ = self._ring.read(self._position)
-            for payload in payloads:
-                self._record(follow.decode(payload))
-            if not payloads:
-                return
+        self._position = follow.read(self._ring, self._position, self._record)
 
     def _record(self, plain: dict[str, Any]) -> None:
         if plain["kind"] == "Plan":

@@ -245,7 +245,8 @@ def test_who_lives_deeper_in_a_cgroup_that_is_taken_whole_is_asked_about_too(
         live(path, LEAK, b"large", 20)
     guarding = daemon(v1, policy(guard(tree), v1), cgroup="/sys/fs/cgroup")
     guarding.hear("READY=1")
-    workers = [live("/web/inner", LEAK, b"worker", 30, held=True) for _ in range(4)]  # all there before any grows
+    # All there before any grows, and then so slowly that none is far ahead.
+    workers = [live("/web/inner", SLOW_LEAK, b"worker", 30, held=True) for _ in range(4)]
     for worker in workers:
         let_go(worker)
     assert {worker.wait(PATIENCE_S) for worker in workers} == {-signal.SIGKILL}, guarding.log()

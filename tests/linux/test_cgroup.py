@@ -6,11 +6,10 @@ test_cgroup2.py.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -18,19 +17,9 @@ from oomguard.linux import cgroup2, files
 from oomguard.linux.cgroup2 import Cgroup
 from oomguard.model.facts import Pressure
 
-from .trees import HOG, HOSTILE_NAMES, Tree, grow, until
+from .trees import HOG, HOSTILE_NAMES, Tree, grow, held, until
 
 Child = Callable[..., "subprocess.Popen[str]"]
-
-
-@contextlib.contextmanager
-def held(tree: Tree, path: str = "") -> Iterator[Cgroup]:
-    cgroup = Cgroup.open(tree.root, tree.prefix + path)
-    assert cgroup is not None
-    try:
-        yield cgroup
-    finally:
-        cgroup.close()
 
 
 # --------------------------------------------------------------------------------------------------------- one cgroup

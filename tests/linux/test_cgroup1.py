@@ -17,6 +17,7 @@ from oomguard.linux.cgroup1 import Cgroup
 from oomguard.linux.events import WRITES, TreeWatch
 from oomguard.model.facts import MemoryEvents, MemoryStat, Pressure, Refaults, Stall
 
+from . import trees
 from .trees import CGROUP1_FILES, HOG, MEMORY_STAT_1, NO_LIMIT, FakeTree1, KernelTree1, grow, plant, until
 
 Start = Callable[[str], "subprocess.Popen[str]"]
@@ -25,12 +26,9 @@ MIB = 1 << 20
 
 @contextlib.contextmanager
 def held(tree: FakeTree1 | KernelTree1, path: str = "") -> Iterator[Cgroup]:
-    cgroup = cgroup2.Cgroup.open(tree.root, tree.prefix + path)
-    assert isinstance(cgroup, Cgroup), "whoever opens a cgroup gets the right one"
-    try:
+    with trees.held(tree, path) as cgroup:
+        assert isinstance(cgroup, Cgroup), "whoever opens a cgroup gets the right one"
         yield cgroup
-    finally:
-        cgroup.close()
 
 
 @pytest.fixture

@@ -7,28 +7,17 @@ import errno
 import os
 import select
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from oomguard.linux import cgroup2, files, psi
-from oomguard.linux.cgroup2 import Cgroup
 from oomguard.model.facts import MemoryEvents, MemoryStat, Pressure, Stall
 
-from .trees import HOG, MEMORY_STAT, FakeTree, KernelTree, Tree, grow, plant, until
+from .trees import HOG, MEMORY_STAT, FakeTree, KernelTree, grow, held, plant, until
 
 Child = Callable[..., "subprocess.Popen[str]"]
-
-
-@contextlib.contextmanager
-def held(tree: Tree, path: str = "") -> Iterator[Cgroup]:
-    cgroup = Cgroup.open(tree.root, tree.prefix + path)
-    assert cgroup is not None
-    try:
-        yield cgroup
-    finally:
-        cgroup.close()
 
 
 # ---------------------------------------------------------------------------------------------------------- cgroup.kill

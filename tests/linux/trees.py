@@ -12,10 +12,11 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from oomguard.linux import mounts
+from oomguard.linux.cgroup2 import Cgroup
 
 PRESSURE = b"some avg10=0.00 avg60=0.00 avg300=0.00 total=0\nfull avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
 
@@ -369,3 +370,14 @@ def cgroup1_mounts() -> dict[str, Path] | None:
 
 
 Tree = FakeTree | KernelTree | FakeTree1 | KernelTree1
+
+
+@contextlib.contextmanager
+def held(tree: Tree, path: str = "") -> Iterator[Cgroup]:
+    """The cgroup as the kernel's version of it wants it opened; closed at the end."""
+    cgroup = Cgroup.open(tree.root, tree.prefix + path)
+    assert cgroup is not None
+    try:
+        yield cgroup
+    finally:
+        cgroup.close()

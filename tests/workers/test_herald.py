@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from oomguard.linux import systemd
 from oomguard.model.codec import pack
 from oomguard.model.facts import KernelKill, MemInfo, Observation, TargetId, VictimGone
 from oomguard.model.incident import Turn
@@ -394,3 +395,14 @@ def test_it_waits_for_nobody_and_remembers_a_bounded_number(journal: Journal, mo
     told = [entry["MESSAGE"] for entry in journal.rest()]
     assert told[-2:] == ["999", "744 messages were lost: nobody took them in time"]
     assert told[0] == "744"
+
+
+def test_what_was_lost_is_said_even_where_all_the_rest_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr(systemd, "journal_send", lambda entry, path: taken.append(entry["MESSAGE"]) or True)
+    mouth = herald.Mouth("/nowhere")
+    for number in range(1000):
+        mouth.say("STARTED", {"MESSAGE": str(number), "PRIORITY": "5"}, limited=False)
+    mouth.finish()
+    assert (taken[0], taken[-1]) == ("744", "744 messages were lost: nobody took them in time")
+    assert (len(taken), mouth.lost) == (257, 0)

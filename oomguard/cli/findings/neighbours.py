@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from ...judge.glob import is_inside
 from .facts import Facts, Guarded, Managed, Other
 from .finding import Finding, Severity
 
@@ -61,8 +62,4 @@ def _policies(names: list[str]) -> str:
 def shares(guard: Guarded, managed: Managed) -> bool:
     """Whether there is a process that both may end."""
     targets = ("/",) if guard.cgroup == "/" else guard.targets
-    return any(_inside(target, managed.cgroup) or _inside(managed.cgroup, target) for target in targets)
-
-
-def _inside(path: str, root: str) -> bool:
-    return root in ("/", path) or path.startswith(root + "/")
+    return any(is_inside(target, managed.cgroup) or is_inside(managed.cgroup, target) for target in targets)

@@ -2,9 +2,9 @@
 
     python -m tests.vm.bench [--storms leak-flat,limited-50] [--peers none,earlyoom] [--repeats 3] [--report]
 
-Peers take turns within a repetition, so that the noise of the host spreads over all of them. Every run is kept in
-docs/benchmarks/<storm>.json, and an interrupted bench goes on where it was; --fresh begins anew. All of it takes
-five hours; several may run side by side, each with storms and a TMPDIR of its own.
+The machine's time is counted in instructions (qemu.COUNTED): its figures do not depend on what else the host does.
+Every run is kept in docs/benchmarks/<storm>.json, and an interrupted bench goes on where it was; --fresh begins anew.
+All of it takes five hours; several may run side by side, each with storms of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
 import statistics
 import sys
 import time
@@ -74,13 +73,13 @@ Run = dict[str, Any]
 
 
 def storm(peer: peers.Peer, name: str) -> Run:
-    with Machine(STORMS[name].memory, installed=peer.installed) as vm:
+    with Machine(STORMS[name].memory, installed=peer.installed, counted=True) as vm:
         bring_up(vm, peer)
         return dataclasses.asdict(run_storm(vm, STORMS[name], peer.unit, peer.acts_at))
 
 
 def idle(peer: peers.Peer, name: str) -> Run:
-    """On a machine whose time is counted in instructions: what a minute costs does not depend on the host."""
+    """What a minute of nothing costs."""
     crowded = name == "idle-cgroups"
     with Machine(IDLE[name], installed=peer.installed, counted=True) as vm:
         bring_up(vm, peer)
@@ -98,7 +97,7 @@ def idle(peer: peers.Peer, name: str) -> Run:
 
 def neighbours(peer: peers.Peer) -> Run:
     """What a reader, a database and a build get done beside that daemon, and what it costs meanwhile."""
-    with Machine(installed=peer.installed) as vm:
+    with Machine(installed=peer.installed, counted=True) as vm:
         bring_up(vm, peer)
         if peer.unit == UNIT:
             add_policy(vm, "limited", NEIGHBOURS_GUARD)
@@ -147,7 +146,7 @@ def bring_up(vm: Machine, peer: peers.Peer) -> None:
 
 def measure(name: str, peer_name: str, key: str) -> Run:
     started = time.monotonic()
-    record: Run = {"storm": name, "peer": peer_name, "at": utc(), "load": round(os.getloadavg()[0], 2)}
+    record: Run = {"storm": name, "peer": peer_name, "at": utc()}
     if peer_name == "oomguard":
         record |= {"tree": key, "commit": commit()}
     try:

@@ -291,8 +291,8 @@ WHY_WAKEUPS = (
     "that is stopped then would leave the whole system throttled: never to make things worse comes first."
 )
 WHY_CPU = (
-    "a wakeup of a Python process costs a little over a millisecond of the emulated CPU (earlyoom's, in C, about half "
-    "a millisecond), and there are 8.5 a second, see the next line."
+    "a wakeup of a Python process costs twice what one of earlyoom's, in C, does, and there are 8.5 a second, see the "
+    "next line."
 )
 WHY_CROWD = (
     "systemd-oomd reads a few averages once a second and knows no limits; this is a look at the machine ten times a "
@@ -308,7 +308,7 @@ Every run is a virtual machine of its own (1 GiB, 2 CPUs), restored from a saved
 and PSI, one daemon running, the disk throttled to 150 MB/s and 5000 IOPS. The workloads are services of one slice,
 beside a bystander that touches 20 MB of file and 20 MB of anonymous memory every 80 ms. A witness (locked, real-time,
 5 ms) records memory, pressure and, through the kernel's tracepoints, who signalled whom and who exited when. The
-daemons take turns, so that what else the host does hits all of them; figures are medians (least..most).
+daemons take turns; figures are medians (least..most).
 
 *The line* is 10 % of memory available; for a limited service, 90 % of its limit used. A negative time came before it.
 Each daemon acts by its own thresholds, below, so a later signal is not always a worse one: *after its own thresholds*
@@ -317,10 +317,10 @@ is who died, whether the kernel had to kill, and what the bystander suffered (10
 no daemon but a reference of what is reachable: a real-time loop that reads the watermark every 5 ms, picks the largest
 cgroup, kills it, and does nothing else.
 
-The CPU is emulated (no KVM), 5 to 13 times slower than a real one for computation, while timers run at real speed:
-compare the daemons with each other, not with another machine's numbers. The minutes of nothing are measured on a
-machine whose clock goes 4 ns an instruction, and with real time only while it sleeps: what they cost does not depend on
-what else the host does.
+The CPU is emulated, and time in the machine is counted: 1 ns an instruction, whichever of its processors executes it,
+and real time only while all of them sleep. So it is a computer of a billion instructions a second, some five
+times slower than a real one, and no figure depends on what else the host does. Compare the daemons with each other,
+not with another machine's numbers.
 
 Versions: {versions}; {host}.
 

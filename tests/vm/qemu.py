@@ -17,10 +17,10 @@ from typing import Any
 # Without cx16 the kernel does not use it.
 CPU = "max,-cx16"
 ACCEL = "tcg,thread=multi"
-# A machine of counted instructions: its clock goes 4 ns an instruction, and with real time only while it sleeps. So it
-# is a computer of 250 million instructions a second, however busy or fast the host is; its processors take turns.
+# A machine of counted instructions: its clock goes 1 ns an instruction, and with real time only while it sleeps. So it
+# is a computer of a billion instructions a second, however busy or fast the host is; its processors take turns.
 COUNTED_ACCEL = "tcg,thread=single"
-COUNTED = "shift=2,sleep=on,align=off"
+COUNTED = "shift=0,sleep=on,align=off"
 PATIENCE = 20  # a busy second of its own may take so many of the host's
 CMDLINE = (
     "root=/dev/vda rw console=ttyS0 quiet loglevel=1 psi=1 panic=-1 mitigations=off "

@@ -20,10 +20,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from .cuts import CutPlan, cut_power
 from .machine import CACHE, HERE, ROOT, Machine, git, tree, tree_key
 from .qemu import GuestError
 from .storms import STORMS, observe, run_storm
-from .trials import CrashPlan, CutPlan, crash, cut_power, hover, read_with_and_without
+from .trials import CrashPlan, crash, hover, read_with_and_without
 from .verdicts import (
     faults_of_guarding,
     faults_of_hovering,
@@ -36,7 +37,8 @@ from .verdicts import (
 RESULTS = HERE / "results"
 REPORT = ROOT / "docs" / "reliability.md"
 
-Trial = Callable[[Machine, int], tuple[dict[str, Any], tuple[str, ...]]]
+Outcome = tuple[dict[str, Any], tuple[str, ...]]  # what was measured, and what is wrong with it
+Trial = Callable[[Machine, int], Outcome | list[Outcome]]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -86,13 +88,16 @@ def crashing(vm: Machine, number: int) -> tuple[dict[str, Any], tuple[str, ...]]
     return dataclasses.asdict(result), faults_of_the_crash(result)
 
 
-def cutting(vm: Machine, number: int) -> tuple[dict[str, Any], tuple[str, ...]]:
-    after_s = round(random.choice((1, 6)) * random.random(), 2)  # half of them in the first second
-    plan = CutPlan(limited=number % 2 == 1, hovering=number // 2 % 2 == 1, after_s=after_s)
-    result = cut_power(vm, plan)
-    return dataclasses.asdict(result), faults_of_the_cut(result)
+def cutting(vm: Machine, number: int) -> list[Outcome]:
+    """Some cuts of one engagement, in its first six seconds or in its first one; the machine boots after the last."""
+    turn = number // CUTS
+    span_s = (6, 1)[turn // 4 % 2]
+    moments_s = tuple(sorted(round(span_s * random.random(), 2) for _ in range(CUTS)))
+    plan = CutPlan(limited=turn % 2 == 1, hovering=turn // 2 % 2 == 1, moments_s=moments_s)
+    return [(dataclasses.asdict(result), faults_of_the_cut(result)) for result in cut_power(vm, plan)]
 
 
+CUTS = 5
 TIMES = (
     ("signal_after_line_ms", "signal after the line, ms"),
     ("exit_after_line_ms", "end after the line, ms"),
@@ -119,7 +124,7 @@ CAMPAIGNS = (
     ),
     Campaign("hovering", "10,000 turns of an engagement: no page fault, nobody killed", 1, hovering, HOVERING),
     Campaign("crash", "SIGKILL of the daemon at a random moment of an engagement", 20, crashing, CRASHING),
-    Campaign("cut", "no power at a random moment of an engagement, then the next boot", 50, cutting, CUTTING),
+    Campaign("cut", "no power at a random moment of an engagement, then the next start", 50, cutting, CUTTING),
     *(
         Campaign(f"observe-{name}", f"observe mode: {STORMS[name].title}", 2, observing(name), ())
         for name in ("leak-100", "limited-200", "workers")
@@ -129,20 +134,22 @@ CAMPAIGNS = (
 # -- running
 
 
-def run(campaign: Campaign, number: int, key: str) -> dict[str, Any]:
+def run(campaign: Campaign, number: int, key: str) -> list[dict[str, Any]]:
     """One trial in a machine of its own; one that could not be carried out is a failed one."""
     started = time.monotonic()
-    record: dict[str, Any] = {"campaign": campaign.name, "number": number, "tree": key, "at": utc()}
+    about: dict[str, Any] = {"campaign": campaign.name, "number": number, "tree": key, "at": utc()}
     try:
         with Machine() as vm:
-            record["result"], faults = campaign.trial(vm, number)
-    except (GuestError, OSError, ValueError, KeyError, statistics.StatisticsError) as error:
-        record["result"], faults = {}, (f"{type(error).__name__}: {error}",)
-    record |= {"faults": faults, "wall_s": round(time.monotonic() - started, 1)}
+            found = campaign.trial(vm, number)
+        outcomes = found if isinstance(found, list) else [found]
+    except (GuestError, OSError, ValueError, KeyError, AssertionError, statistics.StatisticsError) as error:
+        outcomes = [({}, (f"{type(error).__name__}: {error}",))]
+    about["wall_s"] = round(time.monotonic() - started, 1)
+    records = [about | {"result": result, "faults": faults} for result, faults in outcomes]
     RESULTS.mkdir(exist_ok=True)
     with open(RESULTS / f"{campaign.name}.jsonl", "a") as file:
-        file.write(json.dumps(record) + "\n")
-    return record
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    return records
 
 
 def recorded(campaign: Campaign, key: str) -> list[dict[str, Any]]:
@@ -161,9 +168,10 @@ def run_all(campaigns: list[Campaign], key: str, most: int | None) -> None:
     while open_ones := [c for c in campaigns if len(recorded(c, key)) < wanted[c.name]]:
         for campaign in open_ones:
             number = len(recorded(campaign, key))
-            record = run(campaign, number, key)
-            verdict = "as claimed" if not record["faults"] else "FAILED: " + "; ".join(record["faults"])
-            print(f"{campaign.name} {number + 1}/{wanted[campaign.name]} {record['wall_s']} s {verdict}", flush=True)
+            for record in run(campaign, number, key):
+                number += 1
+                verdict = "as claimed" if not record["faults"] else "FAILED: " + "; ".join(record["faults"])
+                print(f"{campaign.name} {number}/{wanted[campaign.name]} {record['wall_s']} s {verdict}", flush=True)
 
 
 # -- telling
@@ -229,11 +237,13 @@ witness (locked, real-time, 5 ms) records memory, pressure and, through the kern
 every exit. *As claimed* means: oomguard killed the culprit, the kernel's oom_kill counters stayed 0, no other process
 got a signal or vanished, and the incident that `oomguard incidents list` tells names the victim that really died. For
 the crash trials: the service came back by itself, and every memory.high, cgroup.freeze and oom_score_adj of the
-machine is what it was before. For the cuts: QEMU was killed and the machine booted from what had been flushed to its
-disk; the daemon came back, every incident can be read, is whole or says that it is not, an engagement that had gone on
-for three seconds has left one, and everything else in the state directory is as it was. *The line* is 10 % of memory
-available, or 90 % of the limit used; the shipped policy kills later than that on the whole machine, at its own hard
-watermark. A negative time came before the line.
+machine is what it was before. For the cuts: five moments of one engagement each, of which the last is
+QEMU killed, and the machine boots from what had got to its disk; at the others QEMU is held and the disk, as it is at
+that moment, copied: its file system is mended as at a boot, and a daemon started on the state directory in it. The
+daemon came back, every incident can be read, is whole or says that it is not, is judged the same again, an engagement
+that had gone on for three seconds has left one, and every other file in the state directory is as it was. *The line* is
+10 % of memory available, or 90 % of the limit used; the shipped policy kills later than that on the whole machine, at
+its own hard watermark. A negative time came before the line.
 
 The CPU is emulated (no KVM), 5 to 13 times slower than a real one for computation, while timers run at real speed.
 

@@ -184,14 +184,14 @@ class Machine(Qemu):
     def start_on_own_disk(self, directory: Path) -> None:
         """The same moment again, with a disk that stays."""
         self.stop()
-        self._own_disk = directory / "disk.qcow2"
+        self.own_disk = directory / "disk.qcow2"
         below = ["-F", "qcow2", "-b", str(self.state / "disk.qcow2")]
-        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *below, str(self._own_disk)], check=True)
-        self.launch(self._own_disk, self.state / "ram", keep_writes=True, cache="writeback")
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *below, str(self.own_disk)], check=True)
+        self.launch(self.own_disk, self.state / "ram", keep_writes=True, cache="writeback")
 
     def boot_again(self) -> None:
         """After a cut: from what is on that disk."""
-        self.launch(self._own_disk, None, keep_writes=True, cache="writeback")
+        self.launch(self.own_disk, None, keep_writes=True, cache="writeback")
 
     # -- saved states
 

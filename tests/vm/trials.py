@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import json
 import statistics
-import tempfile
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from jsonschema import Draft202012Validator
-
-from .machine import PYTHON, ROOT, Machine
+from .machine import PYTHON, Machine
 from .storms import LIMITED_GUARD, UNIT, Service, add_policy
 
 READER = Service("limited", "reader.py --seconds 600", ("MemoryMax=256M",))
@@ -143,86 +139,6 @@ def moment(vm: Machine, before: dict[str, object], after_s: float | None, patien
 def armed(changed: tuple[str, ...]) -> bool:
     """Whether somebody is insured: a tripwire alone is there in calm, too."""
     return any("oom_score_adj" in change for change in changed)
-
-
-# -- the power goes
-
-INCIDENTS = "/var/lib/oomguard/incidents"
-OLD = "20200101T000000Z-host-000001"
-
-
-@dataclass(frozen=True, slots=True)
-class CutPlan:
-    """No power, so long after an incident was first seen, of a leak that is killed or of one that hovers."""
-
-    limited: bool
-    hovering: bool
-    after_s: float
-
-
-@dataclass(frozen=True, slots=True)
-class CutResult:
-    plan: CutPlan
-    engaged: bool  # an incident had begun when the power went
-    back_after_s: float | None  # boot to a daemon that guards; None: it did not come
-    listed: tuple[dict[str, Any], ...]  # `oomguard incidents list`
-    turns: tuple[int, ...]  # of each incident that can be shown
-    faults_of_schema: tuple[str, ...]
-    harmed: tuple[str, ...]  # what else lay in the state directory, and is not what it was
-    said: str  # by the daemon at its start
-
-
-def cut_power(vm: Machine, plan: CutPlan) -> CutResult:
-    with tempfile.TemporaryDirectory(prefix="oomguard-cut-") as directory:
-        vm.start_on_own_disk(Path(directory))
-        if plan.limited:
-            add_policy(vm, "limited", LIMITED_GUARD)
-        before = bystanders(vm, make=True)
-        service = hovering_leak(vm, plan.limited) if plan.hovering else steep_leak(plan.limited)
-        service.start(vm)
-        engaged = vm.run(f"until ls {INCIDENTS}/*/ring.jsonl; do sleep 0.02; done 2>/dev/null", timeout=120).rc == 0
-        time.sleep(plan.after_s)
-        vm.cut()
-        vm.boot_again()
-        started = time.monotonic()
-        back = vm.wait_for(f"systemctl is-active -q {UNIT}", 300)
-        back_after = round(time.monotonic() - started, 1) if back else None
-        vm.wait_for(f"! ls {INCIDENTS}/*/ring.jsonl", 60)
-        listed = json.loads(vm.check("oomguard incidents list --no-others --json", timeout=120))
-        listed = [entry for entry in listed if entry["id"] != OLD]
-        shown = [json.loads(vm.check(f"oomguard incidents show {e['id']} --json", timeout=120)) for e in listed]
-        schema = json.loads((ROOT / "oomguard" / "report" / "incident.schema.json").read_text())
-        faults = [error.message[:300] for doc in shown for error in Draft202012Validator(schema).iter_errors(doc)]
-        after = bystanders(vm)
-        return CutResult(
-            plan,
-            engaged,
-            back_after,
-            tuple(listed),
-            tuple(len(doc["ring"]) for doc in shown),
-            tuple(faults),
-            tuple(path for path in before if before[path] != after.get(path)),
-            vm.run(f"systemctl show -P SubState {UNIT}; journalctl -q -b -u {UNIT} -o cat | tail -20").out,
-        )
-
-
-def steep_leak(limited: bool) -> Service:
-    if limited:
-        return Service("limited", "hog.py --rate 50", ("MemoryMax=256M",))
-    return Service("hog", "hog.py --rate 100")
-
-
-def bystanders(vm: Machine, make: bool = False) -> dict[str, str]:
-    """What else lies in the state directory, by its checksum: an old incident, a file that is not ours."""
-    if make:
-        old = ROOT / "tests/report/incidents/schema-1/incidents/20260131T031204Z-host-072511/incident.json"
-        vm.check(f"mkdir -p {INCIDENTS}/{OLD}/raw")
-        vm.put(f"{INCIDENTS}/{OLD}/incident.json", old.read_bytes())
-        vm.put(f"{INCIDENTS}/{OLD}/raw/meminfo", "MemTotal: 1 kB\n")
-        vm.put(f"{INCIDENTS}/notes.txt", "what somebody left here\n")
-        vm.check("sync")
-    files = f"{INCIDENTS}/notes.txt {INCIDENTS}/{OLD}/incident.json {INCIDENTS}/{OLD}/raw/meminfo"
-    return dict(line.split()[::-1] for line in vm.check(f"sha256sum {files}").splitlines())
 
 
 # -- a long engagement

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from .cuts import CutResult
 from .evidence import StormResult
 from .storms import STORMS, Storm
-from .trials import CrashResult, CutResult, HoverResult, ReaderResult
+from .trials import CrashResult, HoverResult, ReaderResult
 
 
 def faults_of_guarding(result: StormResult) -> tuple[str, ...]:
@@ -102,13 +103,15 @@ def faults_of_the_crash(result: CrashResult) -> tuple[str, ...]:
 def faults_of_the_cut(result: CutResult) -> tuple[str, ...]:
     whole = [entry for entry in result.listed if entry["complete"] or entry["ended"]]
     return told(
-        (not result.engaged, "no incident had begun: this trial showed nothing"),
-        (result.back_after_s is None, f"the daemon did not come back after the boot: {result.said}"),
+        (not result.cut.engaged, "no incident had begun: this trial showed nothing"),
+        (result.back_after_s is None, f"the daemon did not come back: {result.said}"),
         (any(entry["damaged"] for entry in result.listed), f"damaged: {result.listed}"),
         (len(whole) != len(result.listed), "an incident is neither whole nor does it say that it is not"),
-        (not result.listed and result.plan.after_s >= 3, "nothing is known of the engagement"),
+        (not result.listed and result.cut.after_s >= 3, "nothing is known of the engagement"),
         (bool(result.faults_of_schema), f"not as the schema says: {result.faults_of_schema}"),
+        (bool(result.judged_otherwise), f"judged otherwise: {', '.join(result.judged_otherwise)}"),
         (bool(result.harmed), f"harmed: {', '.join(result.harmed)}"),
+        (bool(result.file_system), f"the file system itself: {result.file_system}"),
     )
 
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 import jinja2
 from plotly.offline import get_plotlyjs
 
-from . import pictures, series
+from . import kernelword, pictures, series, whose
 from .advice import advise
 from .text import aftermath, sentence, under, verdict
 from .words import duration, printable, size
@@ -53,6 +53,9 @@ def page(incident: Mapping[str, Any], directory: Path | None = None) -> str:
         ranked=_ranked(incident),
         figures={name: _script(figure.to_json()) for name, figure in figures.items() if figure is not None},
         owners=figures["by-owner"] is not None,
+        account=(told := whose.account(incident)),
+        swap=whose.swap(told) if told is not None else [],
+        kernel=[(list(kernelword.sentences(it)), it["tasks"]) for it in incident.get("kernel_reports", ())],
         raw=list(_raw(directory)) if directory is not None else [],
         plotly=_plotly(),
         nonce=secrets.token_urlsafe(16),

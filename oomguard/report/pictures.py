@@ -5,13 +5,13 @@ plotly reads some HTML in its texts.
 """
 
 import html
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from plotly import graph_objects as go
 from plotly.subplots import make_subplots
 
-from . import lines, series
+from . import lines, series, whose
 from .series import Growth, Incident, Points
 from .words import printable, size
 
@@ -36,7 +36,6 @@ _GROWERS: Final = 4
 _MIB: Final = 1 << 20
 _TREE_MAX: Final = 300  # boxes
 _POINTS_MAX: Final = 4000  # of a line: more than any screen has columns; a day has 86,400 seconds
-_STAGES: Final = ("soft", "late", "hard")  # of evidence; the process table is of the first
 
 
 def over_time(incident: Incident) -> go.Figure:
@@ -291,13 +290,16 @@ class _Boxes:
         self.colors: list[str] = []
         victims = {victim["pid"] for victim in incident["victims"]}
         rows = [row for row in series.processes(incident) if row["held_bytes"] > 0][:_TREE_MAX]
-        others = list(_others(incident))
+        others = _others(incident)
         held = sum(row["held_bytes"] for row in rows)
-        self._add("memory", "memory", "", held + sum(value for _, value in others), ALL)
+        self._add("memory", "memory", "", held + sum(row.bytes for row in others), ALL)
         self._add("processes", "processes", "memory", held, ALL)
         self._groups(rows, victims)
-        for what, value in others:
-            self._add(_name(what), _name(what), "memory", value, FREE if what == "free" else REST)
+        for row in others:
+            self._add(_name(row.what), _name(row.what), "memory", row.bytes, FREE if row.what == "free" else REST)
+            if sum(value for _, value in row.parts) <= row.bytes:  # of tmpfs some may be in swap: then no box holds it
+                for what, value in row.parts:
+                    self._add(f"{_name(row.what)} {_name(what)}", _name(what), _name(row.what), value, REST)
 
     def _groups(self, rows: list[Mapping[str, Any]], victims: set[int]) -> None:
         groups: dict[str, list[Mapping[str, Any]]] = {}
@@ -322,20 +324,18 @@ class _Boxes:
         self.colors.append(color)
 
 
-def _others(incident: Incident) -> Iterator[tuple[str, int]]:
+def _others(incident: Incident) -> list[whose.Row]:
     """What no process holds, as far as it was counted: by the account of all memory, else by meminfo."""
-    owners = incident["evidence"].get("owners", {})
-    account = next((owners[stage] for stage in _STAGES if stage in owners), None)
+    account = whose.machine(incident)
     if account is not None:
-        yield from ((r["what"], r["bytes"]) for r in account["rows"] if r["what"] != "processes" and r["bytes"] > 0)
-        return
+        return [row for row in account.rows if row.what != whose.PROCESSES and row.bytes > 0]
     meminfo = incident["evidence"].get("meminfo", {})
-    found: dict[str, int] = next((meminfo[stage] for stage in _STAGES if stage in meminfo), {})
+    found: dict[str, int] = next((meminfo[stage] for stage in whose.STAGES if stage in meminfo), {})
     cache = found.get("Cached", 0) + found.get("Buffers", 0) + found.get("SReclaimable", 0) - found.get("Shmem", 0)
     named = {"free": found.get("MemFree", 0), "cache": cache}
     named |= {"shared memory and tmpfs": found.get("Shmem", 0), "slab": found.get("SUnreclaim", 0)}
     named |= {"page tables": found.get("PageTables", 0)}
-    yield from ((what, value) for what, value in named.items() if value > 0)
+    return [whose.Row(what, value) for what, value in named.items() if value > 0]
 
 
 def _name(text: str) -> str:

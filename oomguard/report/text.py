@@ -1,13 +1,14 @@
 """An incident as half a page: what a person who was asleep understands in a minute. Plain text, escaped, wrapped.
 
-First the sentence, then when, who grew, who died and why, what it freed, whether it helped, what to try, and where to
-look further. Nothing is computed here that the incident does not say.
+First the sentence, then when, who grew, whose memory it was, who died and why, what it freed, whether it helped, what
+to try, and where to look further. Nothing is computed here that the incident does not say.
 """
 
 import textwrap
 from collections.abc import Iterator
 from typing import Any
 
+from . import kernelword, whose
 from .advice import advise
 from .words import duration, printable, size
 
@@ -32,7 +33,9 @@ def half_page(incident: dict[str, Any], width: int = 100, color: bool = False, w
         page.headline(),
         page.timeline(),
         page.growers(),
+        page.owners(),
         page.reasons(),
+        page.kernel(),
         page.result(),
         page.advice(),
         page.further(),
@@ -195,6 +198,29 @@ class _Page:
             command = self.it["evidence"].get("cmdlines", {}).get(str(row["pid"]))
             what = f"{row['comm']}[{row['pid']}] in {row['cgroup']}" + (f": {command}" if command else "")
             yield from self.item(growth.rjust(24), what, "", limit=2)
+
+    def owners(self) -> Iterator[str]:
+        told = whose.account(self.it)
+        if told is None:
+            return
+        of = "" if told.cgroup == "/" else f" in {told.cgroup}"
+        yield self.title(f"Whose memory it was{printable(of)}, of {size(told.total_bytes)}")
+        for lead, row in whose.whole(told) if self.whole else ():
+            yield from self.item(lead.rjust(9), row, "")
+        for line in whose.swap(told) if self.whole else whose.brief(told):
+            yield from self.item("", line, "")
+
+    def kernel(self) -> Iterator[str]:
+        reports = self.it.get("kernel_reports", ())
+        if reports:
+            yield self.title("What the kernel says of its kill" + ("s" if len(reports) > 1 else ""))
+        for report in reports if self.whole else reports[:1]:
+            for line in kernelword.sentences(report):
+                yield from self.item("", line, "")
+            for one in report["tasks"] if self.whole else ():
+                yield from self.item(" ", kernelword.task(one), _DIM)
+        if len(reports) > 1 and not self.whole:
+            yield self.paint(f"  ({len(reports) - 1} more)", _DIM)
 
     def result(self) -> Iterator[str]:
         yield self.title("Result")

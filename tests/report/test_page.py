@@ -14,8 +14,11 @@ import pytest
 
 from oomguard.model.codec import to_plain
 from oomguard.report import page, series
+from oomguard.workers import owners
 from tests.incidents.recorded import Recorded, recording
 from tests.judge.world import MIB, Body, host_guard, limit_guard, plan, process
+from tests.linux.test_oomreport import MEMCG
+from tests.linux.test_oomreport import told as reports_of
 
 from .browser import Browser
 
@@ -39,6 +42,13 @@ def incident(comm: str = "leak", cgroup: str = LEAK, **guard: Any) -> dict[str, 
     return world.incident()
 
 
+def owners_of(*mounts: str) -> dict[str, object]:
+    """An account of memory with file systems of these names."""
+    meminfo = {"MemTotal": 1000 * MIB, "MemFree": 100 * MIB, "AnonPages": 500 * MIB, "Shmem": 300 * MIB}
+    found: list[owners.Part] = [{"what": name, "bytes": (9 - number) * MIB} for number, name in enumerate(mounts)]
+    return owners.rows(meminfo, 0, {"shared memory and tmpfs": found})
+
+
 def poisoned() -> dict[str, Any]:
     """Every name in it is somebody's attempt."""
     doc = incident()
@@ -51,6 +61,11 @@ def poisoned() -> dict[str, Any]:
         doc["evidence"]["processes"].append(row | more)
     doc["evidence"]["cmdlines"] = {"500": " ".join(HOSTILE)}
     doc["evidence"]["kernel_log"] = list(HOSTILE)
+    doc["evidence"]["owners"] = {"soft": owners_of(*HOSTILE)}
+    (report,) = reports_of(MEMCG)
+    names = {"invoked_by": HOSTILE[1], "oom_memcg": HOSTILE[0], "unit": HOSTILE[2], "container": HOSTILE[6]}
+    tasks = [{**report["tasks"][0], "comm": name} for name in HOSTILE]
+    doc["kernel_reports"] = [{**report, **names, "victim": {**report["victim"], "comm": HOSTILE[0]}, "tasks": tasks}]
     doc["timeline"] += [{"at_ms": 1.0 * n, "what": "notify", "text": name} for n, name in enumerate(HOSTILE)]
     text = json.dumps(doc)
     return json.loads(text.replace('"leak"', json.dumps(HOSTILE[0])).replace("leak[500]", json.dumps(HOSTILE[6])[1:-1]))
@@ -77,12 +92,15 @@ def test_it_is_drawn_and_fits_wide_and_narrow_light_and_dark(browser: Browser, t
     (tmp_path / "raw" / "soft").mkdir(parents=True)
     (tmp_path / "raw" / "soft" / "meminfo").write_bytes(b"MemTotal: 1\n\xff\0" + b"x" * 100_000)
     path = tmp_path / "report.html"
-    path.write_text(page.page(incident(), tmp_path))
+    doc = incident()
+    doc["evidence"]["owners"] = {"soft": owners_of("/dev/shm", "/run/" + "long" * 60)}
+    path.write_text(page.page(doc, tmp_path))
     browser.look(path, 1280, "light")
     assert browser.says("document.documentElement.dataset.drawn") == "2"
     told = browser.says("document.body.textContent")
     for words in ("soft 120 MiB", "hard 50.0 MiB", "available", "brake on /system.slice/leak.service", "meminfo"):
         assert words in told
+    assert "/dev/shm 9.0 MiB" in told
     assert "bytes more" in told, "a raw file is cut, and says so"
     for width, scheme in ((1280, "light"), (1280, "dark"), (390, "dark"), (390, "light")):
         browser.turn(width, scheme)

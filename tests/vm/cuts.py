@@ -173,14 +173,18 @@ def read_out(disk: Path, state: Path) -> str:
     out.mkdir()
     command("qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", "-t", "unsafe", str(disk), str(raw))
     try:
-        subprocess.run(["/sbin/e2fsck", "-p", str(raw)], check=False, stdout=subprocess.DEVNULL)
-        checked = subprocess.run(["/sbin/e2fsck", "-fn", str(raw)], check=False, stdout=subprocess.PIPE, text=True)
+        fsck("-p", raw)
+        checked = fsck("-fn", raw)
         command("/sbin/debugfs", "-R", f"rdump {STATE} {out}", str(raw))
     finally:
         raw.unlink()
         disk.unlink()
     (out / Path(STATE).name).rename(state)
     return checked.stdout if checked.returncode else ""
+
+
+def fsck(how: str, disk: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["/sbin/e2fsck", how, str(disk)], check=False, capture_output=True, text=True)
 
 
 def command(*words: str) -> None:

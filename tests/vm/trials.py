@@ -1,4 +1,4 @@
-"""The two experiments that are no storms: a healthy service at its limit, and the death of the daemon itself."""
+"""The experiments that are no storms: a healthy service at its limit, the death of the daemon, a long engagement."""
 
 from __future__ import annotations
 

@@ -278,7 +278,7 @@ class Senses:
     def look_around(self, state: State, at_ns: int) -> None:
         """After a turn, when nothing is left to be done: for the record of the next one."""
         if at_ns >= self.shares.walk_ns and all(target.phase == "calm" for target in state.targets.values()):
-            self.shares.walk(at_ns, self.host.total_bytes)
+            self.shares.walk(at_ns, self.host)
 
     def _shares(self, at_ns: int) -> tuple[Share, ...]:
         due = at_ns >= self.shares.next_ns

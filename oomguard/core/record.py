@@ -68,8 +68,10 @@ class Recorder:
         """An observation of calm on which there was nothing to judge."""
         self.number += 1
         self.last_ns = seen.at_ns
-        self._minute(seen)
-        self._write(Turn(self.number, seen, (), ()))
+        packed = pack(Turn(self.number, seen, (), ()))
+        self._minute(seen, packed)
+        if not self._append(packed):
+            self._write(Turn(self.number, seen, (), ()))
 
     def plan(self, plan: Plan) -> None:
         """The followers shall go by this plan from now on."""
@@ -83,20 +85,28 @@ class Recorder:
         self._ring()
 
     def _write(self, value: Turn | Plan) -> None:
-        packed = pack(value)
-        self.untold += len(packed)
-        if self.ring.append(packed):
-            if self.untold > self.ring.size_bytes // 4:  # calm, but of very many cgroups: nobody may miss any of it
-                self._ring()
+        if self._append(pack(value)):
             return
         self.dropped += 1
         if isinstance(value, Turn):  # what was done must be known, whatever is left out of what was seen
             any(self.ring.append(pack(_cut_turn(value, most))) for most in CUTS)
 
-    def _minute(self, seen: Observation) -> None:
+    def _append(self, packed: bytes) -> bool:
+        if not self.ring.append(packed):
+            return False
+        self.untold += len(packed)
+        if self.untold > self.ring.size_bytes // 4:  # calm, but of very many cgroups: nobody may miss any of it
+            self._ring()
+        return True
+
+    def _minute(self, seen: Observation, packed: bytes | None = None) -> None:
+        """``packed``: all of it, as it is in the other ring; where that is thin enough it is not made twice."""
         if self.minutes is None or seen.at_ns - self.thin_ns < CALM_NS:
             return
         self.thin_ns = seen.at_ns
+        if packed is not None and not self._rest and len(packed) <= THIN - 16:
+            self.minutes.append(packed)
+            return
         cgroups, shares = seen.cgroups[:4], (*seen.shares, *self._rest)[:SHARES]
         told = shares
         while True:

@@ -2,7 +2,7 @@
 
 Nobody is judged by this. Once a second the guarded cgroups, one small read each; now and then what these lie in, and
 the largest of the whole tree, for which it is walked as far down as there is much: at most so often that it takes one
-2000th of the time.
+2000th of the time, and seldom on a machine where nothing moves.
 """
 
 import time
@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from ..linux.cgroup2 import Cgroup, walk
-from ..model.facts import Share
+from ..model.facts import MemInfo, Share
 
 EVERY_NS: Final = 1_000_000_000
 WALK_NS: Final = 10_000_000_000
+STILL_NS: Final = 60_000_000_000  # while MemAvailable stands where it stood; twice in what the minutes hold
+MOVED_SHARE: Final = 256  # of all memory; less is nobody's growth
 WALK_SHARE: Final = 2000
 LARGEST: Final = 32
 WATCHED: Final = 32  # a glob may cover a thousand; the largest of them are found by the walk
@@ -24,13 +26,14 @@ _KEPT: Final = 256
 class Shares:
     """See the module."""
 
-    __slots__ = ("_broken", "_found", "_guarded", "_root", "next_ns", "walk_ns")
+    __slots__ = ("_available", "_broken", "_found", "_guarded", "_root", "_walked_ns", "next_ns", "walk_ns")
 
     def __init__(self, root: str | None, broken: Callable[[OSError], None]) -> None:
         self._root, self._broken = root, broken
         self._guarded: list[str] = []
         self._found: list[Share] = []
         self.next_ns = self.walk_ns = 0  # when the next look and the next walk are due
+        self._walked_ns = self._available = 0
 
     def look(self, at_ns: int, groups: Iterable[Cgroup]) -> tuple[Share, ...]:
         """The guarded cgroups as they are now, and what the last walk has found, once."""
@@ -50,13 +53,15 @@ class Shares:
         self._found = []
         return tuple(found)
 
-    def walk(self, at_ns: int, total_bytes: int) -> None:
-        """Through the whole tree, for the next look."""
-        if self._root is None:
-            self.walk_ns = at_ns + WALK_NS
+    def walk(self, at_ns: int, host: MemInfo) -> None:
+        """Through the whole tree, for the next look, if it may show anything that the last one did not."""
+        self.walk_ns = at_ns + WALK_NS
+        moved = abs(host.available_bytes - self._available) > host.total_bytes // MOVED_SHARE
+        if self._root is None or (self._walked_ns and not moved and at_ns - self._walked_ns < STILL_NS):
             return
+        self._walked_ns, self._available = at_ns, host.available_bytes
         began = time.monotonic_ns()
-        self._found = self._largest(self._root, total_bytes)
+        self._found = self._largest(self._root, host.total_bytes)
         known = {share.cgroup for share in self._found}
         above = dict.fromkeys(path for guarded in self._guarded for path in _ancestors(guarded) if path not in known)
         self._found[:0] = [Share(path, self._current(self._root, path)) for path in list(above)[:WATCHED]]

@@ -9,7 +9,7 @@ from ..judge import pace
 from ..judge.state import State, TargetState
 from ..linux import memlock, psi
 from ..model import policy
-from ..model.facts import MemInfo, Observation, Stall, TargetId
+from ..model.facts import MemInfo, Observation, Pressure, Stall, TargetId
 from ..model.policy import Amount, Condition, Guard, Plan
 from ..model.statuslayout import (
     CONDITIONS,
@@ -133,7 +133,7 @@ class Status:
         if not actions and not self.notes_stale and seen.at_ns - self.last_ns < pause_ns:
             return
         self.last_ns = seen.at_ns
-        numbers = self._numbers(state, state.host, dropped, seen.at_ns)
+        numbers = self._numbers(state, state.host, dropped, seen)
         foremost, nominated = _look_over(state)
         self.page.begin()
         if self.plan_stale:
@@ -150,7 +150,7 @@ class Status:
         """The machine's numbers, on which there was nothing to judge."""
         if seen.shares:
             self.growth_stale |= self.growth.take(seen)
-        numbers = self._numbers(state, seen.host, dropped, seen.at_ns)
+        numbers = self._numbers(state, seen.host, dropped, seen)
         self.page.begin()
         self._rest()
         self.page.end(numbers)
@@ -245,10 +245,12 @@ class Status:
             self.page.put(NOMINEES, place, *numbers, max(0, victim.held_bytes), *names)
         self.page.count(NOMINEES, len(nominated))
 
-    def _numbers(self, state: State, host: MemInfo | None, dropped: int, at_ns: int) -> tuple[int, ...]:
+    def _numbers(self, state: State, host: MemInfo | None, dropped: int, seen: Observation) -> tuple[int, ...]:
         minor, major = memlock.faults()
-        counters = state.counters
-        if self.pressure_file is not None and at_ns - self.pressure[-1] >= PRESSURE_NS:
+        counters, at_ns = state.counters, seen.at_ns
+        if seen.pressure is not None:  # read a moment ago, for whoever is judged by it
+            self.pressure = _plain(seen.pressure, at_ns)
+        elif self.pressure_file is not None and at_ns - self.pressure[-1] >= PRESSURE_NS:
             self.pressure = self._pressure(self.pressure_file, at_ns)
         return (
             os.getpid(),
@@ -276,10 +278,7 @@ class Status:
             pressure = file.read()
         except OSError:
             pressure = None  # whoever judges by it says so
-        if pressure is None:
-            return (*_NO_PRESSURE[:-1], at_ns)
-        some, full = _averages(pressure.some), _averages(pressure.full)
-        return (*some, pressure.some.total_us, *full, pressure.full.total_us, at_ns)
+        return (*_NO_PRESSURE[:-1], at_ns) if pressure is None else _plain(pressure, at_ns)
 
     def _rest(self) -> None:
         """What has changed since the last page, and is no target's own."""
@@ -350,6 +349,12 @@ def _numbers_of(target: TargetState, state: State) -> tuple[int, ...]:
 def _holds(since: tuple[int, ...]) -> int:
     """A bit for each clause; of more than 32 the first."""
     return sum(1 << place for place, began_ns in enumerate(since[:32]) if began_ns) if any(since) else 0
+
+
+def _plain(pressure: Pressure, at_ns: int) -> tuple[int, ...]:
+    """As NUMBERS have it, and when it was read."""
+    some, full = _averages(pressure.some), _averages(pressure.full)
+    return (*some, pressure.some.total_us, *full, pressure.full.total_us, at_ns)
 
 
 def _averages(stall: Stall) -> tuple[int, int, int]:

@@ -196,6 +196,22 @@ def test_all_of_the_largest_are_in_the_minutes() -> None:
     assert [len(seen.shares) for seen in kept[4:10]] == [1] * 6, "and each once"
 
 
+def test_what_is_kept_of_calm_is_in_both(follower: Follower) -> None:
+    """A thin one as it is; of one that is not thin, what there is room for."""
+    minutes = Ring.create(MINUTES_BYTES)
+    follower.recorder.minutes = minutes
+    host = MemInfo(5, 4, 3, 2, 1)
+    many = tuple(Share(f"/system.slice/{'long' * 30}-{number}.service", number) for number in range(64))
+    for second, shares in ((1, ()), (2, many), (3, ())):
+        follower.recorder.keep(Observation(second * SECOND, (Wake("glance"),), host, shares=shares))
+    thin = [from_plain(unpack(payload)).seen for payload in minutes.read(0, 10)[0]]
+    assert [(seen.at_ns, seen.host) for seen in thin] == [(second * SECOND, host) for second in (1, 2, 3)]
+    assert thin[0].shares == ()
+    assert (*thin[1].shares, *thin[2].shares)[: len(thin[1].shares) + 5] == many[: len(thin[1].shares) + 5]
+    whole = [turn.seen for turn in follower.new() if isinstance(turn, Turn)]
+    assert [len(seen.shares) for seen in whole] == [0, 64, 0]
+
+
 def test_two_minutes_are_kept_whatever_a_storm_does_to_the_ring() -> None:
     """Thin ones, one a second, of a machine whose cgroups have long names, while turns of 17 kB come all the time."""
     ring, minutes = Ring.create(1 << 18), Ring.create(MINUTES_BYTES)

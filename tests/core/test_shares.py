@@ -5,7 +5,7 @@ from pathlib import Path
 from oomguard.core import shares
 from oomguard.core.shares import Shares
 from oomguard.linux.cgroup2 import Cgroup
-from oomguard.model.facts import Share
+from oomguard.model.facts import MemInfo, Share
 
 SECOND = 1_000_000_000
 GIB = 1 << 30
@@ -18,6 +18,10 @@ def tree(root: Path, sizes: dict[str, int]) -> str:
     return str(root)
 
 
+def host(total_bytes: int, available_bytes: int = 0) -> MemInfo:
+    return MemInfo(total_bytes, available_bytes, available_bytes, 0, 0)
+
+
 def broken(error: OSError) -> None:
     raise AssertionError(error)
 
@@ -28,7 +32,7 @@ def test_the_guarded_are_told_every_time_and_the_largest_after_a_walk(tmp_path: 
     assert group is not None
     it = Shares(root, broken)
     assert it.look(SECOND, [group]) == (Share("/web.service", 5),)
-    it.walk(SECOND, 2 * GIB)
+    it.walk(SECOND, host(2 * GIB))
     expected = {"/web.service": 5, "/system.slice": GIB, "/system.slice/db.service": GIB - 1}
     assert {share.cgroup: share.current_bytes for share in it.look(2 * SECOND, [group])} == expected
     assert it.look(3 * SECOND, [group]) == (Share("/web.service", 5),)
@@ -43,31 +47,48 @@ def test_what_a_guarded_cgroup_lies_in_is_told_though_it_is_small(tmp_path: Path
     assert group is not None
     it = Shares(root, broken)
     it.look(SECOND, [group])
-    it.walk(SECOND, GIB)
+    it.walk(SECOND, host(GIB))
     told = it.look(2 * SECOND, [group])
     assert told[:3] == (Share("/a/b/web.service", 5), Share("/a/b", 7), Share("/a", 9))
     assert len(told) == 3 + shares.LARGEST
     (tmp_path / "a/b/memory.current").unlink()
-    it.walk(2 * SECOND, GIB)
+    it.walk(2 * SECOND, host(GIB, GIB // 2))
     assert it.look(3 * SECOND, [group])[1:3] == (Share("/a/b", 0), Share("/a", 9))
     group.close()
 
 
 def test_a_walk_is_not_repeated_soon_and_names_no_more_than_it_may(tmp_path: Path) -> None:
     it = Shares(tree(tmp_path, {f"{n}.service": n for n in range(600)}), broken)
-    it.walk(SECOND, 100)
+    it.walk(SECOND, host(100))
     assert it.walk_ns >= SECOND + shares.WALK_NS
     found = it.look(SECOND, [])
     assert {share.current_bytes for share in found} == set(range(600 - shares.LARGEST, 600))
 
 
+def test_where_nothing_moves_it_is_seldom_walked(tmp_path: Path) -> None:
+    root = tree(tmp_path, {"web.service": 5})
+    it = Shares(root, broken)
+
+    def walked(at_ns: int, available_bytes: int) -> bool:
+        it.walk(at_ns, host(GIB, available_bytes))
+        return bool(it.look(at_ns, []))
+
+    nearly = GIB // 2 - GIB // shares.MOVED_SHARE
+    assert walked(SECOND, GIB // 2)
+    assert not walked(SECOND + shares.WALK_NS, nearly)
+    assert it.walk_ns == SECOND + 2 * shares.WALK_NS
+    assert walked(SECOND + 2 * shares.WALK_NS, nearly - 1)
+    assert not walked(SECOND + 3 * shares.WALK_NS, nearly)
+    assert walked(SECOND + 2 * shares.WALK_NS + shares.STILL_NS, nearly), "but seen again in every two minutes"
+
+
 def test_what_has_little_is_not_descended_into(tmp_path: Path) -> None:
     it = Shares(tree(tmp_path, {"small": 1 << 20, "small/inner": 1 << 20}), broken)
-    it.walk(SECOND, GIB)
+    it.walk(SECOND, host(GIB))
     assert it.look(SECOND, []) == (Share("/small", 1 << 20),)
 
 
 def test_without_cgroups_there_is_nothing_to_tell() -> None:
     it = Shares(None, broken)
-    it.walk(SECOND, GIB)
+    it.walk(SECOND, host(GIB))
     assert it.look(SECOND, []) == ()

@@ -261,8 +261,10 @@ def test_not_more_often_than_anybody_could_read_it(desk: Desk) -> None:
 
 def test_a_glance_tells_of_the_machine_alone(desk: Desk) -> None:
     before = desk.turn(MACHINE, web(1))
-    desk.status.glance(State(), Observation(7, host=replace(HOST, available_bytes=5)), 3)
+    pressure = Pressure(Stall(1.25, 2.5, 3, 4), Stall(0.5, 0, 100, 9))
+    desk.status.glance(State(), Observation(7, host=replace(HOST, available_bytes=5), pressure=pressure), 3)
     page = read(desk.path)
+    assert (page.pressure, page.pressure_ns) == (pressure, 7), "and not read a second time"
     assert (page.numbers.mem_available_bytes, page.numbers.drops, page.beat_ns) == (5, 3, 7)
     assert (page.guards, page.version) == (before.guards, "1.2.3")
 

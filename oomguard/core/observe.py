@@ -79,7 +79,9 @@ NEAR: Final = 0.8  # of the lowest memory_above: from there on, cache is told fr
 DESCRIPTORS: Final = 12  # a watched cgroup keeps six open: at most half of what we may have
 LONGEST_S: Final = 3600.0
 UNREAD_NS: Final = 100 * MS  # what could not be read is read again after that
-KEEP_NS: Final = SECOND  # in calm one observation a second, for the record
+KEEP_NS: Final = SECOND  # in calm one observation a second, for the record; less often while memory stands still
+STILL_NS: Final = 10 * SECOND
+MOVED_SHARE: Final = 1024  # of all memory; a quiet machine breathes by less
 # A deadline is put off for so long at most; with many targets for longer, so that some 16 a second are looked at.
 PUT_OFF_NS: Final = (10 * SECOND, 300 * SECOND)
 PUT_OFF_EACH_NS: Final = 300 * MS
@@ -176,6 +178,7 @@ class Senses:
         self.ledger = self.counted = self.vmstat.oom_kill()
         self.ledger_ns = 0
         self.last_turn_ns = self.kept_ns = 0
+        self.kept_plenty = 0  # what was free, or available, at that time
         self.glanced = False
         self.signals: list[int] = []
         self.signal_fd = events.signal_fd((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
@@ -297,7 +300,8 @@ class Senses:
         """
         poll, clock = self.epoll.poll, time.monotonic_ns
         free_ram = self.free_ram or (lambda: -1)
-        keep_ns = self.kept_ns + KEEP_NS
+        keep_ns, still_ns = self.kept_ns + KEEP_NS, self.kept_ns + STILL_NS
+        moved = self.host.total_bytes // MOVED_SHARE
         while True:
             now_ns = clock()
             line, bound, end_ns = self._put_off(state)
@@ -306,12 +310,14 @@ class Senses:
             while now_ns < end_ns:
                 nap_ns = min(end_ns, chore_ns) - now_ns
                 if line:
-                    room = free_ram() - line
-                    if room <= 0 and (room := self._read_host().available_bytes - line) <= 0:
+                    plenty = free_ram()
+                    if plenty <= line and (plenty := self._read_host().available_bytes) <= line:
                         break
-                    if now_ns >= keep_ns:
+                    if now_ns >= keep_ns and (now_ns >= still_ns or abs(plenty - self.kept_plenty) > moved):
+                        self.kept_plenty = plenty
                         return None
-                    nap_ns = min(nap_ns, max(pace.CALM_NS[0], min(room * SECOND // pace.FILL, pace.CALM_NS[1])))
+                    nap = (plenty - line) * SECOND // pace.FILL
+                    nap_ns = min(nap_ns, max(pace.CALM_NS[0], min(nap, pace.CALM_NS[1])))
                 if bound:
                     if (spare := bound - self.vmstat.allocated_bytes()) <= 0:
                         break

@@ -1,9 +1,9 @@
-"""The flight recorder: every turn that mattered, and one a second of those that did not.
+"""The flight recorder: every turn that mattered, and one a second of those that did not, fewer while nothing moves.
 
 Two rings. The first holds turns as they were judged, surveys and all; a storm fills it in seconds. The second, the
-minutes, holds one thin observation a second whatever happens: the machine, the guarded cgroups, the largest of all. A
-thin one has at most ``THIN`` bytes, so that the minutes are never less than two; of whom there is no room in it, the
-next one tells.
+minutes, holds no more than one thin observation a second whatever happens: the machine, the guarded cgroups, the
+largest of all. A thin one has at most ``THIN`` bytes, so that the minutes are never less than two; of whom there is no
+room in it, the next one tells.
 """
 
 from collections.abc import Mapping

@@ -698,6 +698,31 @@ def test_a_glance_does_not_put_off_the_tree(start: Start, groups: Groups, monkey
     assert 1 < counting.polls < 5
 
 
+def test_while_memory_stands_still_less_is_kept(start: Start, groups: Groups, monkeypatch: pytest.MonkeyPatch) -> None:
+    rig = start(groups.root, host())
+    rig.turn("host")
+    moved = rig.senses.host.total_bytes // observe.MOVED_SHARE
+    target = TargetId("host", "/")
+    state = TargetState(target, look_ns=time.monotonic_ns() + 300 * observe.SECOND, glance_bytes=1)
+    rig.state = State(host=rig.senses.host, targets={target: state})
+    monkeypatch.setattr(observe, "KEEP_NS", 1)
+    told: list[int] = []
+
+    def kept(*free_bytes: int) -> int:
+        """After how many looks at what is free."""
+        told[:] = free_bytes
+        rig.senses.free_ram = lambda: told.pop(0)
+        rig.senses.observe(rig.state, NEVER)
+        assert rig.senses.glanced
+        return len(free_bytes) - len(told)
+
+    free = 2 * moved  # the first look of each tells whether deadlines can be put off
+    assert kept(free, free, 0) == 2
+    assert kept(free, free, free + moved, free - moved, free - moved - 1, 0) == 5
+    monkeypatch.setattr(observe, "STILL_NS", 1)
+    assert kept(free - moved, free - moved, 0) == 2, "but now and then all the same"
+
+
 class Counting:
     """An epoll that knows how often it was asked."""
 

@@ -308,7 +308,7 @@ class Senses:
             end_ns = 0 if self._anything() else min(end_ns, until_ns, self.rescan_ns or until_ns)
             chore_ns = self._next_chore()
             while now_ns < end_ns:
-                nap_ns = min(end_ns, chore_ns) - now_ns
+                nap_ns = (chore_ns if chore_ns < end_ns else end_ns) - now_ns
                 if line:
                     plenty = free_ram()
                     if plenty <= line and (plenty := self._read_host().available_bytes) <= line:
@@ -316,12 +316,11 @@ class Senses:
                     if now_ns >= keep_ns and (now_ns >= still_ns or abs(plenty - self.kept_plenty) > moved):
                         self.kept_plenty = plenty
                         return None
-                    nap = (plenty - line) * SECOND // pace.FILL
-                    nap_ns = min(nap_ns, max(pace.CALM_NS[0], min(nap, pace.CALM_NS[1])))
+                    nap_ns = min(nap_ns, pace.until_filled(plenty - line))
                 if bound:
                     if (spare := bound - self.vmstat.allocated_bytes()) <= 0:
                         break
-                    nap_ns = min(nap_ns, max(pace.CALM_NS[0], min(spare * SECOND // pace.FILL, pace.CALM_NS[1])))
+                    nap_ns = min(nap_ns, pace.until_filled(spare))
                 batch = poll(min(max(0.0, nap_ns / SECOND), LONGEST_S), BATCH)
                 now_ns = clock()
                 if batch:

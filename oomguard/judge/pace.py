@@ -39,6 +39,7 @@ SECOND: Final = 1000 * MS
 AVERAGES_NS: Final = 2 * SECOND  # the kernel renews its pressure averages every 2 s (psi.c, PSI_FREQ)
 
 CALM_NS: Final = (100 * MS, 10 * SECOND)
+_SHORTEST_NS, _LONGEST_NS = CALM_NS
 TRIPPED_NS: Final = (250 * MS, 10 * SECOND)
 ARMED_NS: Final = (5 * MS, 250 * MS)
 STEADY_NS: Final = 20 * MS  # shortest look while armed, but headroom does not shrink
@@ -101,6 +102,12 @@ def until_near(quiet_bytes: int, current_bytes: int, tripped: bool) -> int:
     """Nanoseconds until memory.current could have grown to ``quiet_bytes``."""
     low, high = TRIPPED_NS if tripped else CALM_NS
     return min(max(low, _fill(quiet_bytes - current_bytes, TRIPPED_FILL if tripped else FILL)), high)
+
+
+def until_filled(room_bytes: int) -> int:
+    """Nanoseconds until so much more could be in use; within what is slept in calm."""
+    full_ns = room_bytes * SECOND // FILL
+    return _SHORTEST_NS if full_ns < _SHORTEST_NS else _LONGEST_NS if full_ns > _LONGEST_NS else full_ns
 
 
 def _at_rest(target: TargetState) -> bool:

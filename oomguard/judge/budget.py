@@ -3,6 +3,7 @@
 from ..model.policy import Budget, Guard
 from . import shadow
 from .desk import SECOND, Desk
+from .detect import Sight, any_holds
 from .state import TargetState, evolve
 
 
@@ -19,7 +20,33 @@ def why_not(desk: Desk, guard: Guard, state: TargetState) -> str:
 
 def not_before(desk: Desk, guard: Guard, state: TargetState) -> int:
     """When cooldown and budgets allow the next kill."""
-    return max(state.again_ns, _free_again(guard.budget, state.kills), _free_again(desk.budget, desk.spent))
+    return max(
+        state.again_ns, state.rest_ns, _free_again(guard.budget, state.kills), _free_again(desk.budget, desk.spent)
+    )
+
+
+def rested_at(guard: Guard, kills: tuple[int, ...]) -> int:
+    """When the cooldown after the last of these is over (ns); 0: there was none."""
+    return kills[-1] + guard.cooldown_ns if kills and guard.mode == "enforce" else 0
+
+
+def reaches(guard: Guard | None, kills: tuple[int, ...], at_ns: int) -> bool:
+    """Whether the last of these counts for anything yet: the cooldown, or the budget."""
+    if guard is None or not kills:
+        return False
+    per_ns = guard.budget.per_ns if guard.budget is not None else 0
+    return at_ns < kills[-1] + max(guard.cooldown_ns, per_ns)
+
+
+def rests(desk: Desk, guard: Guard, state: TargetState, sight: Sight) -> bool:
+    """Whether whoever was ended before it was calm, or before this cgroup was made anew, is still being waited for."""
+    return desk.at < state.rest_ns and not any_holds(guard.hard, sight, "deep")
+
+
+def say_rest(desk: Desk, state: TargetState) -> TargetState:
+    """A hard watermark at which nothing happens is told why."""
+    left = (state.rest_ns - desk.at) / SECOND
+    return desk.complain(state, "MEASURE", f"nothing is ended for another {left:.1f} s: the cooldown of the last kill")
 
 
 def counted(desk: Desk, guard: Guard, state: TargetState) -> TargetState:

@@ -31,6 +31,8 @@ def fire(
             return state
     if guard.mode != "shadow" and _other_pursuit(desk, state):  # in a shadow's world nobody else is pursued
         return state
+    if budget.rests(desk, guard, state, sight):
+        return budget.say_rest(desk, state)
     if (why := budget.why_not(desk, guard, state)) and guard.mode == "enforce":
         return _spent(desk, guard, state, "BUDGET_SPENT", f"{why}: nobody is killed")
     if state.nominee is None and survey is not None:

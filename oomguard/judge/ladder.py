@@ -49,6 +49,9 @@ def climb(desk: Desk, guard: Guard, state: TargetState, sight: Sight, mark: Wate
             if not state.asked and desk.at >= state.missed_ns:
                 state = nominee.look(desk, state, "heaviest")
             break  # whom to freeze is told by the next turn
+        if isinstance(step, UnitStep) and budget.rests(desk, guard, state, sight):
+            state = budget.say_rest(desk, state)
+            break
         if isinstance(step, RunStep):
             climb = _run(desk, guard, state, step, climb, why)
             continue

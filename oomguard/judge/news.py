@@ -6,7 +6,7 @@ from typing import Final
 from ..model.facts import CgroupFacts, Result, TargetId
 from ..model.policy import LEVEL_HOLDS_NS, Guard, LevelAbove, StallAbove
 from ..model.verdict import Close, Dismiss, Notify, Release, Snapshot
-from . import escalate, lent, nominee, shadow
+from . import budget, escalate, lent, nominee, shadow
 from .desk import MACHINE, SECOND, Desk, who
 from .glob import is_inside
 from .state import TargetState, evolve
@@ -54,7 +54,9 @@ def _see(desk: Desk) -> None:
 def _appear(desk: Desk, target: TargetId, facts: CgroupFacts | None) -> None:
     _vanish(desk, target)  # as another directory under the same path; it is no more
     kills = desk.past.pop(target, ())
-    desk.targets[target] = TargetState(target, entered_ns=desk.at, facts=facts, look_ns=desk.at, kills=kills)
+    rest_ns = budget.rested_at(desk.guards[target.guard], kills)
+    new = TargetState(target, entered_ns=desk.at, facts=facts, look_ns=desk.at, kills=kills, rest_ns=rest_ns)
+    desk.targets[target] = new
     desk.fresh.add(target)
     lent.tripwire(desk, desk.targets[target])
 
@@ -63,8 +65,9 @@ def _vanish(desk: Desk, target: TargetId) -> None:
     old = desk.targets.pop(target, None)
     if old is None:
         return
-    if old.kills:
-        desk.past[target] = old.kills  # a budget is for a name: a service that was killed comes back
+    if old.kills:  # budget and cooldown are for a name: a service that was killed comes back
+        known = {**desk.past, target: old.kills}
+        desk.past = {t: kills for t, kills in known.items() if budget.reaches(desk.guards.get(t.guard), kills, desk.at)}
     outcome = "the cgroup is gone, or no longer under this guard"
     if old.pursuit is not None:
         outcome = f"the victim is gone: {who(old.pursuit.victim)}, and the cgroup with it"

@@ -4,7 +4,7 @@ from typing import Final
 
 from ..model.policy import Guard, NotifyStep, Watermark
 from ..model.verdict import Close, Release
-from . import escalate, ladder, nominee, shadow
+from . import budget, escalate, ladder, nominee, shadow
 from .desk import MS, SECOND, Desk
 from .detect import Sight, any_holds
 from .state import TargetState, evolve
@@ -17,7 +17,7 @@ def move(desk: Desk, guard: Guard, state: TargetState, sight: Sight, soft: int |
     """One step in that table, if any; ``soft``, ``hard``: the number of the clause that holds now."""
     clear = bool(state.clear_since_ns) and desk.at - state.clear_since_ns >= CLEAR_FOR_NS
     if clear and hard is None and state.phase not in ("calm", "draining"):
-        return _calm(desk, state)
+        return _calm(desk, guard, state)
     match state.phase:
         case "calm" | "armed":
             if hard is not None:
@@ -90,7 +90,7 @@ def climb_hard(desk: Desk, guard: Guard, state: TargetState, sight: Sight, claus
     return state
 
 
-def _calm(desk: Desk, state: TargetState) -> TargetState:
+def _calm(desk: Desk, guard: Guard, state: TargetState) -> TargetState:
     state = nominee.dismiss(desk, desk.to(state, "clear"))
     for lease in state.leases:
         if lease.purpose != "tripwire":
@@ -104,5 +104,5 @@ def _calm(desk: Desk, state: TargetState) -> TargetState:
     trip = tuple(lease for lease in state.leases if lease.purpose == "tripwire")
     state = evolve(state, leases=trip, incident=0, hard_told=False, ended=0, asked="", pursuit=None)
     foot = escalate.AT_THE_FOOT
-    state = evolve(state, weighed=())
+    state = evolve(state, weighed=(), rest_ns=budget.rested_at(guard, state.kills))
     return evolve(state, uninsurable=frozenset(), soft_climb=foot, hard_climb=foot, verdict=None)

@@ -25,6 +25,7 @@ def recall(seed: Seed) -> State:
         "ours": frozenset(seed.ours),
         "stuck": tuple(Ban(*(*ban, FOREVER, FOREVER)[:4]) for ban in seed.stuck),
         "struck": MappingProxyType({target: (number, at_ns) for target, number, at_ns in seed.struck}),
+        "past": MappingProxyType(dict(seed.past)),
     }
     return State(targets=MappingProxyType({target.id: target for target in targets}), **told)
 
@@ -34,7 +35,8 @@ def joined(state: State, seed: Seed) -> State:
     fresh = recall(seed)
     known = {target: known for target, known in state.targets.items() if target.guard not in seed.renewed}
     targets: dict[TargetId, TargetState] = {**state.targets, **fresh.targets, **known}
-    return replace(fresh, targets=MappingProxyType(targets), past=state.past, counters=state.counters)
+    past = {**state.past, **fresh.past}
+    return replace(fresh, targets=MappingProxyType(targets), past=MappingProxyType(past), counters=state.counters)
 
 
 def _target(values: dict[str, Any]) -> TargetState:

@@ -102,6 +102,7 @@ class TargetState:
     hold: Hold | None = None  # of the nominee, as a whole; only for policies that ask for it
     grace_ns: int = 0
     again_ns: int = 0  # nothing else is ended before that
+    rest_ns: int = 0  # the same, for a victim of an engagement before this one; twice as bad as hard cuts it short
     tell_soft_ns: int = 0  # when programs were last told to give memory back, at soft and at hard; 0: never
     tell_hard_ns: int = 0
     told_ns: int = 0  # when "nobody may be taken" or "budget spent" was last said
@@ -195,6 +196,7 @@ def seed(plan: Plan, before: State, actions: tuple[Action, ...], renewed: bool =
         guards=plan.guards,
         budget=plan.daemon.budget,
         struck=tuple((target, number, at_ns) for target, (number, at_ns) in before.struck.items()),
+        past=tuple(before.past.items()),
         **{name: _told(getattr(before, name)) for name in KEPT},
     )
 

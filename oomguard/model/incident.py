@@ -34,6 +34,7 @@ class Seed:
     spent: tuple[int, ...] = ()  # kills that count for it
     shadows: int = 0
     struck: tuple[tuple[TargetId, int, int], ...] = ()  # target, incident, when
+    past: tuple[tuple[TargetId, tuple[int, ...]], ...] = ()  # kills in cgroups that are gone, and may come back
     renewed: tuple[str, ...] = ()  # guards whose policy was changed just before
 
 

@@ -138,7 +138,7 @@ WORDS: dict[str, dict[str, str]] = {
         "tripwire": "memory.high just under the hard watermark, so that no leak is too fast. Needs a limit.",
         "brake": "While soft holds, the nominee may grow by what is left to the hard watermark, and no faster.",
         "insurance": "While soft holds, the nominee's oom_score_adj is 1000: the kernel would take the same one.",
-        "cooldown": "After a victim is gone, so long nobody else is ended.",
+        "cooldown": "So long after a kill nobody else is ended, unless what is left has halved.",
         "budget": "At most so many kills in any such time.",
         "notify": "The sinks that hear of it, by their names; without this all of them, with [] none.",
         "disabled": "true takes the policy out again, in a later file.",

@@ -160,6 +160,8 @@ def _why_not(incident: Mapping[str, Any], turns: Sequence[Turn]) -> str:
         return "no guard covers it: nothing was judged"
     if not turns:
         return "it holds no turns"
+    if lost := _lost(incident, ()):
+        return f"the turn in which it began is not in it: lost {lost}"
     return f"oomguard {incident['version']} did not record with what memory the judge began"
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from oomguard.report import replay, store
 
 # Nothing was judged in these; all others must be judged again.
-NOTHING = ("no guard covers it", "it holds no turns")
+NOTHING = ("no guard covers it", "it holds no turns", "the turn in which it began is not in it: lost")
 
 
 def again(doc: Mapping[str, Any]) -> replay.Replay | None:

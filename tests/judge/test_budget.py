@@ -131,6 +131,21 @@ def test_bans_are_forgotten_and_never_longer_than_an_hour() -> None:
     assert [ban.pid for ban in it.state.stuck] == [71]
 
 
+def test_of_cgroups_that_are_gone_no_more_is_kept_than_counts() -> None:
+    """Jobs whose names never come back, each killed: the core does not remember them for ever."""
+    court = Court(plan(limit_guard("/work/*", budget=Budget(1, 60 * SECOND), cooldown_ms=1000)))
+    for number in range(20):
+        at, path = 1000 + number * 20_000, f"/work/job-{number}"
+        job = TargetId("limited", path)
+        full = cgroup(path, 99, limit=100, inode=50 + number)
+        court.sees(at, appeared=(TargetSeen(job, full),), cgroups=(full,), host=meminfo(500))
+        body = survey(path, [process(700 + number, "job", path, 99)], [full], guard="limited")
+        court.sees(at + 10, cgroups=(full,), surveys=(body,))
+        court.sees(at + 50, vanished=(job,))
+    assert court.state.counters.kills == 20
+    assert len(court.state.past) == 3
+
+
 def test_observing_spends_no_budget() -> None:
     it = Court(plan(replace(host_guard(), mode="observe"), budget=Budget(1, 60 * SECOND)))
     it.sees(0, host=meminfo(900), appeared=(TargetSeen(HOST, None),))

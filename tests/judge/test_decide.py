@@ -242,6 +242,72 @@ def test_twice_as_bad_cuts_the_cooldown_once_the_first_death_has_settled() -> No
     assert court.sees(1320, host=meminfo(20)) == ["look heaviest"]
 
 
+def calm_after_a_kill(court: Court) -> None:
+    """At 1000 ms, and calm since 2300."""
+    firing(court)
+    court.sees(1020, host=meminfo(600), gone=(VictimGone(1, 0),))
+    court.sees(1300, host=meminfo(600))
+    court.sees(2300, host=meminfo(600))
+    assert court.phase == "calm"
+
+
+def short_again(court: Court, at_ms: int, available: float = 40) -> list[str]:
+    court.sees(at_ms - 100, host=meminfo(100))
+    court.sees(at_ms - 90, host=meminfo(100), surveys=(survey("/", (SMALL,)),))
+    return court.sees(at_ms, host=meminfo(available))
+
+
+def test_the_cooldown_is_kept_though_it_was_calm_in_between_and_that_is_said() -> None:
+    court = host_court(cooldown_ms=20_000)
+    calm_after_a_kill(court)
+    assert short_again(court, 5000) == ["snapshot hard #2", "tell HARD", "tell MEASURE"]
+    assert court.said[-1].text == "nothing is ended for another 16.0 s: the cooldown of the last kill"
+    for at in range(5500, 20_990, 500):
+        said = court.sees(at, host=meminfo(40), surveys=(survey("/", (SMALL,)),) if court.target().asked else ())
+        assert not [line for line in said if line.startswith(("KILL", "TERM", "tell"))], "and said once"
+    court.sees(20_995, host=meminfo(40), surveys=(survey("/", (SMALL,)),))
+    assert "KILL 2" in court.sees(21_000, host=meminfo(40))
+
+
+def test_twice_as_bad_cuts_that_short_too() -> None:
+    court = host_court(cooldown_ms=20_000)
+    calm_after_a_kill(court)
+    short_again(court, 5000)
+    assert "KILL 2" in court.sees(5010, host=meminfo(20))
+
+
+def test_what_is_short_after_the_cooldown_is_acted_upon_at_once() -> None:
+    court = host_court(cooldown_ms=3000)
+    calm_after_a_kill(court)
+    assert "KILL 2" in short_again(court, 5000)
+
+
+def test_who_only_observes_waits_for_no_cooldown() -> None:
+    court = host_court(mode="observe", cooldown_ms=20_000)
+    firing(court)
+    for at in (1500, 2600):
+        court.sees(at, host=meminfo(600))
+    assert court.phase == "calm"
+    assert "KILL 2" in short_again(court, 5000), "a verdict that is held back by the hands"
+
+
+def test_a_cooldown_outlives_the_cgroup_that_it_is_for() -> None:
+    """As systemd restarts a service that leaks from its first moment: another directory under the same name."""
+    path = "/system.slice/web.service"
+    web = TargetId("limited", path)
+    court = Court(plan(limit_guard(path, cooldown_ms=30_000)))
+    for life in range(5):
+        at = 1000 + life * 10_000
+        full = cgroup(path, 96, limit=100, inode=50 + life)
+        body = survey(path, [process(700 + life, "web", path, 96)], [full], guard="limited")
+        court.sees(at, appeared=(TargetSeen(web, full),), cgroups=(full,), host=meminfo(500))
+        if court.target().asked:
+            court.sees(at + 10, cgroups=(full,), surveys=(body,))
+        court.sees(at + 50, vanished=(web,))
+    kills = [action for action in court.said if isinstance(action, Kill)]
+    assert len(kills) == 2, "in the first life, and in the fourth"
+
+
 @pytest.mark.parametrize(
     "condition",
     [

@@ -467,6 +467,19 @@ def test_a_restart_counts_for_the_budget() -> None:
     assert len([line for line in map(str, it.said) if "UnitJob" in line]) == 1
 
 
+def test_a_restart_waits_for_the_cooldown_of_the_last_one() -> None:
+    it = court(RESTART, cooldown_ns=30 * SECOND)
+    it.sees(1000, host=meminfo(40))
+    assert done(it.sees(1010, surveys=leak())) == ["restart 2: web.service"]
+    for at in (2000, 3100):
+        it.sees(at, host=meminfo(900))
+    for at in range(5000, 31_000, 500):
+        assert done(it.sees(at, host=meminfo(40), surveys=leak())) == []
+    assert measures(it)[1:] == ["nothing is ended for another 26.0 s: the cooldown of the last kill"]
+    it.sees(31_000, host=meminfo(40), surveys=leak())
+    assert done(it.sees(31_020, host=meminfo(40), surveys=leak()))[:1] == ["restart 4: web.service"]
+
+
 @pytest.mark.parametrize(
     ("path", "why"),
     [

@@ -11,7 +11,7 @@ from .command import oomguard
 @pytest.fixture
 def theirs(tmp_path: Path) -> Path:
     path = tmp_path / "earlyoom"
-    path.write_text("EARLYOOM_ARGS='-m 10 -N /bin/x --avoid ^sshd$'\n")
+    path.write_text("EARLYOOM_ARGS='-m 10 --kernel-oom --avoid ^sshd$'\n")
     return path
 
 
@@ -20,7 +20,8 @@ def test_what_is_printed_is_a_right_policy(theirs: Path, tmp_path: Path) -> None
     assert answer.code == 1  # not all could be said
     assert answer.err == (
         f"{theirs}:1: --avoid, --prefer: nearly: weigh a quarter and four times, not 300 points of oom_score\n"
-        f"{theirs}:1: -N: cannot be said: no script is run for a kill\n"
+        f"{theirs}:1: --kernel-oom: cannot be said: "
+        "the kernel's killer is not called: the victim is chosen here\n"
     )
     assert tomli.loads(answer.out)["policy"]["earlyoom"]["victim"]["avoid"] == [{"comm": "sshd"}]
     policy = tmp_path / "policy.toml"
@@ -32,7 +33,17 @@ def test_for_programs(theirs: Path) -> None:
     answer = oomguard("import", "earlyoom", theirs, "--json")
     assert answer.code == 1
     assert answer.json["policy"] == tomli.loads(answer.json["toml"])["policy"]
-    assert [(fault["key"], fault["line"]) for fault in answer.json["left"]] == [("-N", 1)]
+    assert [(fault["key"], fault["line"]) for fault in answer.json["left"]] == [("--kernel-oom", 1)]
+
+
+def test_who_is_told_goes_along(theirs: Path, tmp_path: Path) -> None:
+    theirs.write_text("-n -N /bin/true -P /bin/true")
+    answer = oomguard("import", "earlyoom", theirs)
+    assert answer.code == 0, "all of it is said, if not quite the same"
+    policy = tmp_path / "policy.toml"
+    policy.write_text(answer.out)
+    assert oomguard("check", "--config", policy).code == 0
+    assert set(oomguard("import", "earlyoom", theirs, "--json").json["sinks"]) == {"desktop", "script"}
 
 
 def test_when_all_is_said_it_is_fine(theirs: Path) -> None:

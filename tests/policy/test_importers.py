@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from oomguard.model.facts import ProcessFacts
+from oomguard.model.policy import KillStep, RunStep, WaitStep
 from oomguard.policy import PolicyError
 from tests.judge.world import process
 
@@ -108,10 +109,30 @@ def test_earlyoom_of_a_unit(tmp_path: Path) -> None:
 
 
 def test_earlyoom_tells_what_it_cannot_say(tmp_path: Path) -> None:
-    text = "EARLYOOM_ARGS=\"-N /bin/x --avoid '(a)\\\\1' --ignore ^12345678901234567$\"\n"
+    text = "EARLYOOM_ARGS=\"-N x --kernel-oom --avoid '(a)\\\\1' --ignore ^12345678901234567$\"\n"
     found = draft(tmp_path, "earlyoom", ("earlyoom", text))
-    assert lost(found) == {"-N": 1, "--avoid": 1}
+    assert lost(found) == {"-N": 1, "--kernel-oom": 1, "--avoid": 1}
     assert "12345678901234567 is left out" in str(found.differs[0])
+
+
+def test_earlyoom_runs_programs_and_tells_desktops(tmp_path: Path) -> None:
+    found = draft(tmp_path, "earlyoom", ("earlyoom", "-n -N /bin/after -P /bin/before -w 2.5"))
+    meant = plan(tmp_path, found)
+    assert [(sink.by, sink.argv, sink.at) for sink in meant.sinks] == [
+        ("desktop", (), ("killed",)),
+        ("run", ("/bin/after",), ("killed",)),
+    ]
+    (guard,) = meant.guards
+    assert guard.soft is not None
+    assert guard.hard is not None
+    for steps in (guard.soft.do, guard.hard.do):
+        run, wait = steps[-3:-1]
+        assert isinstance(run, RunStep)
+        assert run.argv == ("/bin/before",)
+        assert wait == WaitStep(200_000_000)
+    assert guard.soft.do[-1] == KillStep(2_500_000_000)
+    assert lost(found) == {}
+    assert [it.key for it in found.differs] == ["-P", "-n", "-N"]
 
 
 # -------------------------------------------------------------------------------------------------------------- nohang
@@ -175,6 +196,20 @@ def test_nohang_warns_and_ends_nobody(tmp_path: Path) -> None:
     assert warning.hard is None
     assert warning.soft is not None
     assert not warning.soft.kills
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ("", ("soft",)),
+        ("post_action_gui_notifications = True\n", ("killed", "soft")),
+        ("post_action_gui_notifications = True\nwarning_exe = /bin/x\n", ("killed",)),
+        ("warning_exe = /bin/x\n", ()),
+    ],
+)
+def test_nohang_tells_who_is_at_a_screen(tmp_path: Path, more: str, told: tuple[str, ...]) -> None:
+    sinks = plan(tmp_path, draft(tmp_path, "nohang", ("nohang-desktop.conf", DESKTOP + more))).sinks
+    assert [(sink.by, sink.at) for sink in sinks] == ([("desktop", told)] if told else [])
 
 
 def test_nohang_adjusts_by_name_path_and_cgroup(tmp_path: Path) -> None:

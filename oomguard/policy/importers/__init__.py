@@ -14,6 +14,7 @@ from .. import files
 from ..faults import Fault, PolicyError
 from ..spoken import Value
 
+DESKTOP: Final = "a sink tells desktops; it needs jeepney: make install EXTRAS=desktop"
 READERS: Final = ("earlyoom", "nohang", "oomd", "systemd-oomd", "kubelet")
 
 
@@ -39,6 +40,7 @@ class Draft:
     """What has become of it. ``left``: settings without words of ours; ``differs``: said, but not quite the same."""
 
     guards: dict[str, dict[str, Value]] = field(default_factory=dict)
+    sinks: dict[str, dict[str, Value]] = field(default_factory=dict)
     left: list[Fault] = field(default_factory=list)
     differs: list[Fault] = field(default_factory=list)
 
@@ -52,7 +54,7 @@ class Draft:
 
     def tables(self) -> dict[str, Value]:
         """The policy file."""
-        return {"policy": dict(self.guards)}
+        return {"policy": dict(self.guards), **({"sinks": dict(self.sinks)} if self.sinks else {})}
 
 
 Reader = Callable[[Sequence[Page]], Draft]

@@ -13,24 +13,23 @@ from typing import Any
 from .. import units
 from ..faults import Wrong
 from ..values import COMM_BYTES
-from . import Draft, Page, patterns, victim
+from . import DESKTOP, Draft, Page, patterns, victim
 
-_SHORT = "m:s:M:S:kidvr:pngN:P:h"
+_SHORT = "m:s:M:S:kidvr:pngN:P:w:h"
 _LONG = (
     *("prefer=", "avoid=", "ignore=", "dryrun", "ignore-root-user", "sort-by-rss", "syslog", "kernel-oom"),
     *("debug", "help", "version"),
 )
-_GRACE = "10s"  # it waits for so long until it takes the next one (kill.c, kill_wait)
+_GRACE = 10.0  # s; it waits for so long until it takes the next one (kill.c, kill_wait; -w since 1.9)
+_BEFORE = "200ms"  # so long has what it runs beforehand (earlyoom(1), -P)
 
 # What is in neither list changes nothing that it does: -k, -i, -d, -v, -h, --syslog.
 _OTHERWISE = {
     "-r": "there is no report by the clock: oomguard status tells at any time",
     "-p": "the daemon's own priority is its unit's: it is real-time and never chosen",
-    "-n": "no desktop notification: the journal is told",
+    "-n": DESKTOP,
 }
 _LOST = {
-    "-N": "no script is run for a kill",
-    "-P": "no script is run before a kill",
     "--kernel-oom": "the kernel's killer is not called: the victim is chosen here",
 }
 
@@ -45,9 +44,11 @@ def read(pages: Sequence[Page]) -> Draft:
     if "--dryrun" in options:
         guard["mode"] = "observe"
     term, kill = _thresholds(page, line, options)
+    before = _beforehand(draft, page, line, options)
     if term != kill:
-        guard["soft"] = {"when": [term], "do": ["snapshot", "notify", {"kill": {"grace": _GRACE}}]}
-    guard["hard"] = {"when": [kill], "do": ["kill"]}
+        grace = _grace(page, line, options)
+        guard["soft"] = {"when": [term], "do": ["snapshot", "notify", *before, {"kill": {"grace": grace}}]}
+    guard["hard"] = {"when": [kill], "do": [*before, "kill"]}
     guard["victim"] = _victim(draft, page, line, options)
     for option in options:
         if how := _OTHERWISE.get(option):
@@ -55,7 +56,42 @@ def read(pages: Sequence[Page]) -> Draft:
         elif why := _LOST.get(option):
             draft.lose(page, line, option, why)
     draft.guards["earlyoom"] = guard
+    _tell(draft, page, line, options)
     return draft
+
+
+def _grace(page: Page, line: int, options: dict[str, str]) -> str:
+    text = options.get("-w", str(_GRACE))
+    if not re.fullmatch(r"[0-9]{1,5}(\.[0-9]*)?", text):
+        page.wrong(line, "-w", f"{text!r} is not a number of seconds", "as in -w 10")
+    return units.shown_duration(int(float(text) * 10**9))
+
+
+_OTHER_WORDS = "it gets JSON on its standard input, not EARLYOOM_PID and the like, and is run as oomguard or nobody"
+
+
+def _beforehand(draft: Draft, page: Page, line: int, options: dict[str, str]) -> list[Any]:
+    """What is run before a kill, with the time that it has."""
+    if not (script := options.get("-P", "")):
+        return []
+    if not script.startswith("/"):
+        draft.lose(page, line, "-P", f"{script!r} is no absolute path, and no PATH is searched")
+        return []
+    draft.differ(page, line, "-P", _OTHER_WORDS)
+    return [{"run": [script]}, {"wait": _BEFORE}]
+
+
+def _tell(draft: Draft, page: Page, line: int, options: dict[str, str]) -> None:
+    """Who is told of a kill."""
+    if "-n" in options:
+        draft.sinks["desktop"] = {"desktop": True, "at": ["killed"]}
+    if not (script := options.get("-N", "")):
+        return
+    if not script.startswith("/"):
+        draft.lose(page, line, "-N", f"{script!r} is no absolute path, and no PATH is searched")
+        return
+    draft.sinks["script"] = {"run": [script], "at": ["killed"], "every": "0s"}
+    draft.differ(page, line, "-N", f"{_OTHER_WORDS}; kills within three seconds are one message")
 
 
 def _words(page: Page) -> tuple[int, list[str]]:

@@ -12,7 +12,7 @@ from typing import Any
 from .. import units
 from ..faults import Wrong
 from ..values import COMM_BYTES
-from . import Draft, Page, patterns, victim
+from . import DESKTOP, Draft, Page, patterns, victim
 
 # Its defaults (nohang.conf as it is packaged), for what a file does not say.
 _DEFAULTS = {
@@ -23,6 +23,8 @@ _DEFAULTS = {
     "psi_excess_duration": "30",
     "psi_post_action_delay": "15",
     "low_memory_warnings_enabled": "False",
+    "post_action_gui_notifications": "False",
+    "warning_exe": "",
     "ignore_positive_oom_score_adj": "False",
     "max_soft_exit_time": "10",
     "min_badness": "1",
@@ -41,11 +43,10 @@ _DEFAULTS = {
     "warning_threshold_max_psi": "10",
 }
 _LOST = {
-    "post_kill_exe": "no program is run after a kill",
-    "warning_exe": "no program is run for a warning: the journal is told",
+    "post_kill_exe": "nothing is filled into a command; [sinks.NAME] run = [...] gets JSON after a kill",
+    "warning_exe": "a command of the shell: [sinks.NAME] run = [...] gets JSON at each warning",
     "check_kmsg": "",  # the kernel's own kills are recorded in any case
     "ignore_positive_oom_score_adj": "the kernel's oom_score is taken as it is",
-    "post_action_gui_notifications": "no desktop notification: the journal is told",
 }
 # How often it looks, what it prints, and its own caches: nothing of that is a matter of policy here.
 _NEEDLESS = re.compile(
@@ -75,6 +76,7 @@ def read(pages: Sequence[Page]) -> Draft:
     if _flag(page, said, get, "low_memory_warnings_enabled"):
         when = _clauses(draft, page, get, said, "warning")
         draft.guards["nohang-warning"] = {"cgroup": "/", "soft": {"when": when, "do": ["notify"]}}
+    _tell(draft, page, said, get)
     return draft
 
 
@@ -114,6 +116,18 @@ def _tell_unknown(draft: Draft, page: Page, said: _Said) -> None:
         draft.lose(
             page, said["min_badness"][0], "min_badness", "there is no least oom_score: what holds under 1 MiB is spared"
         )
+
+
+def _tell(draft: Draft, page: Page, said: _Said, get: dict[str, str]) -> None:
+    """Who is at a screen: of what was done, and of warnings, for which there may be a program instead."""
+    wanted = {
+        "killed": "post_action_gui_notifications" * _flag(page, said, get, "post_action_gui_notifications"),
+        "soft": "low_memory_warnings_enabled" * ("nohang-warning" in draft.guards and not get["warning_exe"]),
+    }
+    if at := [word for word, key in wanted.items() if key]:
+        draft.sinks["desktop"] = {"desktop": True, "at": list(at)}
+    for key in filter(None, wanted.values()):
+        draft.differ(page, _line(said, key), key, DESKTOP)
 
 
 def _line(said: _Said, key: str) -> int:

@@ -54,13 +54,16 @@ class _Ruleset:
     xattr: str = ""
 
 
+_HOOKS = "they are oomd's own code; a program is run before a kill by { run = [...] } in front of it"
+
+
 def read(pages: Sequence[Page]) -> Draft:
     """A guard for each ruleset, and for each cgroup that it asks about."""
     draft = Draft()
     for page in pages:
         document = _document(page)
         if document.get("prekill_hooks"):
-            draft.lose(page, page.line_of('"prekill_hooks"'), "prekill_hooks", "nothing is run before a kill")
+            draft.lose(page, page.line_of('"prekill_hooks"'), "prekill_hooks", _HOOKS)
         rulesets = document.get("rulesets")
         if not isinstance(rulesets, list):
             page.wrong(1, "rulesets", "is missing, or not a list", "this is no configuration of oomd")

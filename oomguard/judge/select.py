@@ -52,6 +52,11 @@ CONTAINERS["kubernetes"] = tuple(
     f"{pod}/{name}" for pod in PODS["any"] for name in (f"cri-containerd-{_ID}.scope", f"crio-{_ID}.scope", _ID)
 )
 CONTAINERS["any"] = tuple(glob for globs in tuple(CONTAINERS.values()) for glob in globs)
+# Whoever has started them. Under cgroupfs a pod's container is its id alone, whichever runtime it has.
+CONTAINERS["containerd"] = (
+    *CONTAINERS["nerdctl"],
+    *(glob for glob in CONTAINERS["kubernetes"] if "/crio-" not in glob),
+)
 
 
 @lru_cache(maxsize=128)

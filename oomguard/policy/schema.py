@@ -390,7 +390,7 @@ class GuardTable(Table):
     cgroup: CgroupField = None
     unit: SystemUnitField = None
     slice: SliceField = None
-    container: Literal["docker", "podman", "nerdctl", "kubernetes", "any"] | None = None
+    container: Literal["docker", "podman", "containerd", "nerdctl", "kubernetes", "any"] | None = None
     pod: Literal["guaranteed", "burstable", "besteffort", "any"] | None = None
     xattr: XattrField = None
     mode: Literal["enforce", "observe"] = "enforce"

@@ -99,6 +99,7 @@ def picked(selector: str, tree: list[str]) -> list[str]:
             ],
         ),
         ("container=nerdctl", [f"/system.slice/nerdctl-{ID}.scope"]),
+        ("container=containerd", [f"/system.slice/nerdctl-{ID}.scope"]),
         ("container=kubernetes", []),
         ("/user.slice/user-*.slice", ["/user.slice/user-1000.slice"]),
     ],
@@ -115,6 +116,7 @@ def test_on_a_host(selector: str, expected: list[str]) -> None:
         ("pod=besteffort", [6, 12]),
         ("pod=any", [0, 3, 6, 8, 10, 12]),
         ("container=kubernetes", [1, 4, 9, 11]),
+        ("container=containerd", [1, 9, 11]),
         ("container=docker", []),
     ],
 )

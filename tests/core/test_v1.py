@@ -341,6 +341,6 @@ def test_a_user_guards_his_own_cgroup(
     assert dict(guarding.status().degraded)["CAP_KILL"] == "only our own processes can be killed"
     assert own.wait(PATIENCE_S) == -signal.SIGKILL, guarding.log()
     assert root.poll() is None
+    assert guarding.end() == 0
     refused = "root[" in guarding.log()
     assert refused != hides, guarding.log()
-    assert guarding.end() == 0

@@ -304,9 +304,9 @@ class Senses:
         moved = self.host.total_bytes // MOVED_SHARE
         while True:
             now_ns = clock()
-            line, bound, end_ns = self._put_off(state)
+            line, bound, tripped, end_ns = self._put_off(state)
             end_ns = 0 if self._anything() else min(end_ns, until_ns, self.rescan_ns or until_ns)
-            chore_ns = self._next_chore()
+            chore_ns, bound_ns = self._next_chore(), now_ns if bound else pace.NEVER
             while now_ns < end_ns:
                 nap_ns = (chore_ns if chore_ns < end_ns else end_ns) - now_ns
                 if line:
@@ -317,10 +317,11 @@ class Senses:
                         self.kept_plenty = plenty
                         return None
                     nap_ns = min(nap_ns, pace.until_filled(plenty - line))
-                if bound:
+                if now_ns >= bound_ns:
                     if (spare := bound - self.vmstat.allocated_bytes()) <= 0:
                         break
-                    nap_ns = min(nap_ns, pace.until_filled(spare))
+                    bound_ns = now_ns + pace.until_filled(spare, tripped)
+                nap_ns = min(nap_ns, bound_ns - now_ns)
                 batch = poll(min(max(0.0, nap_ns / SECOND), LONGEST_S), BATCH)
                 now_ns = clock()
                 if batch:
@@ -352,12 +353,12 @@ class Senses:
         if self.triggers.until_ns() <= now_ns:
             self.triggers.look(now_ns)
 
-    def _put_off(self, state: State) -> tuple[int, int, int]:
+    def _put_off(self, state: State) -> tuple[int, int, bool, int]:
         """What settles deadlines, and until when: (the highest line that memory is over, how much the kernel may have
-        handed out since boot); 0: that settles nothing.
+        handed out since boot, whether all whom that settles are behind tripwires); 0: that settles nothing.
         """
         most_ns = self._longest(state)
-        line, bound, until_ns = 0, 0, pace.NEVER
+        line, bound, tripped, until_ns = 0, 0, True, pace.NEVER
         plenty, allocated = self._plenty(state.targets.values()), self._allocated(state)
         for target in state.targets.values():
             own = target.glance_bytes
@@ -365,11 +366,11 @@ class Senses:
                 line = max(line, own)
                 until_ns = min(until_ns, target.look_ns + most_ns)
             elif allocated and (own := self._bound(target)) > allocated:
-                bound = min(bound or own, own)
+                bound, tripped = min(bound or own, own), tripped and target.tripped
                 until_ns = min(until_ns, target.look_ns + most_ns)
             else:
                 until_ns = min(until_ns, self._deadline(target))
-        return line, bound, until_ns
+        return line, bound, tripped, until_ns
 
     def _allocated(self, state: State) -> int:
         """All that the kernel has handed out since boot, bytes; 0 where nobody should ask, or it cannot be told.

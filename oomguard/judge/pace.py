@@ -104,9 +104,9 @@ def until_near(quiet_bytes: int, current_bytes: int, tripped: bool) -> int:
     return min(max(low, _fill(quiet_bytes - current_bytes, TRIPPED_FILL if tripped else FILL)), high)
 
 
-def until_filled(room_bytes: int) -> int:
+def until_filled(room_bytes: int, tripped: bool = False) -> int:
     """Nanoseconds until so much more could be in use; within what is slept in calm."""
-    full_ns = room_bytes * SECOND // FILL
+    full_ns = room_bytes * SECOND // (TRIPPED_FILL if tripped else FILL)
     return _SHORTEST_NS if full_ns < _SHORTEST_NS else _LONGEST_NS if full_ns > _LONGEST_NS else full_ns
 
 

@@ -11,7 +11,7 @@ from oomguard.core import observe
 from oomguard.core.observe import Senses, Watch
 from oomguard.judge.decide import begin, decide
 from oomguard.judge.pace import NEVER
-from oomguard.judge.state import State, TargetState
+from oomguard.judge.state import Held, State, TargetState
 from oomguard.model.facts import CgroupFacts, MemInfo, Observation, TargetId, TargetSeen
 from oomguard.model.policy import (
     Amount,
@@ -200,7 +200,7 @@ def test_deadlines_that_memory_settles_are_nobodys_turn(senses: Senses) -> None:
     senses._read_host = lambda: MemInfo(GIB, 0, GIB // 2, 0, 0)  # type: ignore[method-assign]
     state = State(targets={target.id: target for target in (*settled, urgent)})
     assert senses._due(state, now) == [urgent.id]
-    assert senses._put_off(state) == (GIB // 4, 0, urgent.look_ns)
+    assert senses._put_off(state) == (GIB // 4, 0, True, urgent.look_ns)
 
 
 def test_each_is_looked_at_now_and_then_and_together_with_those_that_would_be_next(senses: Senses) -> None:
@@ -330,7 +330,26 @@ def test_the_nap_lasts_until_so_much_could_have_been_handed_out(
     far = {key: replace(target, look_ns=senses.kept_ns) for key, target in state.targets.items()}
     senses.bounds = dict.fromkeys(far, (64 << 20, handed.size + 1200 * (1 << 20)))
     senses._wait(replace(state, targets=far), NEVER)
-    assert [round(nap, 3) for nap in naps.timeouts] == [0.2] * 3, "1200 of 6000 MiB a second"
+    assert [round(nap, 1) for nap in naps.timeouts] == [0.2] * 3, "1200 of 6000 MiB a second"
+
+
+def test_behind_tripwires_what_was_handed_out_is_seldom_asked_for(
+    senses: Senses, crowd: tuple[State, list[Counted], Handed]
+) -> None:
+    """There the kernel stops the fastest leak, which could otherwise fill them all the while."""
+    state, _, handed = crowd
+    wire = Held(1, "tripwire", "/x", 1, 0, 1)
+    for leases, nap_s in (((wire,), 1.0), ((), 0.1)):
+        senses.kept_ns = time.monotonic_ns()
+        senses.epoll.close()
+        senses.epoll = naps = Naps(count=3)  # type: ignore[assignment]
+        trips = {
+            key: replace(target, look_ns=senses.kept_ns, leases=leases if number else (wire,))
+            for number, (key, target) in enumerate(state.targets.items())
+        }
+        senses.bounds = dict.fromkeys(trips, (64 << 20, handed.size + 100 * (1 << 20)))
+        senses._wait(replace(state, targets=trips), NEVER)
+        assert [round(nap, 1) for nap in naps.timeouts] == [nap_s] * 3, "100 MiB a second, or 6000"
 
 
 def test_what_was_put_off_in_calm_is_not_when_something_holds(senses: Senses) -> None:

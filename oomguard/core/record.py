@@ -107,7 +107,9 @@ class Recorder:
         if packed is not None and not self._rest and len(packed) <= THIN - 16:
             self.minutes.append(packed)
             return
-        cgroups, shares = seen.cgroups[:4], (*seen.shares, *self._rest)[:SHARES]
+        known = {share.cgroup for share in seen.shares}
+        rest = (share for share in self._rest if share.cgroup not in known)
+        cgroups, shares = seen.cgroups[:4], (*seen.shares, *rest)[:SHARES]
         told = shares
         while True:
             thin = Observation(seen.at_ns, (), seen.host, seen.pressure, cgroups=cgroups, shares=shares)

@@ -20,6 +20,7 @@ from oomguard.cli.scratch import ALONE
 from oomguard.model import codec, kept
 from oomguard.model.statuspage import GuardLine, Numbers
 from tests import pages
+from tests.incidents import judged
 
 from .command import HOST, Answer, oomguard
 from .test_status import core
@@ -229,6 +230,7 @@ def test_a_drill_on_this_machine(tmp_path: Path) -> None:
     assert answer.json["signal_to_death_ms"] >= 0
     shown = oomguard("incidents", "show", "last", "--state-dir", tmp_path / "kept")
     assert answer.json["story"] in " ".join(shown.out.split())
+    assert len(judged.all_again(tmp_path / "kept" / "incidents")) == 1
     assert nothing_is_left()
 
 
@@ -237,9 +239,11 @@ def test_where_the_kernel_is_first_it_is_said(tmp_path: Path) -> None:
     """A watermark a page under the limit, and as fast as it goes."""
     policy = tmp_path / "late.toml"
     policy.write_text(LATE)
-    answer = drill(tmp_path, "--policy", str(policy), "--rate", "100GiB", "--limit", "32MiB")
+    kept = ("--state-dir", str(tmp_path / "kept"))
+    answer = drill(tmp_path, "--policy", str(policy), "--rate", "100GiB", "--limit", "32MiB", *kept)
     assert answer.code == 1
     assert answer.out.endswith("not as it should be: the kernel was first\n")
+    judged.all_again(tmp_path / "kept" / "incidents")
     assert nothing_is_left()
 
 

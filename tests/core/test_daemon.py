@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import mmap
 import os
 import random
+import re
 import select
 import signal
 import subprocess
@@ -18,6 +20,7 @@ import pytest
 
 from oomguard.client import Watch
 from oomguard.linux import leases
+from oomguard.model.ring import MINUTES_BYTES
 
 from .disks import BOX, disk, frozen
 from .world import HOST, MIB, PATIENCE_S, Daemon, World, gone, policy, until
@@ -663,6 +666,37 @@ def test_no_page_fault_while_armed(world: World, daemon: Start, hog: Hog) -> Non
     assert (numbers.minor_faults, numbers.major_faults) == (0, 0)
     assert numbers.drops == 0
     assert guarding.end() == 0
+
+
+def test_the_recorder_is_locked_memory_of_a_size_that_was_asked_for(world: World, daemon: Start, hog: Hog) -> None:
+    """Turns and minutes: every page is there and locked, before and after there was much to record."""
+    asked = policy(HOST, world).replace("[daemon]", '[daemon]\nring = "512KiB"')
+    sizes = {(512 << 10) + mmap.PAGESIZE, MINUTES_BYTES + mmap.PAGESIZE}
+    guarding = daemon(world, asked)
+    guarding.hear("READY=1")
+    if "memory lock" in dict(guarding.status().degraded):
+        pytest.skip("memory may not be locked here")
+    assert recorders(guarding.process.pid, sizes) == sizes
+    victim = hog(60)
+    world.see(victim.pid)
+    world.available(50)
+    assert victim.wait(PATIENCE_S) == -signal.SIGKILL
+    assert recorders(guarding.process.pid, sizes) == sizes
+    assert guarding.end() == 0
+
+
+def recorders(pid: int, sizes: set[int]) -> set[int]:
+    """Of the shared memory of these sizes that process has, what is in memory and locked to the last page."""
+    found = set()
+    for mapping in re.split(r"\n(?=[0-9a-f]+-)", Path(f"/proc/{pid}/smaps").read_text()):
+        values = dict(re.findall(r"^(\w+): +(.+)$", mapping, re.MULTILINE))
+        size = int(values["Size"].split()[0]) << 10
+        whole = (
+            values["Rss"] == values["Size"] and "lo" in values["VmFlags"].split() and "sh" in values["VmFlags"].split()
+        )
+        if size in sizes and whole:
+            found.add(size)
+    return found
 
 
 def test_descriptors_do_not_grow(world: World, daemon: Start, hog: Hog) -> None:

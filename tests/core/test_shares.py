@@ -1,6 +1,9 @@
 """Who has how much: named for the record, walked for seldom, and never more than there is room for."""
 
+import time
 from pathlib import Path
+
+import pytest
 
 from oomguard.core import shares
 from oomguard.core.shares import Shares
@@ -57,29 +60,42 @@ def test_what_a_guarded_cgroup_lies_in_is_told_though_it_is_small(tmp_path: Path
     group.close()
 
 
-def test_a_walk_is_not_repeated_soon_and_names_no_more_than_it_may(tmp_path: Path) -> None:
+def test_a_walk_names_no_more_than_it_may(tmp_path: Path) -> None:
     it = Shares(tree(tmp_path, {f"{n}.service": n for n in range(600)}), broken)
     it.walk(SECOND, host(100))
-    assert it.walk_ns >= SECOND + shares.WALK_NS
     found = it.look(SECOND, [])
     assert {share.current_bytes for share in found} == set(range(600 - shares.LARGEST, 600))
 
 
-def test_where_nothing_moves_it_is_seldom_walked(tmp_path: Path) -> None:
-    root = tree(tmp_path, {"web.service": 5})
-    it = Shares(root, broken)
+def test_a_walk_takes_no_more_than_its_share_of_the_time(tmp_path: Path) -> None:
+    it = Shares(tree(tmp_path, {f"{n}.service": n for n in range(600)}), broken)
+    began = time.monotonic_ns()
+    it.walk(SECOND, host(GIB, GIB))
+    assert it.look(SECOND, [])
+    least_ns = shares.WALK_SHARE * 600 * 1000  # a cgroup takes more than a microsecond on any computer
+    assert shares.WALK_SHARE * (time.monotonic_ns() - began) > least_ns
+    it.walk(SECOND + least_ns, host(GIB))
+    assert not it.look(2 * SECOND, []), "whatever moves"
 
-    def walked(at_ns: int, available_bytes: int) -> bool:
-        it.walk(at_ns, host(GIB, available_bytes))
-        return bool(it.look(at_ns, []))
 
-    nearly = GIB // 2 - GIB // shares.MOVED_SHARE
-    assert walked(SECOND, GIB // 2)
-    assert not walked(SECOND + shares.WALK_NS, nearly)
-    assert it.walk_ns == SECOND + 2 * shares.WALK_NS
-    assert walked(SECOND + 2 * shares.WALK_NS, nearly - 1)
-    assert not walked(SECOND + 3 * shares.WALK_NS, nearly)
-    assert walked(SECOND + 2 * shares.WALK_NS + shares.STILL_NS, nearly), "but seen again in every two minutes"
+def test_where_nothing_moves_it_is_seldom_walked_and_else_every_second(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the largest are told as often as the machine is, in the minutes that matter."""
+    monkeypatch.setattr(shares, "WALK_SHARE", 0)  # however slow this computer is
+    it = Shares(tree(tmp_path, {"web.service": 5}), broken)
+
+    def walked(at_s: int, available_bytes: int) -> bool:
+        it.walk(at_s * SECOND, host(GIB, available_bytes))
+        return bool(it.look(at_s * SECOND, []))
+
+    step = GIB // shares.MOVED_SHARE
+    assert walked(1, GIB // 2)
+    assert it.walk_ns == 2 * SECOND, "it asks every second"
+    assert not any(walked(second, GIB // 2 - step) for second in range(2, 30))
+    assert all(walked(second, GIB // 2 - (second - 28) * (step + 1)) for second in range(30, 40))
+    still = GIB // 2 - 11 * (step + 1)
+    assert [second for second in range(40, 101) if walked(second, still)] == [99], "seen again in every two minutes"
 
 
 def test_what_has_little_is_not_descended_into(tmp_path: Path) -> None:

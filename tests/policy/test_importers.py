@@ -243,10 +243,12 @@ OOMD = """\
       ["system pressure", {"name": "pressure_above",
         "args": {"cgroup": "system.slice", "resource": "memory", "threshold": "80", "duration": "60"}}]],
     "actions": [{"name": "kill_by_memory_size_or_growth",
-      "args": {"cgroup": "user.slice/user-*.slice/session-*.scope,system.slice/*"}}] },
+      "args": {"cgroup":
+        "user.slice/user-*.slice/session-*.scope,user.slice/user-*.slice/user@*.service/*,system.slice/*"}}] },
   { "name": "low swap", /* and this one */
     "detectors": [["free swap", {"name": "swap_free", "args": {"threshold_pct": "10"}}]],
-    "actions": [{"name": "kill_by_swap_usage", "args": {"cgroup": "system.slice/*"}}] }
+    "actions": [{"name": "kill_by_swap_usage", "args": {"cgroup":
+        "user.slice/user-*.slice/session-*.scope,user.slice/user-*.slice/user@*.service/*,system.slice/*"}}] }
 ] }
 """
 
@@ -300,7 +302,7 @@ def test_oomd_as_debian_has_it(tmp_path: Path) -> None:
     found = draft(tmp_path, "oomd", ("oomd.json", OOMD))
     assert lost(found) == {}
     guards = plan(tmp_path, found).guards
-    assert [guard.cgroup for guard in guards] == ["/user.slice", "/system.slice", "/system.slice"]
+    assert [guard.cgroup for guard in guards] == ["/user.slice", "/system.slice", "/"]
     assert [(guard.victim.by, guard.victim.take) for guard in guards] == [*[("memory", "unit")] * 2, ("swap", "unit")]
     assert {guard.cooldown_ns for guard in guards} == {15 * 10**9}
 
@@ -344,6 +346,21 @@ def test_oomd_s_ruleset_for_each_cgroup_with_an_attribute(tmp_path: Path) -> Non
     assert [fault.key for fault in found.differs] == ["each: xattr_filter"]
     full = found.guards["each"]["hard"]
     assert full == {"when": [{"pressure_above": {"full": "80%", "over": "10s"}, "lasting": "30s"}], "do": ["kill"]}
+
+
+def test_oomd_s_rulesets_for_drop_ins_and_what_ends_nobody_are_told(tmp_path: Path) -> None:
+    text = f"""{{"rulesets": [
+      {{"name": "base", "drop-in": {{"actions": true}}, "detectors": [["group", {PRESSURE}]],
+        "actions": [{{"name": "continue"}}]}},
+      {{"name": "base", "detectors": [["group", {PRESSURE}]]}}
+    ]}}"""
+    found = draft(tmp_path, "oomd", ("oomd.json", text))
+    assert found.guards == {}
+    assert [(fault.key, fault.message[:20]) for fault in found.left] == [
+        ("base: drop-in", "files of conf.d chan"),
+        ("base", "its actions end nobo"),
+        ("base", "it has no actions: i"),
+    ]
 
 
 @pytest.mark.parametrize(

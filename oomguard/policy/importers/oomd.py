@@ -54,6 +54,7 @@ class _Ruleset:
     xattr: str = ""
 
 
+_KNOWN = {"name", "detectors", "actions", "cgroup", "xattr_filter", "post_action_delay", "silence-logs"}
 _HOOKS = "they are oomd's own code; a program is run before a kill by { run = [...] } in front of it"
 
 
@@ -70,6 +71,17 @@ def read(pages: Sequence[Page]) -> Draft:
         for index, table in enumerate(rulesets):
             _ruleset(draft, page, table, ("rulesets", index))
     return draft
+
+
+def _why_not(key: str) -> str:
+    if key == "drop-in":
+        return "files of conf.d change [policy.NAME] key by key, and no rule of theirs comes first for being dropped in"
+    return _HOOKS if key == "prekill_hook_timeout" else "is not known here"
+
+
+def _asks(group: Any) -> bool:
+    """Whether anything depends on it; oomd's own overview is a ruleset, too."""
+    return any(plugin not in _SILENT for plugin, _ in _plugins(group))
 
 
 def _document(page: Page) -> dict[str, Any]:
@@ -92,8 +104,16 @@ def _ruleset(draft: Draft, page: Page, table: Any, way: Key) -> None:
         page.wrong(page.line_of('"rulesets"'), f"rulesets[{way[1]}]", "lacks its name or its detectors")
     line = page.line_of(json.dumps(name))
     own = table.get("cgroup", "")
+    for key in sorted(table.keys() - _KNOWN):
+        draft.lose(
+            page, page.line_of(json.dumps(key), page.text.find(json.dumps(name))), f"{name}: {key}", _why_not(key)
+        )
     kill = _kill_of(draft, page, table, line, name)
     if kill is None:
+        if not table.get("actions"):
+            draft.lose(page, line, name, "it has no actions: it is a drop-in for another ruleset")
+        elif any(_asks(group) for group in table["detectors"]):
+            draft.lose(page, line, name, "its actions end nobody")
         return
     plugin, args = kill
     delay = str(args.get("post_action_delay", table.get("post_action_delay", _DELAY)))

@@ -87,7 +87,10 @@ def explain(
 
     machine = Machine(proc or plan.daemon.proc, cgroup or plan.daemon.cgroup)
     path, process = _found(machine, subject)
-    bounds = _bounds(machine, live.runtime_dir(runtime_dir, config or files.DEFAULT))
+    directory = live.runtime_dir(runtime_dir, config or files.DEFAULT)
+    if in_force:
+        _see_as_the_daemon(machine, directory)
+    bounds = _bounds(machine, directory)
     accounts = [
         _account(machine, guard, target, process, path, bounds) for guard, target in _covering(plan, machine, path)
     ]
@@ -134,6 +137,18 @@ def _found(machine: "Machine", subject: str) -> tuple[str, "ProcessFacts | None"
     if not machine.exists(path):
         say.fail(say.FOUND, f"there is no cgroup {path}")
     return path, None
+
+
+def _see_as_the_daemon(machine: "Machine", directory: Path) -> None:
+    """What is written on cgroups as trusted.* takes CAP_SYS_ADMIN to read, which root has and the daemon has not."""
+    from ..linux import libc, procfs
+
+    try:
+        status = Path(machine.proc, str(live.page(directory).numbers.pid), "status").read_bytes()
+        if "CAP_SYS_ADMIN" not in procfs.parse_capabilities(status):
+            libc.lay_down(libc.CAP_SYS_ADMIN)
+    except (live.NotRunning, OSError):
+        pass
 
 
 def _bounds(machine: "Machine", directory: Path) -> "Bounds":

@@ -175,6 +175,18 @@ def capset(mask: int) -> None:
         raise oserror("capset")
 
 
+CAP_SYS_ADMIN = 21
+
+
+def lay_down(capability: int) -> None:
+    """This thread goes on without this capability in force, whether it had it or not."""
+    if _libc.capget(ctypes.addressof(_cap_header), ctypes.addressof(_cap_data)) != 0:
+        raise oserror("capget")
+    _cap_data[0] &= ~(1 << capability)
+    if _libc.capset(ctypes.addressof(_cap_header), ctypes.addressof(_cap_data)) != 0:
+        raise oserror("capset")
+
+
 def prctl_set_keepcaps() -> None:
     """The next setuid away from root keeps the permitted capabilities."""
     if _libc.prctl(_PR_SET_KEEPCAPS, 1, 0, 0, 0) != 0:

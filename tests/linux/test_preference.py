@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -134,3 +135,23 @@ def test_group_session_and_file_of_a_process(python: Callable[[str], subprocess.
 
 def test_groups_behind_a_hostile_name() -> None:
     assert procfs.parse_groups(b"7 (a) b) (c 1 2) S 1 50 41 0 -1 4194560 1 0") == (50, 41)
+
+
+SEEN = """\
+import os, sys
+from oomguard.linux import libc
+os.setxattr(sys.argv[1], "trusted.oomd_avoid", b"1")
+before = os.listxattr(sys.argv[1])
+libc.lay_down(libc.CAP_SYS_ADMIN)
+print("trusted.oomd_avoid" in before, "trusted.oomd_avoid" in os.listxattr(sys.argv[1]))
+"""
+
+
+@pytest.mark.kernel
+def test_who_lays_the_right_down_sees_nothing_that_only_root_may_set(tmp_path: Path) -> None:
+    if "CAP_SYS_ADMIN" not in procfs.capabilities():
+        pytest.skip("needs CAP_SYS_ADMIN")
+    done = subprocess.run([sys.executable, "-c", SEEN, tmp_path], capture_output=True, text=True, check=False)
+    if "Operation not supported" in done.stderr:
+        pytest.skip("no trusted.* can be set here")
+    assert done.stdout == "True False\n", done.stderr

@@ -120,6 +120,17 @@ AGENT = f"{MANAGER}/app.slice/agent-1.scope"
             "KILL java",
         ),
         (
+            "shell-server",
+            [
+                process(10, "bash", f"{USER}/session-1.scope", 10),
+                process(11, "tmux: server", f"{USER}/session-1.scope", 600, 10),
+                process(12, "simulation", f"{USER}/session-1.scope", 900, 11),
+            ],
+            {"used": {USER: 1300}},
+            "KILL simulation",  # as above
+        ),
+        ("shell-server", [process(12, "simulation", f"{USER}/session-1.scope", 900)], {"used": {USER: 1200}}, ""),
+        (
             "coding-agents",
             [
                 process(10, "tmux: server", AGENT, 5),

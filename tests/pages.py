@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +12,16 @@ from oomguard.core.page import Writer, text
 from oomguard.model import statuslayout as layout
 from oomguard.model.facts import Pressure, Stall
 from oomguard.model.statuspage import Averages, Clause, Event, Growing, GuardLine, Nominee, Numbers
+
+
+def core(more: str = "") -> subprocess.Popen[bytes]:
+    """Somebody who looks like a core from outside, until he is killed or his standard input ends."""
+    text = f"open('/proc/self/comm', 'w').write('oomguard'); {more}print('up', flush=True); sys.stdin.read()"
+    words = [sys.executable, "-S", "-c", f"import os, sys; {text}", "--plan-fd", "3"]
+    process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout
+    process.stdout.readline()
+    return process
 
 
 def publish(

@@ -18,7 +18,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Exit with 1 if there is a warning.")]
 Against = Annotated[
     Path | None,
-    typer.Option("--against", metavar="DIR", help="On another machine: DIR holds its proc and sys/fs/cgroup."),
+    typer.Option(
+        "--against", metavar="DIR", help="On another machine: DIR holds its proc and sys/fs/cgroup.", readable=False
+    ),
 ]
 NO_CGROUPS = "there are no cgroups here that count memory"
 

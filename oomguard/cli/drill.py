@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 Policy = Annotated[
     Path | None,
-    typer.Option("--policy", metavar="FILE", help="A daemon of its own under this policy, not the one that runs."),
+    typer.Option(
+        "--policy", metavar="FILE", help="A daemon of its own under this policy, not the one that runs.", readable=False
+    ),
 ]
 GuardName = Annotated[
     str | None, typer.Option("--guard", metavar="NAME", help="This policy (default: the one of /oomguard-drill).")
@@ -42,7 +44,8 @@ Rate = Annotated[str, typer.Option("--rate", metavar="SIZE", help="How fast, a s
 Within = Annotated[int, typer.Option("--within", metavar="SECONDS", min=1, max=600, help="How long to wait for it.")]
 Force = Annotated[bool, typer.Option("--force", help="Although the machine is not calm.")]
 Keep = Annotated[
-    Path | None, typer.Option("--state-dir", metavar="DIR", help="Keep the incident there (a daemon of its own).")
+    Path | None,
+    typer.Option("--state-dir", metavar="DIR", help="Keep the incident there (a daemon of its own).", readable=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

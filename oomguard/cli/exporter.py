@@ -37,7 +37,12 @@ Listen = Annotated[
 ]
 Textfile = Annotated[
     Path | None,
-    typer.Option("--textfile", metavar="FILE", help="Write them to this file instead (of node_exporter), and again."),
+    typer.Option(
+        "--textfile",
+        metavar="FILE",
+        help="Write them to this file instead (of node_exporter), and again.",
+        readable=False,
+    ),
 ]
 Every = Annotated[str, typer.Option("--every", metavar="TIME", help="How often the file is written.")]
 Once = Annotated[bool, typer.Option("--once", help="Print them, or write the file, once.")]
@@ -109,8 +114,10 @@ class Source:
         """None: nobody runs, or it cannot be read; why is said once, and when it has changed."""
         try:
             page, why = live.page(self.runtime_dir), ""
-        except (live.NotRunning, OSError) as error:
+        except live.NotRunning as error:
             page, why = None, str(error)
+        except OSError as error:
+            page, why = None, f"{error.filename}: {error.strerror}"
         if why != self._said:
             say.aside(f"oomguard: {why or f'the status page in {self.runtime_dir} can be read'}")
             self._said = why

@@ -1,16 +1,17 @@
 """The daemon's page as other programs rely upon it: what ``status --json`` and ``top --json`` print."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from ..model.facts import Stall
 from ..model.statuspage import Clause, GuardLine, StatusPage
 from ..report.mend import mend
 from ..report.near import lines, near, used
-from . import live
+from .processes import Process
 
 
-def plain(page: StatusPage, held: live.Held | None = None) -> dict[str, Any]:
+def plain(page: StatusPage, processes: Sequence[Process] | None = None) -> dict[str, Any]:
     """Sizes in bytes, shares of 1, pressure in percent, times as their names say. ``None``: not known here."""
     numbers = page.numbers
     return {
@@ -31,10 +32,9 @@ def plain(page: StatusPage, held: live.Held | None = None) -> dict[str, Any]:
             else {"some": _stall(page.pressure.some), "full": _stall(page.pressure.full)},
         },
         "memory": {
-            "pss_kib": held.pss_kib if held else None,
-            "locked_kib": held.locked_kib if held else None,
             "minor_faults": numbers.minor_faults,
             "major_faults": numbers.major_faults,
+            "processes": None if processes is None else [_process(it) for it in processes],
         },
         "counters": {
             "turns": numbers.turns,
@@ -71,6 +71,10 @@ def plain(page: StatusPage, held: live.Held | None = None) -> dict[str, Any]:
         "degraded": [{"what": what, "why": why, "mend": mend(what, why)} for what, why in page.degraded],
         "left_out": dict(page.left_out),
     }
+
+
+def _process(it: Process) -> dict[str, Any]:
+    return {"name": it.name, "resident_bytes": it.resident_bytes, "locked_bytes": it.locked_bytes, "cpu_s": it.cpu_s}
 
 
 def _guard(guard: GuardLine, page: StatusPage) -> dict[str, Any]:

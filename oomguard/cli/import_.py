@@ -25,7 +25,9 @@ class Kind(StrEnum):
 
 Files = Annotated[
     list[Path],
-    typer.Argument(metavar="FILE...", help="Its configuration. Of systemd-oomd: oomd.conf and units' drop-ins."),
+    typer.Argument(
+        metavar="FILE...", help="Its configuration. Of systemd-oomd: oomd.conf and units' drop-ins.", readable=False
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -27,9 +27,12 @@ app = typer.Typer(
 )
 
 StateDir = Annotated[
-    Path | None, typer.Option("--state-dir", metavar="DIR", help="Where incidents are (default: as configured).")
+    Path | None,
+    typer.Option("--state-dir", metavar="DIR", help="Where incidents are (default: as configured).", readable=False),
 ]
-Config = Annotated[Path, typer.Option("--config", metavar="FILE", help="The policy file that says where they are.")]
+Config = Annotated[
+    Path, typer.Option("--config", metavar="FILE", help="The policy file that says where they are.", readable=False)
+]
 Id = Annotated[str, typer.Argument(metavar="ID", help="Its id, a beginning of it, its last digits, 'last', or a path.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -85,7 +88,8 @@ def show(
 def report(
     incident: Id,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to (default: ID.html here).")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to (default: ID.html here).", readable=False),
     ] = None,
     state_dir: StateDir = None,
     config: Config = files.DEFAULT,
@@ -140,7 +144,8 @@ def diff(
 def export(
     incident: Id,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to (default: ID.tar.zst here).")
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Where to (default: ID.tar.zst here).", readable=False),
     ] = None,
     redact: Annotated[
         str,

@@ -1,8 +1,8 @@
-"""The running daemon as seen from outside: its status page, its processes, what they hold. Nothing here wakes it."""
+"""The running daemon as seen from outside: its status page, and whether it lives. Nothing here wakes or locks it."""
 
 import os
 import struct
-from dataclasses import dataclass
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -11,10 +11,12 @@ import typer
 from ..model import statuspage
 from ..model.statuspage import StatusPage
 from ..policy import files
-from .quick import lives
 
 Runtime = Annotated[
-    Path | None, typer.Option("--runtime-dir", metavar="DIR", help="Where the daemon runs (default: as configured).")
+    Path | None,
+    typer.Option(
+        "--runtime-dir", metavar="DIR", help="Where the daemon runs (default: as configured).", readable=False
+    ),
 ]
 
 
@@ -56,35 +58,36 @@ def page(directory: Path) -> StatusPage:
         raise NotRunning(f"oomguard is not running: there is no {path}") from None
     except (ValueError, IndexError, struct.error) as error:
         raise NotRunning(f"{path} cannot be read: {error}") from None
-    if not lives(found.numbers.pid):
+    if not lives(found):
         raise NotRunning(f"oomguard is not running: pid {found.numbers.pid} of {path} has ended without a word")
     return found
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """What core and workers hold together, in KiB: their share of memory, and as much of it as is locked."""
+def lives(page: StatusPage) -> bool:
+    """Whether who wrote it is still there, and not a later process of that number: it would be younger than the page.
 
-    pss_kib: int
-    locked_kib: int
-
-
-def held(pid: int) -> Held | None:
-    """None where the kernel does not let us look (not root)."""
-    import psutil
-
+    /proc/PID/stat is made without any lock of that process; cmdline, maps and smaps take one that the core may need.
+    """
+    pid = page.numbers.pid
+    if not _is_there(pid):
+        return False
     try:
-        pids = [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
-        rollups = [Path(f"/proc/{number}/smaps_rollup").read_bytes() for number in pids]
-    except (OSError, psutil.Error):
-        return None
-    return Held(sum(_kib(rollup, b"Pss") for rollup in rollups), sum(_kib(rollup, b"Locked") for rollup in rollups))
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            head, _, rest = file.read().rpartition(b")")
+    except OSError:
+        return True  # hidepid: somebody is there
+    # 812 (oomguard) S 1 812 812 0 -1 4194624 ...: the name, and as field 22 when it was started
+    started_ns = int(rest.split()[19]) * 10**9 // os.sysconf("SC_CLK_TCK")  # CLOCK_BOOTTIME
+    asleep_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - time.monotonic_ns()
+    return head.endswith(b"(oomguard") and started_ns - asleep_ns <= page.beat_ns
 
 
-def _kib(rollup: bytes, name: bytes) -> int:
-    # Pss:                2345 kB
-    for line in rollup.splitlines():
-        key, _, value = line.partition(b":")
-        if key == name:
-            return int(value.split()[0])
-    return 0
+def _is_there(pid: int) -> bool:
+    try:
+        if pid > 0:
+            os.kill(pid, 0)  # is sent to nobody
+    except PermissionError:
+        return True
+    except (ProcessLookupError, OverflowError):
+        return False
+    return pid > 0

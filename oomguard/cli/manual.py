@@ -19,8 +19,10 @@ from .tree import Argument, Command, Option, whole
 Schema = dict[str, Any]
 
 
-Share = Annotated[Path, typer.Argument(metavar="DIR", help="As /usr/local/share.")]
-Units = Annotated[list[Path], typer.Option("--unit", metavar="FILE", help="The unit files as installed, ours first.")]
+Share = Annotated[Path, typer.Argument(metavar="DIR", help="As /usr/local/share.", readable=False)]
+Units = Annotated[
+    list[Path], typer.Option("--unit", metavar="FILE", help="The unit files as installed, ours first.", readable=False)
+]
 
 
 def manual(share: Share, unit: Units) -> None:

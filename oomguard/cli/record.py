@@ -26,13 +26,18 @@ _HEADER: Final = 4096
 _SHARED: Final = re.compile(r"^([0-9a-f]+)-([0-9a-f]+) rw-s \S+ \S+ \d+\s+/dev/zero \(deleted\)$", re.MULTILINE)
 
 Runtime = live.Runtime
-Config = Annotated[Path, typer.Option("--config", metavar="FILE", help="The policy file that says where it runs.")]
+Config = Annotated[
+    Path, typer.Option("--config", metavar="FILE", help="The policy file that says where it runs.", readable=False)
+]
 
 
 def record(
     lasting: Annotated[str, typer.Option("--for", metavar="TIME", help="How long: 10m, 1h, 24h.")] = "1h",
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="Where to (default: oomguard-TIME.zst here).")
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FILE", help="Where to (default: oomguard-TIME.zst here).", readable=False
+        ),
     ] = None,
     most: Annotated[str, typer.Option("--max-bytes", metavar="SIZE", help="Stop when it is as large.")] = "256MiB",
     runtime_dir: Runtime = None,

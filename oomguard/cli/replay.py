@@ -24,7 +24,9 @@ Ids = Annotated[
 ]
 Policy = Annotated[
     Path | None,
-    typer.Option("--policy", metavar="FILE", help="Judge by this policy: what would have been different?"),
+    typer.Option(
+        "--policy", metavar="FILE", help="Judge by this policy: what would have been different?", readable=False
+    ),
 ]
 Whole = Annotated[bool, typer.Option("--all", help="Every turn that was judged otherwise, and what could not be.")]
 _TURNS = 12  # lines of differences that are shown of one incident

@@ -1,6 +1,10 @@
-"""``oomguard status``: what the running daemon says about itself, on one screen, read from its page."""
+"""``oomguard status``: what the running daemon says about itself, on one screen, read from its page.
+
+What its processes weigh and whether it lives is asked of /proc, where that takes no lock that the daemon may need.
+"""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +16,8 @@ from ..report import store
 from ..report.mend import mend
 from ..report.near import Near, by_nearness, near, used
 from ..report.words import size
-from . import frame, live, say
+from . import frame, live, processes, say
+from .processes import Process
 from .run import Config
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -35,12 +40,12 @@ def status(
         if json:
             say.as_json({"pid": None, "error": str(error)})
         say.fail(say.FOUND, str(error))
-    held = live.held(page.numbers.pid)
+    weighed = processes.of(page.numbers.pid)
     state_dir = Path(files.state_dir(config))
     if json:
-        say.as_json({**frame.plain(page, held), "lately": _lately(state_dir), "incidents": _incidents(state_dir)})
+        say.as_json({**frame.plain(page, weighed), "lately": _lately(state_dir), "incidents": _incidents(state_dir)})
         return
-    _print_head(page, held)
+    _print_head(page, weighed)
     _print_guards(page, whole)
     _print_degraded(page, whole)
     _print_incidents(state_dir)
@@ -90,7 +95,7 @@ def state_of(page: StatusPage) -> str:
     return "armed" if "enforce" in modes else "armed, in observe mode: it ends nobody"
 
 
-def _print_head(page: StatusPage, held: live.Held | None) -> None:
+def _print_head(page: StatusPage, weighed: Sequence[Process]) -> None:
     numbers = page.numbers
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(numbers.started_ns / 1e9))
     say.line(f"oomguard {page.version}, pid {numbers.pid}, since {since}: {state_of(page)}")
@@ -103,8 +108,9 @@ def _print_head(page: StatusPage, held: live.Held | None) -> None:
     say.line(
         f"did       {numbers.snapshots} snapshots, {numbers.kills} kills, {numbers.kernel_oom_kills} by the kernel"
     )
-    own = f"{size(held.pss_kib * 1024)}, {size(held.locked_kib * 1024)} of it locked; " if held else ""
-    say.line(f"itself    {own}{numbers.minor_faults} minor and {numbers.major_faults} major page faults since armed")
+    own = ", ".join(f"{it.name} {size(it.resident_bytes)}" for it in weighed)
+    faults = f"{numbers.minor_faults} minor and {numbers.major_faults} major page faults since armed"
+    say.line(f"itself    {own + '; ' if own else ''}{faults}")
     say.line()
 
 

@@ -18,7 +18,6 @@ from ..model import statuspage
 from ..model.statuspage import StatusPage
 from ..policy import files
 from . import live, say
-from .quick import lives
 from .run import Config
 
 if TYPE_CHECKING:
@@ -27,12 +26,15 @@ if TYPE_CHECKING:
 Once = Annotated[bool, typer.Option("--once", help="One frame, and the end.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on a line for every frame.")]
 Interval = Annotated[float, typer.Option("--interval", "-n", metavar="SECONDS", help="0.1 to 3600.")]
-Svg = Annotated[Path | None, typer.Option("--svg", metavar="FILE", help="One frame, drawn into a file.")]
+Svg = Annotated[
+    Path | None, typer.Option("--svg", metavar="FILE", help="One frame, drawn into a file.", readable=False)
+]
 Sort = Annotated[str, typer.Option("--sort", metavar="near|policy|name|used", help="What comes first.")]
 
 SORTS = ("near", "policy", "name", "used")  # as cli.screen has them, which takes rich
 PLAIN_WIDTH = 80  # where nobody says how wide it is
 SUSPEND = "\x1a"
+ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*[ -/]*[@-~]|O.)?", re.DOTALL)  # arrow keys and the like, and the key Esc
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SIGNALS = (signal.SIGWINCH, signal.SIGTSTP, *_ENDS)
 
@@ -60,7 +62,7 @@ def top(
     if page is None and (once or svg or not json):
         if json:
             _line({"pid": None, "error": watched.gone})
-        say.fail(say.FOUND, watched.gone)
+        say.fail(say.NOT_PERMITTED if watched.denied else say.FOUND, watched.gone)
     if svg is not None and page is not None:
         _draw_picture(page, sort, svg)
     elif json:
@@ -74,11 +76,15 @@ def top(
 
 @dataclass(slots=True)
 class Watched:
-    """The daemon of a directory. ``page``: the last that was read; ``gone``: why there is none now, "" there is."""
+    """The daemon of a directory. ``page``: the last that was read; ``gone``: why there is none now, "" there is.
+
+    ``denied``: it may not be read.
+    """
 
     directory: Path
     page: StatusPage | None = None
     gone: str = ""
+    denied: bool = False
 
     def look(self) -> StatusPage | None:
         """The page as it is now. None: nobody is behind it, or it cannot be read."""
@@ -89,7 +95,7 @@ class Watched:
         except live.NotRunning as error:
             self.gone = str(error)
         except OSError as error:
-            self.gone = f"{error.filename}: {error.strerror}"
+            self.gone, self.denied = f"{error.filename}: {error.strerror}", isinstance(error, PermissionError)
         return None if self.gone else self.page
 
     def _again(self, last: StatusPage) -> StatusPage:
@@ -99,7 +105,7 @@ class Watched:
             page = statuspage.read(path)
         except (FileNotFoundError, ValueError):
             return live.page(self.directory)  # which says what is wrong
-        if (page.beat_ns, page.numbers.pid) == (last.beat_ns, last.numbers.pid) and not lives(page.numbers.pid):
+        if (page.beat_ns, page.numbers.pid) == (last.beat_ns, last.numbers.pid) and not live.lives(page):
             return live.page(self.directory)
         return page
 
@@ -226,6 +232,7 @@ class Keys:
         self.before = termios.tcgetattr(self.fd)
         self.heard, self.bell = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.wakeup = signal.set_wakeup_fd(self.bell, warn_on_full_buffer=False)
+        self.typed: list[str] = []
         self.suspended = False
         self.ended_by = 0
         self.handlers = {number: signal.signal(number, self._on_signal) for number in _SIGNALS}
@@ -266,7 +273,7 @@ class Keys:
 
     def wait(self, most_s: float) -> str:
         """The next key, "" if there was none in this time; "q" when there will never be another."""
-        ready, _, _ = select.select([self.fd, self.heard], [], [], max(0.0, most_s))
+        ready, _, _ = select.select([self.fd, self.heard], [], [], 0.0 if self.typed else max(0.0, most_s))
         if self.heard in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(self.heard, 4096)
@@ -274,9 +281,7 @@ class Keys:
             raise SystemExit(128 + self.ended_by)
         if self.suspended:
             return SUSPEND
-        if self.fd not in ready:
-            return ""
-        pressed = os.read(self.fd, 64)
-        if not pressed:
-            return "q"
-        return "" if pressed.startswith(b"\x1b") and len(pressed) > 1 else pressed[:1].decode("latin-1")
+        if self.fd in ready and not self.typed:  # on a slow line many come at once: each counts
+            pressed = os.read(self.fd, 64)
+            self.typed = list(ESCAPES.sub(b"", pressed).decode("latin-1")) if pressed else ["q"]
+        return self.typed.pop(0) if self.typed else ""

@@ -13,13 +13,14 @@ import time
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from oomguard.cli import metrics, tally
-from oomguard.model.statuspage import GuardLine
+from oomguard.model.statuspage import Growing, GuardLine
 from tests import pages
 
 from .command import TIMEOUT_S, oomguard
@@ -39,21 +40,21 @@ def place(tmp_path: Path, core: "subprocess.Popen[bytes]") -> Path:
     return tmp_path
 
 
-def publish(place: Path, pid: int) -> None:
+def publish(place: Path, pid: int, more: int = 0, growing: str = "") -> None:
+    """``more`` kills of each kind than at first; ``growing``: a cgroup that does."""
     shown = page()
-    numbers = type(shown.numbers)(
-        **{name: getattr(shown.numbers, name) for name in shown.numbers.__slots__} | {"pid": pid}
-    )
-    pages.publish(place, numbers, shown.guards, degraded=shown.degraded, pressure=shown.pressure, growing=shown.growing)
+    counted = {"pid": pid, "kills": 3 + more, "kernel_oom_kills": 4 + more, "drops": more}
+    numbers = replace(shown.numbers, **counted)
+    guards = [replace(guard, kills=guard.kills + more) for guard in shown.guards]
+    grown = [*shown.growing, *([Growing(growing, 9 << 30, 2 * 10**9, 1 << 30, 10**9)] if growing else [])]
+    known = {"degraded": shown.degraded, "pressure": shown.pressure, "growing": grown}
+    pages.publish(place, numbers, guards, **known)
 
 
 @pytest.fixture
 def core() -> Iterator["subprocess.Popen[bytes]"]:
     """Somebody who looks like a core from outside."""
-    words = [sys.executable, "-S", "-c", "import sys; print('up', flush=True); sys.stdin.read()", "--plan-fd", "3"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        process.stdout.readline()
+    with pages.core() as process:
         yield process
         process.kill()
 
@@ -334,6 +335,13 @@ def queries(node: Any) -> Iterator[str]:
 
 
 ASKED = sorted(set(queries(json.loads(DASHBOARD.read_text()))))
+# What is shown beside a line: {{policy}} is a label of what is asked.
+LEGENDS = [
+    (target["expr"], name)
+    for panel in json.loads(DASHBOARD.read_text())["panels"]
+    for target in panel.get("targets", ())
+    for name in re.findall(r"{{\s*(\w+)\s*}}", target.get("legendFormat", ""))
+]
 
 
 def plain(query: str) -> str:
@@ -430,7 +438,7 @@ def test_alerts_fire_when_they_should_and_only_then(tmp_path: Path) -> None:
 
 
 @needs_it
-def test_prometheus_itself(place: Path) -> None:
+def test_prometheus_itself(place: Path, core: "subprocess.Popen[bytes]") -> None:
     """It scrapes the exporter, and answers everything that the dashboard asks."""
     with running(*words(place, "--listen", "127.0.0.1:0")) as it, serving(place, it.target, RULES) as server:
         (up,) = server.wait_for("oomguard_up == 1")
@@ -438,13 +446,18 @@ def test_prometheus_itself(place: Path) -> None:
         server.wait_for("count_over_time(oomguard_up[1m]) > 2")
         series = {sample["metric"]["__name__"] for sample in server.query('{__name__=~"oomguard_.+"}')}
         assert series == told_names() - {"oomguard_page_faults"}
-        nothing = [query for query in map(plain, ASKED) if not server.query(query)]
-        # Nothing has happened since it looks, and nothing was too long.
-        assert all(re.search(r"increase|> 0|\[1m\]\) >", query) for query in nothing), nothing
         loaded = [rule["name"] for group in server.ask("rules")["groups"] for rule in group["rules"]]
         assert loaded == [rule["alert"] for rule in rules()]
+        # Now something happens: then there is nothing that has no answer.
+        publish(place, core.pid, more=1, growing=f"/{'x' * 180}")
         write(place, 2)
         server.wait_for('increase(oomguard_policy_victims_total{policy="web",outcome="gone"}[1m]) > 0')
+        server.wait_for("increase(oomguard_policy_kills_total[1m]) > 0")
+        answers = {query: server.query(plain(query)) for query in ASKED}
+        assert [query for query, samples in answers.items() if not samples] == []
+        assert [query for query, samples in answers.items() if all(it["value"][1] == "NaN" for it in samples)] == []
+        for query, name in LEGENDS:
+            assert all(name in sample["metric"] for sample in answers[query]), (query, name)
 
 
 def test_the_manual_lists_every_metric() -> None:

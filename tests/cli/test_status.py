@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from oomguard.cli import app, live
 from oomguard.model import statuspage
 from oomguard.model.statuspage import Clause, Condition
 from tests import pages
@@ -24,10 +26,7 @@ from .command import oomguard
 @pytest.fixture
 def core() -> Iterator[subprocess.Popen[bytes]]:
     """Somebody who looks like a core from outside."""
-    words = [sys.executable, "-S", "-c", "import sys; print('up', flush=True); sys.stdin.read()", "--plan-fd", "3"]
-    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        process.stdout.readline()
+    with pages.core() as process:
         yield process
         process.kill()
 
@@ -133,8 +132,9 @@ def test_for_programs(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
     assert [it["what"] for it in seen["degraded"]] == ["swap_above", "psi"]
     assert "psi=1" in seen["degraded"][1]["mend"]
     assert (memory["minor_faults"], memory["major_faults"]) == (1, 0)
-    assert memory["pss_kib"] > 1000
-    assert memory["locked_kib"] == 0, "nothing is locked in our stand-in"
+    (process,) = memory["processes"]
+    assert (process["name"], process["locked_bytes"]) == ("core", 0), "nothing is locked in our stand-in"
+    assert process["resident_bytes"] > 1 << 20
 
 
 def test_for_people(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
@@ -161,17 +161,22 @@ def test_all_in_observe_mode_and_starting_are_no_guard(tmp_path: Path, core: sub
         assert f": {said}" in oomguard("status", "--runtime-dir", tmp_path).out
 
 
-def test_one_that_stands_still(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
+def test_one_that_stands_still(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """It lives, and does nothing: stopped, or stuck in the kernel."""
+    monkeypatch.setattr(live, "lives", lambda page: True)  # nobody here is as old as that page
     guards = [statuspage.GuardLine("host", "/", "enforce", "calm", 1, 1, 2, path="/")]
-    numbers = statuspage.Numbers(pid=core.pid, armed=1)
+    numbers = statuspage.Numbers(pid=1, armed=1)
     pages.publish(tmp_path, numbers, guards, beat_ns=time.monotonic_ns() - 100 * 10**9)
-    out = oomguard("status", "--runtime-dir", tmp_path).out
+    assert app.call(["status", "--runtime-dir", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
     assert ": STANDS STILL: no turn for 1" in out
     assert "systemctl restart oomguard" in out
     idle = [replace(guards[0], targets=0, path="")]
     pages.publish(tmp_path, numbers, idle, beat_ns=time.monotonic_ns() - 100 * 10**9)
-    assert ": armed\n" in oomguard("status", "--runtime-dir", tmp_path).out, "nothing to watch, nothing to wake for"
+    assert app.call(["status", "--runtime-dir", str(tmp_path)]) == 0
+    assert ": armed\n" in capsys.readouterr().out, "nothing to watch, nothing to wake for"
 
 
 def test_many_are_one_screen(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
@@ -234,22 +239,46 @@ def test_the_verdicts_of_the_last_day(tmp_path: Path, core: subprocess.Popen[byt
 
 
 def test_workers_count_too(tmp_path: Path) -> None:
-    code = "import os, sys; os.fork(); os.write(1, b'up\\n'); sys.stdin.read()"
-    with subprocess.Popen(
-        [sys.executable, "-S", "-c", code, "--plan-fd", "3"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as both:
-        assert both.stdout
-        assert both.stdout.readline() + both.stdout.readline() == b"up\nup\n"
-        publish(tmp_path, both.pid)
-        together = oomguard("status", "--runtime-dir", tmp_path, "--json").json["memory"]["pss_kib"]
-        alone = _pss_kib(both.pid)
-        both.communicate()
-    assert together > alone * 1.3
+    forked = "os.fork() or (open('/proc/self/comm', 'w').write('oomguard-reaper'), sys.stdin.read(), os._exit(0)); "
+    with pages.core(forked) as core:
+        publish(tmp_path, core.pid)
+        told = oomguard("status", "--runtime-dir", tmp_path, "--json").json["memory"]["processes"]
+        assert {it["name"] for it in told} == {"core", "reaper"}
+        assert all(it["resident_bytes"] > 1 << 20 for it in told)
+        shown = next(
+            line for line in oomguard("status", "--runtime-dir", tmp_path).out.splitlines() if "itself" in line
+        )
+        core.communicate()
+    assert re.search(r"itself    core [0-9.]+ MiB, reaper [0-9.]+ MiB; 1 minor and 0 major page faults since", shown)
 
 
-def _pss_kib(pid: int) -> int:
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return int(next(line.split()[1] for line in lines if line.startswith("Pss:")))
+LISTENING = """
+import sys
+place = sys.argv.pop(1)
+def heard(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(("/proc/", place)):
+        print(arguments[0], file=sys.stderr)
+sys.addaudithook(heard)
+from oomguard.cli.main import main
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["status", "top --once", "top --json --once", "exporter --once"])
+def test_that_page_is_read_and_of_the_processes_what_takes_no_lock_of_theirs(
+    tmp_path: Path, core: subprocess.Popen[bytes], command: str
+) -> None:
+    """cmdline, environ, maps and smaps take the mmap_lock, which the core may want for itself."""
+    publish(tmp_path, core.pid)
+    words = [*command.split(), "--runtime-dir", str(tmp_path)]
+    call = [sys.executable, "-c", LISTENING, str(tmp_path), *words]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    opened = [line for line in done.stderr.splitlines() if line.startswith("/")]
+    of_the_core = {name.rpartition("/")[2] for name in opened if name.startswith(f"/proc/{core.pid}/")}
+    assert of_the_core <= {"stat", "status", "children"}, opened
+    assert "stat" in of_the_core, "it would be seen"
+    assert [name for name in opened if not name.startswith("/proc/")] == [f"{tmp_path}/status"]
 
 
 def test_hostile_names_move_no_cursor(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
@@ -283,7 +312,19 @@ def test_where_nobody_runs(tmp_path: Path) -> None:
     assert oomguard("status", "--runtime-dir", tmp_path, "--json").json["pid"] is None
 
 
-@pytest.mark.parametrize("pid", [2**22 + 1, os.getpid(), 1], ids=["nobody", "another program", "init"])
+def test_a_later_process_of_that_number_and_name(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
+    """An exporter, say, that has begun after the page's last word."""
+    publish(tmp_path, core.pid)
+    assert oomguard("status", "--runtime-dir", tmp_path).code == 0
+    page = statuspage.read(str(tmp_path / "status"))
+    pages.publish(tmp_path, page.numbers, beat_ns=page.beat_ns - 3600 * 10**9)
+    answer = oomguard("status", "--runtime-dir", tmp_path)
+    assert (answer.code, "has ended without a word" in answer.err) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "pid", [0, 2**63, 2**22 + 1, os.getpid(), 1], ids=["none", "hostile", "nobody", "other", "init"]
+)
 def test_the_page_of_one_who_has_ended(tmp_path: Path, pid: int) -> None:
     """No such pid, or a later process that has the number now."""
     publish(tmp_path, pid)

@@ -53,10 +53,7 @@ class Core:
         self.writer: Writer | None = None
 
     def start(self) -> None:
-        words = [sys.executable, "-S", "-c", "import sys; print('up', flush=True); sys.stdin.read()", "--plan-fd", "3"]
-        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert self.process.stdout
-        self.process.stdout.readline()
+        self.process = pages.core()
 
     def publish(self, **changes: Any) -> None:
         page = story(self.process.pid) | changes
@@ -260,6 +257,16 @@ def test_other_keys_do_nothing(core: Core) -> None:
             screen.read(0.1)
         assert screen.process.poll() is None
         screen.press("q")
+        assert screen.end() == 0
+
+
+def test_keys_that_come_together_all_count(core: Core) -> None:
+    """On a slow line, or a busy machine: only the first was looked at, and q was lost."""
+    with watching(core, 80, 24) as screen:
+        screen.sees("q quit")
+        os.kill(screen.process.pid, signal.SIGSTOP)
+        screen.press("x\x1b[A\x1bOA\x1b\tq")
+        os.kill(screen.process.pid, signal.SIGCONT)
         assert screen.end() == 0
 
 

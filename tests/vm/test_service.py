@@ -20,8 +20,9 @@ def test_the_service_is_up_and_says_how_it_is(installed_vm: Machine) -> None:
         assert {"name", "cgroup", "mode", "phase", "targets"} <= policy.keys()
     (host,) = [policy for policy in told["policies"] if policy["cgroup"] == "/"]
     assert host["mode"] == "enforce"
-    assert {"pss_kib", "locked_kib", "minor_faults", "major_faults"} <= told["memory"].keys()
-    assert told["memory"]["locked_kib"] > 0
+    weighed = {process["name"]: process for process in told["memory"]["processes"]}
+    assert {"core", "reaper", "scribe", "herald"} <= weighed.keys()
+    assert weighed["core"]["locked_bytes"] > 0
     assert told["memory"]["major_faults"] == 0
     assert told["counters"] == {"snapshots": 0, "kills": 0, "kernel_oom_kills": 0} | told["counters"]
     assert told["degraded"] == []  # everything that a guard can want is here: cgroup v2, PSI, root

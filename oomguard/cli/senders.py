@@ -3,6 +3,7 @@
 They are executed, never imported: apprise is a second of a busy machine, and their rights are not ours.
 """
 
+import itertools
 import json
 import os
 import select
@@ -19,7 +20,8 @@ from ..model.codec import pack
 from ..model.policy import Plan, Sink
 from ..policy import Fault
 
-PATIENCE_S = 60.0  # for all answers: a delivery has 20 s, and loading apprise may take as long on an emulated machine
+PATIENCE_S = 60.0  # for an answer: a delivery has 20 s, and loading apprise may take as long on an emulated machine
+AT_ONCE = 4  # the sender takes eight, and what is real comes meanwhile
 _BYTES_MAX = 160_000
 
 
@@ -98,15 +100,15 @@ def _started(
 
 
 def _asked(end: socket.socket, sinks: dict[str, Sink], policy: str, by: str) -> Iterator[tuple[Sink, dict[str, Any]]]:
-    waiting = dict(sinks)
+    waiting, asked = dict(sinks), iter(sinks)
     try:
-        for name in sinks:
-            end.send(json.dumps({"sink": name, "number": 1, "test": policy}).encode(), socket.MSG_NOSIGNAL)
-        until = time.monotonic() + PATIENCE_S
+        for name in itertools.islice(asked, AT_ONCE):
+            _ask(end, name, policy)
         while waiting:
-            data = _next(end, until)
-            answer = json.loads(data)
+            answer = json.loads(_next(end, time.monotonic() + PATIENCE_S))
             if (sink := waiting.pop(answer["sink"], None)) is not None:
+                for name in itertools.islice(asked, 1):
+                    _ask(end, name, policy)
                 yield sink, answer | {"by": by}
     except TimeoutError:
         lost = f"no answer in {PATIENCE_S:.0f} s"
@@ -118,6 +120,10 @@ def _asked(end: socket.socket, sinks: dict[str, Sink], policy: str, by: str) -> 
         return
     for sink in waiting.values():
         yield sink, {"error": lost, "hint": "journalctl -t oomguard may know more", "note": "", "took_ms": 0, "by": by}
+
+
+def _ask(end: socket.socket, name: str, policy: str) -> None:
+    end.send(json.dumps({"sink": name, "number": 1, "test": policy}).encode(), socket.MSG_NOSIGNAL)
 
 
 def _next(end: socket.socket, until: float) -> bytes:

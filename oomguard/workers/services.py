@@ -3,6 +3,7 @@
 No token leaves this process but to its service: what apprise says of a failure is told without any part of the URL.
 """
 
+import errno
 import json
 import logging
 import re
@@ -34,12 +35,18 @@ _REASONS: Final = (
     (r"Connection refused|Errno 111\b", "connection refused", "nobody listens at that host and port"),
     (r"timed out|[Tt]imeout", "it does not answer in time", "a firewall, or a busy server"),
     (
+        r"WRONG_VERSION_NUMBER|wrong version number|record layer failure",
+        "it does not speak TLS there",
+        "is the port right? without TLS it is json:// and not jsons://, mailto:// and not mailtos://",
+    ),
+    (
         r"CERTIFICATE_VERIFY_FAILED|certificate verify failed|SSLError",
         "its certificate cannot be verified",
         "add its CA to the system's, or verify=no to the URL",
     ),
     (r"error=40[13]\b|[Uu]nauthorized|[Ff]orbidden", "it refuses us", "is the token or the password still right?"),
     (r"error=404\b|Not Found", "it does not know that address", "is the URL still right?"),
+    (r"error=5\d\d\b", "the server has an error of its own", "its log says more; what is real is tried again"),
     (r"error=429\b|[Tt]oo [Mm]any", "it is told too much", "raise every in the sink's table"),
 )
 
@@ -146,6 +153,13 @@ def _runs(argv: tuple[str, ...]) -> Answer:
     return Answer()
 
 
+_MEND: Final = {
+    errno.ENOENT: "a path from the root on; of a script, its interpreter may be what is missing",
+    errno.EACCES: "chmod a+rx {}, and what it lies in: it runs as a user without rights",
+    errno.ENOEXEC: "a script's first line names its interpreter: #!/bin/sh",
+}
+
+
 def _run(argv: tuple[str, ...], request: dict[str, Any]) -> Answer:
     """The program has its standard input, and that deadline for itself and all that it starts."""
     told = json.dumps({"version": 1, **request}).encode()
@@ -155,7 +169,7 @@ def _run(argv: tuple[str, ...], request: dict[str, Any]) -> Answer:
             timeout=DEADLINE_S, check=False,
         )  # fmt: skip
     except OSError as error:
-        return Answer(f"{argv[0]}: {error.strerror}", "an absolute path that everybody may execute")
+        return Answer(f"{argv[0]}: {error.strerror}", _MEND.get(error.errno or 0, "").format(argv[0]))
     except subprocess.TimeoutExpired:
         return Answer(f"{argv[0]} took more than {DEADLINE_S:.0f} s, and was ended")
     if done.returncode == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import socket
 import subprocess
@@ -92,7 +93,7 @@ class Sending:
 
 
 class Web:
-    """``mode``: ok, forbidden, broken, mute (never answers), gone (hangs up)."""
+    """``mode``: ok, forbidden, broken, mute (never answers), gone (hangs up); /404/ in a URL is a code."""
 
     def __init__(self) -> None:
         self.mode = "ok"
@@ -108,7 +109,8 @@ class Web:
                     self.connection.close()
                     return
                 outer.got.append({"path": self.path} | json.loads(body))
-                self.send_response({"forbidden": 403, "broken": 500}.get(outer.mode, 200))
+                asked = re.match(r"/([45]\d\d)/", self.path)
+                self.send_response(int(asked[1]) if asked else {"forbidden": 403, "broken": 500}.get(outer.mode, 200))
                 self.end_headers()
 
             def log_message(self, *_: object) -> None:

@@ -22,7 +22,7 @@ from oomguard.client import Watch
 from oomguard.linux import leases
 from oomguard.model.ring import MINUTES_BYTES
 
-from .disks import BOX, disk, frozen
+from .disks import BAD_DAYS, BOX, disk, frozen
 from .world import HOST, MIB, PATIENCE_S, Daemon, World, gone, policy, until
 
 Start = Callable[..., Daemon]
@@ -924,6 +924,35 @@ def test_a_disk_that_hangs_delays_no_kill(world: World, daemon: Start, hog: Hog)
             assert incidents(world) == [], "the disk has taken nothing"
             assert guarding.status().numbers.kills == 2
         until(lambda: len([doc for doc in incidents(world) if doc["complete"]]) == 2, guarding.log())
+        assert guarding.end() == 0
+
+
+@pytest.mark.parametrize("day", ["full", "read-only", "vanished"])
+def test_a_disk_that_takes_nothing_costs_no_kill_and_is_said(world: World, daemon: Start, hog: Hog, day: str) -> None:
+    """One that has vanished is made anew, on what lies below it: then nothing is lost."""
+    state = world.root / "state"
+    kind, worse = BAD_DAYS[day]
+    with contextlib.ExitStack() as here:
+        try:
+            here.enter_context(disk(state, kind))
+        except OSError as error:
+            pytest.skip(f"no file system of our own here: {error}")
+        guarding = daemon(world, policy(HOST, world))
+        guarding.hear("READY=1")
+        if kind != "ro":
+            until(lambda: (state / "blackbox").exists() and (state / "blackbox").stat().st_size == BOX)
+        here.enter_context(worse(state))
+        victim = hog(60)
+        world.see(victim.pid)
+        world.available(50)
+        assert victim.wait(PATIENCE_S) == -signal.SIGKILL
+        world.available(900)
+        guarding.phase("calm")
+        assert guarding.status().numbers.kills == 1
+        if day == "vanished":
+            until(lambda: [doc for doc in incidents(world) if doc["complete"]], guarding.log())
+        else:
+            guarding.logged("incident.json not written")
         assert guarding.end() == 0
 
 

@@ -21,7 +21,15 @@ Runtime = Annotated[
 
 
 class NotRunning(Exception):
-    """There is no page, or nobody behind it. The text says which."""
+    """There is no page, or nobody behind it. The text says which; ``mend`` what to do about it."""
+
+    def __init__(self, text: str, mend: str = "systemctl start oomguard.service, or oomguard run") -> None:
+        super().__init__(text)
+        self.mend = mend
+
+    def whole(self) -> str:
+        """For whoever has asked, in one line."""
+        return f"{self}: {self.mend}" if self.mend else str(self)
 
 
 def runtime_dir(asked: Path | None, config: Path) -> Path:
@@ -57,7 +65,7 @@ def page(directory: Path) -> StatusPage:
     except FileNotFoundError:
         raise NotRunning(f"oomguard is not running: there is no {path}") from None
     except (ValueError, IndexError, struct.error) as error:
-        raise NotRunning(f"{path} cannot be read: {error}") from None
+        raise NotRunning(f"{path} cannot be read: {error}", mend="") from None
     if not lives(found):
         raise NotRunning(f"oomguard is not running: pid {found.numbers.pid} of {path} has ended without a word")
     return found

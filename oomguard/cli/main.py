@@ -8,7 +8,10 @@ import errno
 import os
 import sys
 
-from . import quick, say
+try:
+    from . import quick, say
+except KeyboardInterrupt:  # before anything has begun
+    raise SystemExit(130) from None
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 def main() -> "NoReturn":
     """Entry point of the console script and of ``python -m oomguard``."""
     _streams()
+    sys.unraisablehook = _unraisable
     try:
         code = _answered(sys.argv[1:])
         sys.stdout.flush()  # here, where a full disk can still be told
@@ -43,6 +47,19 @@ def _answered(words: list[str]) -> int:
         return app.call(words)
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else say.FINE
+
+
+def _unraisable(what: "sys.UnraisableHookArgs") -> None:
+    """Ctrl-C where nothing may fail (pydantic's core, a destructor) is noted and forgotten: it is pressed once more."""
+    if what.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(what)
+        return
+    import signal
+    import threading
+
+    again = threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT))
+    again.daemon = True
+    again.start()
 
 
 def _streams() -> None:

@@ -54,7 +54,7 @@ def record(
     try:
         pid = live.page(directory).numbers.pid
     except live.NotRunning as error:
-        say.fail(say.FOUND, str(error))
+        say.fail(say.FOUND, error.whole())
     plan = _plan(directory)
     ring = _ring(pid, plan)
     path = output or Path(time.strftime("oomguard-%Y%m%dT%H%M%SZ.zst", time.gmtime()))

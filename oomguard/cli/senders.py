@@ -92,7 +92,8 @@ def _started(
         os.write(told, pack(plan))
         argv = [sys.executable, "-I", "-m", "oomguard.workers.sender", kind, "--plan-fd", str(told)]
         argv += ["--alive", str(alive), *words] if words != ("--check",) else ["--check", "yes"]
-        with subprocess.Popen(argv, pass_fds=(told, alive, *keep), stdout=stdout) as process:
+        # In a session of its own: Ctrl-C is for us, and it ends by that.
+        with subprocess.Popen(argv, pass_fds=(told, alive, *keep), stdout=stdout, start_new_session=True) as process:
             yield process
     finally:
         for fd in (told, alive, end):

@@ -39,7 +39,7 @@ def status(
     except live.NotRunning as error:
         if json:
             say.as_json({"pid": None, "error": str(error)})
-        say.fail(say.FOUND, str(error))
+        say.fail(say.FOUND, error.whole())
     weighed = processes.of(page.numbers.pid)
     state_dir = Path(files.state_dir(config))
     if json:

@@ -62,7 +62,7 @@ def top(
     if page is None and (once or svg or not json):
         if json:
             _line({"pid": None, "error": watched.gone})
-        say.fail(say.NOT_PERMITTED if watched.denied else say.FOUND, watched.gone)
+        say.fail(say.NOT_PERMITTED if watched.denied else say.FOUND, watched.gone + watched.mend)
     if svg is not None and page is not None:
         _draw_picture(page, sort, svg)
     elif json:
@@ -85,6 +85,7 @@ class Watched:
     page: StatusPage | None = None
     gone: str = ""
     denied: bool = False
+    mend: str = ""  # what to do about it
 
     def look(self) -> StatusPage | None:
         """The page as it is now. None: nobody is behind it, or it cannot be read."""
@@ -93,7 +94,7 @@ class Watched:
             self.page = live.page(self.directory) if last is None or self.gone else self._again(last)
             self.gone = ""
         except live.NotRunning as error:
-            self.gone = str(error)
+            self.gone, self.mend = str(error), error.whole().removeprefix(str(error))
         except OSError as error:
             self.gone, self.denied = f"{error.filename}: {error.strerror}", isinstance(error, PermissionError)
         return None if self.gone else self.page

@@ -423,21 +423,44 @@ def test_ctrl_c_in_the_midst_of_reading(endless: Path, command: str, tmp_path: P
     os.close(fd)
 
 
-def test_ctrl_c_while_it_is_starting(place: Path) -> None:
+@pytest.mark.parametrize("module", ["typer", "oomguard.cli.quick"])
+def test_ctrl_c_while_it_is_starting(module: str) -> None:
     """Typer's own answer, and Python's, would be a word and 1, or a traceback."""
     text = """
 import os, signal, sys
-import oomguard.cli.main as command
+module = sys.argv.pop()
 class Hook:
     @staticmethod
     def find_spec(name, *_):
-        if name == "typer":
+        if name == module:
             os.kill(os.getpid(), signal.SIGINT)
 sys.meta_path.insert(0, Hook)
+import oomguard.cli.main as command
 sys.argv = ["oomguard", "status"]
 command.main()
 """
-    done = subprocess.run([sys.executable, "-c", text], cwd=ROOT, capture_output=True, timeout=TIMEOUT_S, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", text, module], cwd=ROOT, capture_output=True, timeout=TIMEOUT_S, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (say.INTERRUPTED, b"", b"")
+
+
+def test_ctrl_c_where_nothing_may_fail() -> None:
+    """As within pydantic's core: Python prints a traceback, forgets it, and goes on."""
+    text = """
+import time
+import oomguard.cli.app as app, oomguard.cli.main as command
+class Callback:
+    def __del__(self):
+        raise KeyboardInterrupt
+def call(words):
+    Callback()
+    time.sleep(60)
+app.call = call
+command.main()
+"""
+    call = [sys.executable, "-c", text, "status"]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, timeout=TIMEOUT_S, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (say.INTERRUPTED, b"", b"")
 
 

@@ -1,6 +1,7 @@
 """``oomguard notify-test``, where no daemon runs; and what ``check`` and ``show`` make of sinks."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.workers.sending import Web
+from tests.workers.sending import PATIENCE_S, Web
 
 from .command import HOST, oomguard
 
@@ -156,6 +157,17 @@ at = sys.argv.index("-m")
 sys.argv = sys.argv[at + 1:]
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
+
+
+def test_ctrl_c_is_quiet(config: Path, web: Web) -> None:
+    """A terminal sends it to all: the process that sends has nothing to say of it, and does not stay."""
+    web.mode = "mute"
+    call = [sys.executable, "-m", "oomguard", "notify-test", "web", "--config", str(config)]
+    process = subprocess.Popen(call, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    web.asked.wait(PATIENCE_S)
+    os.killpg(process.pid, signal.SIGINT)
+    out, err = process.communicate(timeout=PATIENCE_S)  # the sender has the same standard error: it has ended, too
+    assert (process.returncode, err) == (130, b""), out
 
 
 def test_a_policy_that_is_not_there(config: Path) -> None:

@@ -308,7 +308,8 @@ def test_a_daemon_without_root_is_found(tmp_path: Path, core: subprocess.Popen[b
 def test_where_nobody_runs(tmp_path: Path) -> None:
     answer = oomguard("status", "--runtime-dir", tmp_path)
     assert (answer.code, answer.out) == (1, "")
-    assert answer.err == f"oomguard: oomguard is not running: there is no {tmp_path}/status\n"
+    mend = "systemctl start oomguard.service, or oomguard run"
+    assert answer.err == f"oomguard: oomguard is not running: there is no {tmp_path}/status: {mend}\n"
     assert oomguard("status", "--runtime-dir", tmp_path, "--json").json["pid"] is None
 
 

@@ -98,11 +98,12 @@ class Web:
     def __init__(self) -> None:
         self.mode = "ok"
         self.got: list[dict[str, Any]] = []
-        outer, self.leave = self, threading.Event()
+        outer, self.leave, self.asked = self, threading.Event(), threading.Event()
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                outer.asked.set()
                 if outer.mode == "mute":
                     outer.leave.wait(PATIENCE_S)
                 if outer.mode in ("mute", "gone"):

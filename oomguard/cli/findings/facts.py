@@ -132,6 +132,7 @@ class Ours:
     free_bytes: int | None = None
     incidents_max_bytes: int = 0
     group: bool | None = None
+    config: str = ""  # the policy file, as a shell takes it; empty: the usual one
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,8 +37,10 @@ def _unit(ours: Ours) -> Iterator[Finding]:
     if unit is None:
         return
     if unit.load != "loaded":
-        means = "nobody starts it at boot, or again after a crash; `make install` in the checkout puts it there"
-        yield _found("unit", "matters", f"{_UNIT} is {unit.load}", means)
+        means = "nobody starts it at boot, or again after a crash; in the checkout:"
+        yield _found(
+            "unit", "matters", f"{_UNIT} is {unit.load}", means, f"make install && systemctl enable --now {_UNIT}"
+        )
         return
     yield from _loaded(unit)
 
@@ -62,8 +64,10 @@ def _loaded(unit: Unit) -> Iterator[Finding]:
         mend = f"systemctl daemon-reload && systemctl restart {_UNIT}"
         yield _found("unit file", "note", f"the file of {_UNIT} has changed", means, mend)
     if unit.restarts:
-        means = "something ends it: journalctl -u oomguard.service"
-        yield _found("restarts", "note", f"systemd had to start it again {unit.restarts} times", means)
+        text = f"systemd had to start it again {unit.restarts} times"
+        yield _found(
+            "restarts", "note", text, "something ends it, and the journal knows what", f"journalctl -u {_UNIT}"
+        )
 
 
 def _daemon(ours: Ours) -> Iterator[Finding]:
@@ -86,19 +90,24 @@ def _policy(ours: Ours) -> Iterator[Finding]:
         first = ours.faults[0]
         more = f" (and {len(ours.faults) - 1} more)" if len(ours.faults) > 1 else ""
         running = "the policy in force stays until the files are right" if ours.pid else "the daemon does not start"
-        means = f"{running}; `oomguard check` names every fault"
+        means = f"{first.hint}; {running}" if first.hint else running
         text = f"the policy files are wrong: {first.where}: {first.message}{more}"
-        yield _found("policy", "matters", text, f"{means}{'; ' + first.hint if first.hint else ''}")
+        yield _found("policy", "matters", text, means, _check(ours))
         return
     if files:
         yield _found("policy", "fine", f"the policy is right: {files}")
     for doubt in ours.doubts:
         severity: Severity = "matters" if doubt.message.startswith(_GRAVE) else "note"
-        yield _found("doubt", severity, f"{doubt.where}: {doubt.message}", doubt.hint or _DOES_NOT)
+        yield _found("doubt", severity, f"{doubt.where}: {doubt.message}", doubt.hint or _DOES_NOT, _check(ours))
     if ours.changed and ours.pid is not None:
         mend = f"systemctl reload {_UNIT}" if ours.systemd else f"kill -HUP {ours.pid}"
         means = "what is in force is what they said before"
         yield _found("changed", "note", "the policy files have changed since the daemon read them", means, mend)
+
+
+def _check(ours: Ours) -> str:
+    """Where every fault and doubt of the files stands, with its line."""
+    return f"oomguard check{f' --config {ours.config}' if ours.config else ''}"
 
 
 def _tripwires(ours: Ours) -> Iterator[Finding]:
@@ -132,7 +141,8 @@ def _state(ours: Ours) -> Iterator[Finding]:
         )
     elif ours.free_bytes is not None and ours.free_bytes < ours.incidents_max_bytes:
         text = f"{directory} has {size(ours.free_bytes)} left; the policy allows {size(ours.incidents_max_bytes)}"
-        yield _found("space", "note", text, "the disk is full before the oldest incidents go ([daemon] incidents)")
+        means = "the disk is full before the oldest incidents go ([daemon] incidents)"
+        yield _found("space", "note", text, means, "oomguard incidents prune --keep 20")
     elif ours.free_bytes is not None:
         yield _found("space", "fine", f"{directory} has {size(ours.free_bytes)} left")
     if ours.group is False:

@@ -3,6 +3,7 @@
 import grp
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
@@ -46,6 +47,7 @@ def look(places: Places) -> Ours:
         free_bytes=_free(places, daemon.state_dir),
         incidents_max_bytes=daemon.incidents_max_bytes,
         group=_group() if places.here else None,
+        config="" if places.config == files.DEFAULT else shlex.quote(str(places.config)),
     )
 
 

@@ -91,7 +91,7 @@ def _judge(desk: Desk, guard: Guard, state: TargetState) -> None:
         state = inform.again(desk, guard, state, sight, soft, hard)
     state = lent.mute(desk, guard, state, sight)
     look_ns = desk.at + pace.next_look(guard, state, sight, state.tripped)
-    if state.tripped and state.muted_ns > desk.at:
+    if state.tripped and state.muted_ns > desk.at and not state.asked:  # a survey that was asked for comes at once
         look_ns = max(look_ns, state.muted_ns + HEARD_NS)
     desk.targets[state.id] = evolve(
         state,

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from ..model.policy import Guard, NotifyStep, Watermark
+from ..model.policy import Guard, KillStep, NotifyStep, UnitStep, Watermark
 from ..model.verdict import Close, Release
 from . import budget, escalate, ladder, nominee, shadow
 from .desk import MS, SECOND, Desk
@@ -71,7 +71,7 @@ def _enter_hard(
     assert watermark is not None
     state = desk.to(state, "hard")
     why = desk.why(watermark, clause, sight)
-    if not state.hard_told and guard.mode != "shadow":
+    if not (state.hard_told or guard.mode == "shadow" or _told_lately(desk, state, watermark)):
         state = evolve(desk.snapshot(state, why, hard=True), hard_told=True, told_ns=0)
         if any(isinstance(step, NotifyStep) for step in watermark.do) or watermark.kills:
             desk.tell(state, "HARD", why)
@@ -79,6 +79,13 @@ def _enter_hard(
         return evolve(state, by_soft=True)
     again = escalate.again(state.hard_climb, watermark.do)
     return climb_hard(desk, guard, evolve(state, hard_climb=again, by_soft=False), sight, clause)
+
+
+def _told_lately(desk: Desk, state: TargetState, mark: Watermark) -> bool:
+    """A watermark that ends nobody may come and go for hours: it makes one incident a minute, as soft does."""
+    ends = any(isinstance(step, KillStep | UnitStep) for step in mark.do)
+    quiet = state.last_soft_ns > 0 and desk.at - state.last_soft_ns < ladder.SOFT_QUIET_NS
+    return quiet and not ends and not state.incident
 
 
 def climb_hard(desk: Desk, guard: Guard, state: TargetState, sight: Sight, clause: int) -> TargetState:

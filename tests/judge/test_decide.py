@@ -30,6 +30,7 @@ from oomguard.model.policy import (
     SetHighStep,
     SetOomScoreAdjStep,
     StallAbove,
+    Step,
     VictimRule,
 )
 from oomguard.model.verdict import Close, Kill, Lease, Nominate, Notify, Release, Snapshot
@@ -718,6 +719,23 @@ def test_a_hard_watermark_that_only_tells_takes_nobody() -> None:
     assert len([a for a in court.said if isinstance(a, Notify) and a.message == "HARD"]) == 1
 
 
+@pytest.mark.parametrize(("steps", "incidents"), [((NotifyStep(),), 3), ((NotifyStep(), KillStep()), 11)])
+def test_a_hard_watermark_that_comes_and_goes_and_ends_nobody_makes_one_incident_a_minute(
+    steps: tuple[Step, ...], incidents: int
+) -> None:
+    guard = replace(host_guard(), soft=None, hard=watermark(when(AvailableBelow(share(5))), do=steps))
+    court = host_court(guard)
+    for at in range(1000, 151_000, 15_000):
+        for later, available in ((0, 40), (500, 600), (2000, 600)):
+            surveys = (survey("/", ()),) if court.target().asked else ()
+            court.sees(at + later, host=meminfo(available), surveys=surveys)
+        assert court.phase == "calm"
+    court.sees(160_000, host=meminfo(40))
+    opened = [action.incident for action in court.said if isinstance(action, Snapshot)]
+    assert opened == list(range(1, incidents + 1))
+    assert len([a for a in court.said if isinstance(a, Notify) and a.message == "HARD"]) == incidents
+
+
 def test_a_step_sets_the_score_of_the_nominee_and_gives_it_back_with_it() -> None:
     steps = (*SOFT_STEPS, SetOomScoreAdjStep(1000, 60 * SECOND))
     court = host_court(replace(host_guard(), soft=watermark(when(AvailableBelow(share(12))), do=steps)))
@@ -1128,6 +1146,14 @@ def test_events_far_below_the_watermark_are_muted_without_memory_stat_too() -> N
     court = tripped(limit=900, high=100)
     near = cgroup(WEB, 100, cache=None, limit=900, high=100)
     assert court.sees(500, cgroups=(near,), wakes=(Wake("events", WEB),)) == ["mute 625"]
+
+
+def test_a_survey_that_was_asked_for_is_not_put_off_by_a_mute() -> None:
+    court = tripped(limit=400)
+    (muted,) = court.sees(500, cgroups=(cgroup(WEB, 200, limit=400),), wakes=(Wake("events", WEB),))
+    assert int(muted.split()[1]) > 550
+    assert "look heaviest" in court.sees(550, cgroups=(cgroup(WEB, 340, limit=400),))
+    assert court.sleeps_ms == 550
 
 
 # -- the brake -----------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from ..model.policy import (
     StallAbove,
     Watermark,
 )
+from . import budget
 from .escalate import AT_THE_FOOT, Climb
 from .state import State, TargetState, evolve
 
@@ -46,6 +47,7 @@ def _renewed(state: TargetState, old: Guard, new: Guard) -> TargetState:
         soft_climb=_climb(old.soft, new.soft, state.soft_climb),
         hard_climb=_climb(old.hard, new.hard, state.hard_climb),
         by_soft=state.by_soft and new.soft is not None and new.soft.kills,
+        rest_ns=budget.rested_at(new, state.kills) if state.rest_ns else 0,
         weighed=state.weighed if old.victim == new.victim else (),
         look_ns=0,
         glance_bytes=0,

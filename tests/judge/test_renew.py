@@ -111,6 +111,21 @@ def test_a_victim_that_dies_is_waited_for_and_counted() -> None:
     assert court.state.counters.kills == 1, "the cooldown of that kill holds on"
 
 
+def test_a_cooldown_that_is_shortened_is_shorter_for_the_last_kill_as_well() -> None:
+    court = armed(host_guard(cooldown_ms=60_000))
+    court.sees(200, host=meminfo(40))
+    for at in (220, 1300):
+        court.sees(at, host=meminfo(600), gone=(VictimGone(1, 0),) if at == 220 else ())
+    assert court.phase == "calm"
+    reload(court, host_guard(cooldown_ms=3000))
+    for at in (2000, 2010):
+        court.sees(at, host=meminfo(40), surveys=LOOK if court.target().asked else ())
+    assert court.state.counters.kills == 1, "it is not over yet"
+    for at in (3190, 3200, 3210):
+        court.sees(at, host=meminfo(40), surveys=LOOK if court.target().asked else ())
+    assert court.state.counters.kills == 2
+
+
 def test_what_has_held_for_a_while_has_still() -> None:
     """A clause that stands there as it stood, wherever; that of another amount begins."""
     slow = when(AvailableBelow(share(20)), lasting_ms=10_000)

@@ -204,7 +204,8 @@ class _Page:
         if told is None:
             return
         of = "" if told.cgroup == "/" else f" in {told.cgroup}"
-        yield self.title(f"Whose memory it was{printable(of)}, of {size(told.total_bytes)}")
+        for line in self.wrapped(f"Whose memory it was{of}, of {size(told.total_bytes)}", ""):
+            yield self.title(line)
         for lead, row in whose.whole(told) if self.whole else ():
             yield from self.item(lead.rjust(9), row, "")
         for line in whose.swap(told) if self.whole else whose.brief(told):

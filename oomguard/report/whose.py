@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from . import series
 from .series import Incident
 from .words import printable, size
 
@@ -76,8 +75,10 @@ def machine(incident: Incident) -> Account | None:
     rows = tuple(Row(row["what"], row["bytes"], _parts(evidence, stage, row)) for row in told["rows"] if row["bytes"])
     meminfo = evidence.get("meminfo", {}).get(stage, {})
     total = meminfo.get("SwapTotal", 0)
-    used = total - meminfo.get("SwapFree", total)
-    return Account("/", told["total_bytes"], rows, used, total, tuple(_swapped(incident, used)) if used else ())
+    processes = sorted(evidence.get("processes", ()), key=lambda row: -int(row["swap_bytes"]))
+    # The table of processes was read a moment later.
+    used = max(total - meminfo.get("SwapFree", total), sum(row["swap_bytes"] for row in processes))
+    return Account("/", told["total_bytes"], rows, used, total, tuple(_swapped(processes, used)))
 
 
 def _parts(evidence: Mapping[str, Any], stage: str, row: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
@@ -92,8 +93,7 @@ def _parts(evidence: Mapping[str, Any], stage: str, row: Mapping[str, Any]) -> t
     return tuple(found)
 
 
-def _swapped(incident: Incident, used: int) -> Iterator[tuple[str, int]]:
-    rows = sorted(series.processes(incident), key=lambda row: -int(row["swap_bytes"]))
+def _swapped(rows: list[Mapping[str, Any]], used: int) -> Iterator[tuple[str, int]]:
     for row in rows[:_SWAPPED]:
         if row["swap_bytes"]:
             yield f"{row['comm']}[{row['pid']}]", row["swap_bytes"]
@@ -101,7 +101,7 @@ def _swapped(incident: Incident, used: int) -> Iterator[tuple[str, int]]:
     if others:
         yield "other processes", others
     rest = used - sum(row["swap_bytes"] for row in rows)
-    if rest > 0:
+    if rest > 0 and rows:
         yield "in no process", rest
 
 

@@ -127,6 +127,8 @@ class Evidence:
                 self._cgroups("late", cgroups),
                 self.table(),
             ]
+        elif not self.facts["processes"]:  # on a machine so slow that there was no time for it
+            parts = [self.table()]
         if "cmdlines" not in self.facts:
             parts.append(self.cmdlines(()))
         yield from self._stage("late", SOFT_S, *parts)

@@ -83,6 +83,17 @@ def test_all_of_it_by_request(full: dict[str, Any]) -> None:
         assert line in shown
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_it_fits_the_terminal(full: dict[str, Any], whole: bool) -> None:
+    long = f"{LEAK}/{'deep/' * 20}"
+    for cgroup in ("/", long):
+        doc = full | {"cgroup": cgroup}
+        doc["evidence"]["cgroups"] = {"soft": {long: {"memory.stat": {"anon": MIB}, "memory.current": 2 * MIB}}}
+        page = text.half_page(doc, 60, whole=whole)
+        assert "Whose memory it was" in page
+        assert max(len(line) for line in page.splitlines()) <= 60
+
+
 def test_it_adds_up(full: dict[str, Any]) -> None:
     told = whose.account(full)
     assert told is not None

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import random
 import statistics
 import subprocess
@@ -104,7 +105,7 @@ TIMES = (
     ("canary_max_gap_ms", "longest stall of the bystander, ms"),
 )
 READING = (("ratio", "throughput with / without us"), ("daemon_cpu_percent", "CPU of the daemon, % of one"))
-CUTTING = (("back_after_s", "guarding again after the boot, s"), ("turns", "turns that could be read"))
+CUTTING = (("back_after_s", "guarding again after the start or the boot, s"), ("turns", "turns of an incident"))
 HOVERING = (("turns", "turns"), ("seconds", "in s"), ("minor_faults", "minor faults"), ("major_faults", "major"))
 CRASHING = (("restarted_after_s", "up again after, s"), ("clean_after_s", "clean after the leak's end, s"))
 
@@ -177,18 +178,32 @@ def run_all(campaigns: list[Campaign], key: str, most: int | None) -> None:
 # -- telling
 
 
-def report(key: str) -> str:
-    parts = [HEAD.format(date=utc()[:10], commit=commit(), versions=versions(), host=host())]
-    parts.append("| what | as claimed | figures: median (least..most) |\n|---|---|---|")
+def report(key: str, before: str) -> str:
+    """``before``: the document so far. What was not counted of this state stays as it was counted of another."""
+    parts = [HEAD.format(date=utc()[:10], versions=versions(), host=host())]
+    parts.append("| what | as claimed | commit | figures: median (least..most) |\n|---|---|---|---|")
     faults = []
     for campaign in CAMPAIGNS:
         records = recorded(campaign, key)
-        good = [record for record in records if not record["faults"]]
-        score = f"{len(good)} of {len(records)}" if records else "not run"
-        parts.append(f"| {campaign.claim} | **{score}** | {figures(campaign, records)} |")
+        parts.append(row(campaign, records) if records else kept(before, f"| {campaign.claim} |", NOT_RUN))
         faults += [f"- {campaign.name}, {r['at']}: {'; '.join(r['faults'])}" for r in records if r["faults"]]
+        faults += [] if records else filter(None, [kept(before, f"- {campaign.name}, ", "")])
     parts.append("\n## What failed\n\n" + ("\n".join(faults) or "Nothing."))
     return "\n".join(parts) + "\n"
+
+
+NOT_RUN = "{} **not run** | | |"
+
+
+def row(campaign: Campaign, records: list[dict[str, Any]]) -> str:
+    good = [record for record in records if not record["faults"]]
+    score = f"{len(good)} of {len(records)}"
+    return f"| {campaign.claim} | **{score}** | {commit()} | {figures(campaign, records)} |"
+
+
+def kept(before: str, beginning: str, otherwise: str) -> str:
+    """The lines that begin so."""
+    return "\n".join(line for line in before.splitlines() if line.startswith(beginning)) or otherwise.format(beginning)
 
 
 def figures(campaign: Campaign, records: list[dict[str, Any]]) -> str:
@@ -202,7 +217,14 @@ def figures(campaign: Campaign, records: list[dict[str, Any]]) -> str:
     if latencies:
         low, middle, high = min(latencies), statistics.median(latencies), max(latencies)
         told.append(f"observation to signal, ms: {middle:g} ({low:g}..{high:g})")
+    if campaign.name == "cut":
+        told += parts_of([entry for record in records for entry in record["result"].get("listed", ())])
     return "; ".join(told)
+
+
+def parts_of(incidents: list[dict[str, Any]]) -> list[str]:
+    whole = sum(entry["complete"] for entry in incidents)
+    return [f"{whole} whole incidents, {len(incidents) - whole} that say that they are the beginning of one"]
 
 
 def told_latency(record: dict[str, Any]) -> float | None:
@@ -212,6 +234,9 @@ def told_latency(record: dict[str, Any]) -> float | None:
 
 
 def commit() -> str:
+    """What is in the machines."""
+    if ref := os.environ.get("OOMGUARD_VM_REF"):
+        return git("rev-parse", "--short", ref).decode().strip()
     changed = git("status", "--porcelain", "--", "oomguard", "etc", "systemd").strip()
     return git("rev-parse", "--short", "HEAD").decode().strip() + (" with uncommitted changes" if changed else "")
 
@@ -228,7 +253,7 @@ def host() -> str:
 HEAD = """\
 # Reliability: what was counted
 
-Written by `make storms` on {date}, from commit {commit}. Do not edit.
+Written by `make storms` on {date}; each line says of which commit its trials were. Do not edit.
 
 Every trial is a virtual machine of its own (1 GiB, 2 CPUs, no swap), restored from the same saved moment: Debian with
 oomguard installed by `make install`, enabled and running with the shipped policy; for a limited service also a guard
@@ -263,7 +288,7 @@ def main() -> int:
     if not args.report:
         run_all(chosen, key, args.most)
     REPORT.parent.mkdir(exist_ok=True)
-    REPORT.write_text(report(key))
+    REPORT.write_text(report(key, REPORT.read_text() if REPORT.exists() else ""))
     print(f"written: {REPORT.relative_to(ROOT)}")
     return int(any(record["faults"] for campaign in chosen for record in recorded(campaign, key)))
 

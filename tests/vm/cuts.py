@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -131,7 +132,14 @@ def checksum(path: Path) -> str:
 
 
 def boot(vm: Machine, cut: Cut, before: dict[str, str], place: Path) -> CutResult:
-    vm.boot_again()
+    shutil.copyfile(vm.own_disk, place / "last.qcow2")
+    try:
+        vm.boot_again()
+    except GuestError as error:  # the emulator's fault, or the disk's? The same disk again
+        vm.stop()
+        print(f"# the boot after a cut failed, and is tried again: {error}", file=sys.stderr, flush=True)
+        shutil.copyfile(place / "last.qcow2", vm.own_disk)
+        vm.boot_again()
     began = time.monotonic()
     back = vm.wait_for(f"systemctl is-active -q {UNIT}", 300)
     back_after = round(time.monotonic() - began, 1) if back else None

@@ -93,7 +93,10 @@ class Lines:
                 if left <= 0:
                     raise TimeoutError("the guest does not answer")
                 self._socket.settimeout(left)
-                data = self._socket.recv(1 << 20)
+                try:
+                    data = self._socket.recv(1 << 20)
+                except ConnectionError:  # it had not read all that we said
+                    data = b""
                 if not data:
                     raise GuestError("the guest hung up")
                 self._buffer += data
@@ -183,6 +186,10 @@ class Qemu:
                 return
             except TimeoutError:
                 continue
+            except (GuestError, BrokenPipeError) as error:
+                raise GuestError(
+                    f"{error} before it was up; its console ends with:\n{self.console()[-4000:]}"
+                ) from error
 
     def _check_alive(self) -> None:
         assert self._process is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from .machine import Machine
@@ -46,4 +48,12 @@ def test_observe_mode_judges_the_same_and_touches_nothing(installed_vm: Machine,
     assert faults_of_observing(result) == ()
     assert result.killed_by == "kernel"
     told = incidents(installed_vm, kind="kernel")
-    assert any("kernel" in (entry["kind"], entry["killed_by"]) for entry in told), told
+    ids = [entry["id"] for entry in told if "kernel" in (entry["kind"], entry["killed_by"])]
+    assert ids, told
+    docs = [json.loads(installed_vm.check(f"oomguard incidents show {incident} --json")) for incident in ids]
+    reports = [report for doc in docs for report in doc["kernel_reports"]]
+    (report, *_) = [it for it in reports if it["unit"] == f"{STORMS[name].culprit.name}.service"]
+    assert report["victim"]["pid"] in result.culprit_pids
+    assert report["victim"]["pid"] in {task["pid"] for task in report["tasks"]}
+    assert (report["constraint"] == "CONSTRAINT_MEMCG") == (name == "limited-200")
+    assert all(doc["no_guard"]["reason"] == "observe" for doc in docs if doc["policy"])

@@ -189,6 +189,18 @@ def test_when_time_is_over_the_rest_is_cut_and_counted(
     assert facts["taken"][0]["cut"] == gathered.it.cut > 10  # type: ignore[index]
 
 
+def test_a_table_for_which_there_was_no_time_is_made_late(
+    tree: Tree, gathered: Gathered, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree.process(10, 500)
+    with monkeypatch.context() as slow:
+        slow.setattr(evidence, "SOFT_S", -1.0)
+        assert gathered.all(gathered.it.soft(["/"], ()))["processes"] == []
+    facts = gathered.all(gathered.it.rest(["/"]))
+    assert [row["pid"] for row in facts["processes"]] == [10]  # type: ignore[attr-defined]
+    assert "late" not in facts.get("meminfo", {}), "nothing that was read is read again"  # type: ignore[operator]
+
+
 def test_no_file_and_no_sum_of_files_is_larger_than_its_limit(tree: Tree, gathered: Gathered) -> None:
     tree.put(tree.proc / "vmstat", "x 1\n" * 200_000)
     for number in range(40):

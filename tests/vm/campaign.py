@@ -186,10 +186,15 @@ def report(key: str, before: str) -> str:
     for campaign in CAMPAIGNS:
         records = recorded(campaign, key)
         parts.append(row(campaign, records) if records else kept(before, f"| {campaign.claim} |", NOT_RUN))
-        faults += [f"- {campaign.name}, {r['at']}: {'; '.join(r['faults'])}" for r in records if r["faults"]]
+        faults += [f"- {campaign.name}, {r['at']}: {failure(r)}" for r in records if r["faults"]]
         faults += [] if records else filter(None, [kept(before, f"- {campaign.name}, ", "")])
     parts.append("\n## What failed\n\n" + ("\n".join(faults) or "Nothing."))
     return "\n".join(parts) + "\n"
+
+
+def failure(record: dict[str, Any]) -> str:
+    told = "; ".join(record["faults"])
+    return told if record["result"] else f"the trial could not be carried out: {told}"
 
 
 NOT_RUN = "{} **not run** | | |"

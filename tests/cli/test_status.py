@@ -313,6 +313,17 @@ def test_where_nobody_runs(tmp_path: Path) -> None:
     assert oomguard("status", "--runtime-dir", tmp_path, "--json").json["pid"] is None
 
 
+def test_one_whom_the_kernel_hides_from_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """/proc with hidepid: of another user's process there is no directory, and signals tell that it is there."""
+
+    def kill(pid: int, number: int) -> None:
+        raise PermissionError
+
+    publish(tmp_path, 2**22 + 1)
+    monkeypatch.setattr(live.os, "kill", kill)
+    assert live.page(tmp_path).numbers.pid == 2**22 + 1
+
+
 def test_a_later_process_of_that_number_and_name(tmp_path: Path, core: subprocess.Popen[bytes]) -> None:
     """An exporter, say, that has begun after the page's last word."""
     publish(tmp_path, core.pid)

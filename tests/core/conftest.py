@@ -6,6 +6,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,13 +25,24 @@ def descriptors() -> Iterator[None]:
 
 
 @pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """One that hooks and users without rights may look into.
+
+    pytest's own is root's. Who opens it opens it for all other tests of this run, and the next pytest closes it again.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
+        os.chmod(name, 0o755)
+        yield Path(name)
+
+
+@pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
 
 
 @pytest.fixture
-def daemon() -> Iterator[Callable[..., Daemon]]:
-    """Starts daemons that do not outlive the test, and shows their log if it fails."""
+def daemon(tmp_path: Path) -> Iterator[Callable[..., Daemon]]:
+    """Starts daemons that do not outlive the test, nor their directory, and shows their log if it fails."""
     started: list[Daemon] = []
 
     def start(world: World, text: str, watchdog_usec: int = 0, cgroup: str = "", under: tuple[str, ...] = ()) -> Daemon:

@@ -78,6 +78,7 @@ UNWATCHED_NS: Final = 60 * SECOND  # the same where not every directory could be
 NEAR: Final = 0.8  # of the lowest memory_above: from there on, cache is told from use
 DESCRIPTORS: Final = 12  # a watched cgroup keeps six open: at most half of what we may have
 LONGEST_S: Final = 3600.0
+_UNBOUND: Final = (0, 0)
 UNREAD_NS: Final = 100 * MS  # what could not be read is read again after that
 KEEP_NS: Final = SECOND  # in calm one observation a second, for the record; less often while memory stands still
 STILL_NS: Final = 10 * SECOND
@@ -159,7 +160,9 @@ class Senses:
         self.watches: dict[str, Watch] = {}
         self.targets: set[TargetId] = set()
         self.later: dict[TargetId, int] = {}  # a deadline that only a look at the cgroup's own files put off
-        self.bounds: dict[TargetId, tuple[int, int]] = {}  # (its line, up to how much handed out it is under that)
+        self.bounds: dict[str, tuple[int, int]] = {}  # (a line of that cgroup, up to how much handed out it is under)
+        self.off: tuple[int, int, bool, int] = (0, 0, True, 0)  # what was found to put deadlines off, and for whom
+        self.off_for: object = None
         self.forest: Forest | None = None
         self.rescan_ns = 0
         self.patience_ns = SOON_NS
@@ -312,6 +315,7 @@ class Senses:
                 if line:
                     plenty = free_ram()
                     if plenty <= line and (plenty := self._read_host().available_bytes) <= line:
+                        self.off_for = None
                         break
                     if now_ns >= keep_ns and (now_ns >= still_ns or abs(plenty - self.kept_plenty) > moved):
                         self.kept_plenty = plenty
@@ -319,6 +323,7 @@ class Senses:
                     nap_ns = min(nap_ns, pace.until_filled(plenty - line))
                 if now_ns >= bound_ns:
                     if (spare := bound - self.vmstat.allocated_bytes()) <= 0:
+                        self.off_for = None
                         break
                     bound_ns = now_ns + pace.until_filled(spare, tripped)
                 nap_ns = min(nap_ns, bound_ns - now_ns)
@@ -357,20 +362,22 @@ class Senses:
         """What settles deadlines, and until when: (the highest line that memory is over, how much the kernel may have
         handed out since boot, whether all whom that settles are behind tripwires); 0: that settles nothing.
         """
+        if self.off_for is state.targets:
+            return self.off
         most_ns = self._longest(state)
-        line, bound, tripped, until_ns = 0, 0, True, pace.NEVER
+        line, bound, tripped, until_ns = 0, pace.NEVER, True, pace.NEVER
         plenty, allocated = self._plenty(state.targets.values()), self._allocated(state)
-        for target in state.targets.values():
-            own = target.glance_bytes
+        for target in state.targets.values():  # of a thousand, half a microsecond each
+            own, look_ns = target.glance_bytes, target.look_ns + most_ns
             if own and own < plenty:
                 line = max(line, own)
-                until_ns = min(until_ns, target.look_ns + most_ns)
             elif allocated and (own := self._bound(target)) > allocated:
-                bound, tripped = min(bound or own, own), tripped and target.tripped
-                until_ns = min(until_ns, target.look_ns + most_ns)
+                bound, tripped = min(bound, own), tripped and target.tripped
             else:
-                until_ns = min(until_ns, self._deadline(target))
-        return line, bound, tripped, until_ns
+                look_ns = self._deadline(target)
+            until_ns = min(until_ns, look_ns)
+        self.off_for, self.off = state.targets, (line, 0 if bound == pace.NEVER else bound, tripped, until_ns)
+        return self.off
 
     def _allocated(self, state: State) -> int:
         """All that the kernel has handed out since boot, bytes; 0 where nobody should ask, or it cannot be told.
@@ -388,8 +395,8 @@ class Senses:
 
     def _bound(self, target: TargetState) -> int:
         """Until the kernel has handed out so much, this target's memory.current is under its line; 0: not known."""
-        quiet_bytes, bound = self.bounds.get(target.id, (0, 0))
-        return bound if target.quiet_bytes and quiet_bytes == target.quiet_bytes else 0
+        quiet_bytes, bound = self.bounds.get(target.id.cgroup, _UNBOUND)
+        return bound if quiet_bytes == target.quiet_bytes else 0
 
     def _plenty(self, targets: Iterable[TargetState]) -> int:
         """MemFree; MemAvailable where that is more, and MemFree alone does not settle them all. -1: not known."""
@@ -404,6 +411,7 @@ class Senses:
 
     def _due(self, state: State, at_ns: int) -> list[TargetId]:
         """Whose deadline is over, and not put off: the most urgent of them, if there are many."""
+        self.off_for = None
         over = [target for target in state.targets.values() if self._deadline(target) <= at_ns]
         if not over:
             return []
@@ -436,7 +444,7 @@ class Senses:
             return False
         self.later[target.id] = at_ns + pace.until_near(target.quiet_bytes, current, target.tripped)
         if allocated:  # read before memory.current was: what came in between counts as well
-            self.bounds[target.id] = target.quiet_bytes, allocated + target.quiet_bytes - current
+            self.bounds[target.id.cgroup] = target.quiet_bytes, allocated + target.quiet_bytes - current
         return True
 
     def _on_signal(self, _mask: int) -> None:
@@ -459,7 +467,7 @@ class Senses:
                 self._leave(target)
             elif guard.name in changed:
                 self.later.pop(target, None)
-                self.bounds.pop(target, None)
+                self.bounds.pop(target.cgroup, None)
                 self.triggers.leave(target)
                 self._leave_levels(target)
                 self._listen_stalls(guard, target)
@@ -658,7 +666,7 @@ class Senses:
     def _leave(self, target: TargetId) -> None:
         self.targets.discard(target)
         self.later.pop(target, None)
-        self.bounds.pop(target, None)
+        self.bounds.pop(target.cgroup, None)
         self.vanished.append(target)
         self.triggers.leave(target)
         self._leave_levels(target)

@@ -297,6 +297,21 @@ def test_no_cgroup_has_grown_by_more_than_the_kernel_has_handed_out(
     assert senses._put_off(state)[1] == GIB + (63 + 63 << 20), "and the others are settled again"
 
 
+def test_what_puts_deadlines_off_is_worked_out_anew_when_it_may_have_changed(
+    senses: Senses, crowd: tuple[State, list[Counted], Handed]
+) -> None:
+    """Two looks at the same targets, with nothing but a record in between, need it once."""
+    state, _, handed = crowd
+    found = senses._put_off(state)
+    assert found[1] == GIB + (63 << 20)
+    handed.size += 64 << 20
+    assert senses._put_off(state) == found, "nobody was told yet"
+    changed = dict(state.targets)
+    assert senses._put_off(replace(state, targets=changed))[1] == 0
+    senses._due(state, next(iter(changed.values())).look_ns + LATER_NS)
+    assert senses._put_off(state)[1] == GIB + (64 + 63 << 20)
+
+
 def test_what_was_handed_out_settles_nothing_under_another_line_nor_when_something_is_armed(
     senses: Senses, crowd: tuple[State, list[Counted], Handed]
 ) -> None:
@@ -328,7 +343,7 @@ def test_the_nap_lasts_until_so_much_could_have_been_handed_out(
     senses.epoll.close()
     senses.epoll = naps = Naps(count=3)  # type: ignore[assignment]
     far = {key: replace(target, look_ns=senses.kept_ns) for key, target in state.targets.items()}
-    senses.bounds = dict.fromkeys(far, (64 << 20, handed.size + 1200 * (1 << 20)))
+    senses.bounds = dict.fromkeys((key.cgroup for key in far), (64 << 20, handed.size + 1200 * (1 << 20)))
     senses._wait(replace(state, targets=far), NEVER)
     assert [round(nap, 1) for nap in naps.timeouts] == [0.2] * 3, "1200 of 6000 MiB a second"
 
@@ -347,7 +362,7 @@ def test_behind_tripwires_what_was_handed_out_is_seldom_asked_for(
             key: replace(target, look_ns=senses.kept_ns, leases=leases if number else (wire,))
             for number, (key, target) in enumerate(state.targets.items())
         }
-        senses.bounds = dict.fromkeys(trips, (64 << 20, handed.size + 100 * (1 << 20)))
+        senses.bounds = dict.fromkeys((key.cgroup for key in trips), (64 << 20, handed.size + 100 * (1 << 20)))
         senses._wait(replace(state, targets=trips), NEVER)
         assert [round(nap, 1) for nap in naps.timeouts] == [nap_s] * 3, "100 MiB a second, or 6000"
 

@@ -711,7 +711,7 @@ def test_while_memory_stands_still_less_is_kept(start: Start, groups: Groups, mo
     def kept(*free_bytes: int) -> int:
         """After how many looks at what is free."""
         told[:] = free_bytes
-        rig.senses.free_ram = lambda: told.pop(0)
+        rig.senses.free_ram, rig.senses.off_for = lambda: told.pop(0), None
         rig.senses.observe(rig.state, NEVER)
         assert rig.senses.glanced
         return len(free_bytes) - len(told)

@@ -32,6 +32,7 @@ def why_not() -> str | None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vm: runs in the virtual machine (QEMU, no KVM needed)")
+    config.addinivalue_line("markers", "counted: in one whose clock counts instructions: no busy host hurries it")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,7 +66,7 @@ def able() -> None:
 @pytest.fixture
 def installed_vm(able: None, request: pytest.FixtureRequest) -> Iterator[Machine]:
     """1 GiB, 2 CPUs; oomguard installed by `make install`, enabled and running with the shipped policy."""
-    with Machine(getattr(request, "param", "1G")) as vm:
+    with Machine(getattr(request, "param", "1G"), counted=counted(request)) as vm:
         request.node.stash[MACHINE] = vm
         yield vm
         judge_again(vm)
@@ -84,7 +85,11 @@ def judge_again(vm: Machine) -> None:
 
 
 @pytest.fixture
-def bare_vm(able: None) -> Iterator[Machine]:
+def bare_vm(able: None, request: pytest.FixtureRequest) -> Iterator[Machine]:
     """Debian as it boots."""
-    with Machine(installed=False) as vm:
+    with Machine(installed=False, counted=counted(request)) as vm:
         yield vm
+
+
+def counted(request: pytest.FixtureRequest) -> bool:
+    return request.node.get_closest_marker("counted") is not None

@@ -10,6 +10,8 @@ from .machine import Machine
 from .storms import STORMS, incidents, observe, run_storm, status
 from .verdicts import faults_of_guarding, faults_of_observing, hard_incident
 
+pytestmark = pytest.mark.counted
+
 
 @pytest.mark.parametrize("name", ["leak-100", "leak-flat"])
 def test_a_leak_dies_before_the_kernel_acts(installed_vm: Machine, name: str) -> None:

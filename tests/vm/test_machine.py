@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from . import peers
 from .machine import PYTHON, Machine
 from .storms import STORMS, run_storm
+
+pytestmark = pytest.mark.counted
 
 
 def test_the_bare_kernel_lets_the_leak_run_into_the_wall(bare_vm: Machine) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+
 from .machine import Machine
 from .storms import STORMS, run_storm
 from .verdicts import faults_of_guarding
+
+pytestmark = pytest.mark.counted
 
 
 def test_the_workers_go_and_the_innocent_stays(installed_vm: Machine) -> None:

@@ -108,16 +108,31 @@ def _swapped(rows: list[Mapping[str, Any]], used: int) -> Iterator[tuple[str, in
 def _cgroup(incident: Incident, path: str) -> Account | None:
     _, files = _first({stage: found[path] for stage, found in _stages(incident).items() if path in found})
     stat = files.get("memory.stat") if files else None
-    total = files.get("memory.current") if files else None
+    total = files.get("memory.current", files.get("memory.usage_in_bytes")) if files else None
     if not isinstance(stat, dict) or not isinstance(total, int):
-        return None  # nobody has read it, or it is one of cgroup v1, whose names are others
-    sizes = {what: sum(stat.get(name, 0) for name in names) for what, names in _STAT.items()}
-    sizes["cache"] = max(0, stat.get("file", 0) - stat.get("shmem", 0))
+        return None  # nobody has read it
+    sizes = _v1(stat, files) if "total_rss" in stat else _v2(stat)
     rows = [Row(what, count) for what, count in sizes.items() if count]
     rows.append(Row("unaccounted", total - sum(sizes.values())))
-    limit = files.get("memory.swap.max") if files else None
-    swap = files.get("memory.swap.current", 0) if files else 0
+    limit = files.get("memory.swap.max")
+    swap = files.get("memory.swap.current", stat.get("total_swap", 0))
     return Account(path, total, tuple(rows), swap, limit if isinstance(limit, int) else None)
+
+
+def _v2(stat: Mapping[str, int]) -> dict[str, int]:
+    sizes = {what: sum(stat.get(name, 0) for name in names) for what, names in _STAT.items()}
+    return sizes | {"cache": max(0, stat.get("file", 0) - stat.get("shmem", 0))}
+
+
+def _v1(stat: Mapping[str, int], files: Mapping[str, Any]) -> dict[str, int]:
+    """With all below it; total_cache holds total_shmem. Of kernel memory only the sum is told."""
+    kernel = files.get("memory.kmem.usage_in_bytes", 0)
+    return {
+        PROCESSES: stat["total_rss"],
+        "cache": max(0, stat.get("total_cache", 0) - stat.get("total_shmem", 0)),
+        "shared memory and tmpfs": stat.get("total_shmem", 0),
+        "kernel memory": kernel if isinstance(kernel, int) else 0,
+    }
 
 
 def _stages(incident: Incident) -> Mapping[str, Mapping[str, Any]]:

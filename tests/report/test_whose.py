@@ -118,6 +118,21 @@ def test_of_a_cgroup_what_its_own_statistics_say(full: dict[str, Any]) -> None:
     assert "Swap: 30.0 MiB." in shown
 
 
+def test_of_a_cgroup_of_the_old_kind(full: dict[str, Any]) -> None:
+    total = {"total_rss": 60 * MIB, "total_cache": 130 * MIB, "total_shmem": 120 * MIB, "total_swap": 30 * MIB}
+    files = {
+        "memory.stat": total | {"rss": 5},
+        "memory.usage_in_bytes": 200 * MIB,
+        "memory.kmem.usage_in_bytes": 8 * MIB,
+    }
+    full |= {"cgroup": LEAK}
+    full["evidence"]["cgroups"] = {"soft": {LEAK: files}}
+    shown = text.half_page(full, 1000)
+    assert "processes 60.0 MiB; cache 10.0 MiB; in no process 130 MiB (65 %): shared memory and tmpfs 120 MiB," in shown
+    assert "120 MiB, kernel memory 8.0 MiB." in shown
+    assert "Swap: 30.0 MiB." in shown
+
+
 @pytest.mark.parametrize("files", [{}, {"memory.current": 5}, {"memory.stat": {"anon": 1}}])
 def test_who_was_not_counted_is_not_told_of(full: dict[str, Any], files: dict[str, Any]) -> None:
     full |= {"cgroup": LEAK}

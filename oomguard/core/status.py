@@ -121,7 +121,10 @@ class Status:
     def publish(
         self, plan: Plan, state: State, seen: Observation, dropped: int, actions: tuple[Action, ...] = ()
     ) -> None:
-        """Store what is known now; at most four times a second unless something was done."""
+        """Store what is known now; at most four times a second unless something was done, or came or went.
+
+        What came may be of a guard that has nothing else to do: the next turn may be hours away.
+        """
         self.turns += 1
         if plan is not self.plan:
             self._know(plan)
@@ -130,7 +133,8 @@ class Status:
         if seen.shares or seen.surveys or seen.vanished:
             self.growth_stale |= self.growth.take(seen)
         pause_ns = max(EVERY_NS, EACH_NS * len(state.targets))
-        if not actions and not self.notes_stale and seen.at_ns - self.last_ns < pause_ns:
+        news = actions or seen.appeared or seen.vanished or self.notes_stale
+        if not news and seen.at_ns - self.last_ns < pause_ns:
             return
         self.last_ns = seen.at_ns
         numbers = self._numbers(state, state.host, dropped, seen)

@@ -29,7 +29,7 @@ class Forest:
         self.overflowed = False
 
     def fileno(self) -> int:
-        """Readable when a cgroup came or went."""
+        """Readable when a cgroup came or went; -1: nobody tells, and every look is to be followed by another one."""
         return self.watch.fd
 
     def changed(self) -> bool:

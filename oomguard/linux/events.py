@@ -86,16 +86,23 @@ class TreeWatch:
     __slots__ = ("_mask", "_paths", "fd")
 
     def __init__(self, mask: int = ENTRIES) -> None:
-        """OSError EMFILE: fs.inotify.max_user_instances."""
+        """Where the kernel has no more of them (EMFILE: fs.inotify.max_user_instances) it is deaf: ``fd`` is -1."""
         self._mask = mask
-        self.fd = libc.inotify_init()
+        try:
+            self.fd = libc.inotify_init()
+        except OSError as error:
+            if error.errno not in (errno.EMFILE, errno.ENFILE):
+                raise
+            self.fd = -1
         self._paths: dict[int, str] = {}
 
     def watch(self, path: str) -> bool:
         """Begin (again) with this directory (or file, for ``WRITES``). False: gone.
 
-        OSError ENOSPC: fs.inotify.max_user_watches.
+        OSError ENOSPC: fs.inotify.max_user_watches; EMFILE: it is deaf.
         """
+        if self.fd < 0:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "inotify_init1")
         try:
             self._paths[libc.inotify_add_watch(self.fd, os.fsencode(path), self._mask)] = path
         except OSError as error:
@@ -117,7 +124,7 @@ class TreeWatch:
     def drain(self) -> set[str]:
         """The directories of all events so far, as they were given to ``watch``; ``ANYWHERE`` if some were lost."""
         changed: set[str] = set()
-        while True:
+        while self.fd >= 0:
             try:
                 data = os.read(self.fd, 16384)
             except BlockingIOError:
@@ -131,7 +138,9 @@ class TreeWatch:
                 changed.add(path)
                 if mask & _IN_IGNORED:
                     del self._paths[watch]
+        return changed
 
     def close(self) -> None:
         """Once."""
-        os.close(self.fd)
+        if self.fd >= 0:
+            os.close(self.fd)

@@ -129,6 +129,18 @@ def test_one_observation_a_second_is_kept() -> None:
     assert doze(lambda: 0, naps, turn_ns=SECOND, kept_ns=SECOND) == [TargetId("host", "/")], "without room it is judged"
 
 
+def test_where_nothing_is_guarded_the_machine_is_shown_all_the_same() -> None:
+    """A policy whose cgroups are not there (yet): by hand, without a watchdog, nothing else would wake for it."""
+    senses = Senses(plan(SHORT), None, lambda _what, _why: None)
+    senses.epoll.close()
+    senses.epoll = Naps(count=99)  # type: ignore[assignment]
+    senses.kept_ns = time.monotonic_ns() - observe.STILL_NS
+    assert senses.observe(begin((), ""), NEVER).host is not None
+    senses.epoll = naps = Naps()  # type: ignore[assignment]
+    senses.observe(begin((), ""), NEVER)
+    assert 0 < naps.timeouts[0] <= observe.STILL_NS / SECOND
+
+
 def test_a_look_at_memfree_is_one_wakeup(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ten times a second, all day: no nap besides the one in epoll."""
     sleeps: list[float] = []

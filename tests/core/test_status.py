@@ -22,6 +22,7 @@ from oomguard.model.facts import (
     Stall,
     Survey,
     TargetId,
+    TargetSeen,
 )
 from oomguard.model.policy import Amount, Clause, Daemon, Guard, MemoryAbove, Plan, Watermark
 from oomguard.model.statuslayout import GROWTH, KINDS
@@ -55,10 +56,11 @@ class Desk:
         actions: tuple[Action, ...] = (),
         after_ns: int = SECOND,
         shares: tuple[Share, ...] = (),
+        **seen: object,
     ) -> StatusPage:
         self.at_ns += after_ns
         state = State(targets=MappingProxyType({it.id: it for it in targets}), host=HOST)
-        self.status.publish(plan, state, Observation(self.at_ns, shares=shares), 0, actions)
+        self.status.publish(plan, state, Observation(self.at_ns, shares=shares, **seen), 0, actions)  # type: ignore[arg-type]
         return read(self.path)
 
 
@@ -257,6 +259,15 @@ def test_not_more_often_than_anybody_could_read_it(desk: Desk) -> None:
     desk.turn(*many)
     assert desk.turn(*many, web(1000), after_ns=3 * EVERY_NS).guards[1].targets == 1000, "many are looked over seldom"
     assert desk.turn(*many, web(1000), after_ns=EVERY_NS + SECOND).guards[1].targets == 1001
+
+
+def test_who_comes_and_goes_is_told_at_once(desk: Desk) -> None:
+    """Of a guard that has nothing else to watch there may be no other turn for hours."""
+    it = web(1)
+    desk.turn(MACHINE)
+    came = desk.turn(MACHINE, it, after_ns=1, appeared=(TargetSeen(it.id, it.facts),))
+    assert came.guards[1].targets == 1
+    assert desk.turn(MACHINE, after_ns=1, vanished=(it.id,)).guards[1].targets == 0
 
 
 def test_a_glance_tells_of_the_machine_alone(desk: Desk) -> None:

@@ -12,13 +12,14 @@ take from each other (``Pulse``), and the answer is there before the signal is s
 import os
 import signal
 import time
+from collections.abc import Callable
 from typing import Final
 
 from ..judge.detect import Sight, crossed, since
 from ..linux import procfs, psi
 from ..linux.cgroup2 import Cgroup
 from ..model.codec import from_plain, pack, unpack
-from ..model.facts import CgroupFacts, Pressure, TargetId
+from ..model.facts import CgroupFacts, MemInfo, Pressure, TargetId
 from ..model.policy import Amount, AvailableBelow, Clause, Daemon, PressureAbove, PressureRising, Watermark
 from ..model.verdict import ProcessRef, Victim, Ward
 from ..workers.pool import Mailbox, Pulse
@@ -54,6 +55,12 @@ class DeadMan(Deputy):
         self.after_ns, self.root, self.pulse, self.answers = daemon.deadman_ns, root, pulse, answers
         self.proc_fd = procfs.open_proc(daemon.proc)
         self.meminfo = procfs.MemInfoFile(daemon.proc)
+        self.more: Callable[[MemInfo], MemInfo] = lambda host: host
+        if daemon.also_available is not None:
+            from ..linux.elsewhere import Elsewhere
+
+            also = daemon.also_available
+            self.more = Elsewhere(also.file, also.key, also.less).added_to
         try:
             self.pressure: psi.PressureFile | None = psi.PressureFile(f"{daemon.proc}/pressure/memory")
         except OSError:
@@ -148,7 +155,7 @@ class DeadMan(Deputy):
 
     def _sight(self, watched: _Watched, now: int) -> Sight | None:
         """What the core would see. What only that is told (stall_above) or has seen before (growth) does not hold."""
-        host = self.meminfo.read()
+        host = self.more(self.meminfo.read())
         conditions = (condition for clause in watched.ward.hard.when for condition in clause.all_of)
         wants = any(isinstance(condition, PressureAbove | PressureRising) for condition in conditions)
         if watched.ward.target.cgroup == "/":

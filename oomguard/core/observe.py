@@ -62,6 +62,7 @@ from .stalls import Stalls, Target, pressure_above
 from .trees import Forest
 
 if TYPE_CHECKING:
+    from ..linux.elsewhere import Elsewhere
     from ..linux.zram import Zram
 
 MS: Final = 1_000_000
@@ -74,7 +75,9 @@ RESCAN_SHARE: Final = 8  # and at most an eighth of the time
 # (A virtual machine's processor may be taken away for half a second in the middle of a look of 5 ms: 4 s of blindness.)
 RESCAN_MOST_NS: Final = 400 * MS
 SOON_NS: Final = 10 * MS  # what came without its files is looked for again after twice that, and twice that, ...
-UNWATCHED_NS: Final = 60 * SECOND  # the same where not every directory could be watched
+# Where not every directory could be watched all are looked through again, for a hundredth of the time.
+UNWATCHED_NS: Final = (SECOND, 60 * SECOND)
+UNWATCHED_SHARE: Final = 100
 NEAR: Final = 0.8  # of the lowest memory_above: from there on, cache is told from use
 DESCRIPTORS: Final = 12  # a watched cgroup keeps six open: at most half of what we may have
 LONGEST_S: Final = 3600.0
@@ -148,6 +151,7 @@ class Senses:
         self.free_ram = libc.free_ram if self.proc == "/proc" else None  # of this machine; not of a made-up one
         self.proc_fd = procfs.open_proc(self.proc)
         self.meminfo = procfs.MemInfoFile(self.proc)
+        self.elsewhere = _elsewhere(plan)
         self.vmstat = procfs.VmStatFile(self.proc)
         self.pressure_file = self._pressure_file()
         self.wants_pressure = self.wants_refaults = False
@@ -177,7 +181,7 @@ class Senses:
         self.found_score: Callable[[int, int, int], int] = lambda _pid, _start_ticks, now: now
         self.limited: dict[str, int] = {}  # how many watched cgroups are limited by this one's memory.max
         self.asked: list[tuple[TargetId, Literal["heaviest", "whole"]]] = []
-        self.host = self.meminfo.read()
+        self.host = self._add(self.meminfo.read())
         self.ledger = self.counted = self.vmstat.oom_kill()
         self.ledger_ns = 0
         self.last_turn_ns = self.kept_ns = 0
@@ -186,7 +190,8 @@ class Senses:
         self.signals: list[int] = []
         self.signal_fd = events.signal_fd((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         self.listen(self.signal_fd, select.EPOLLIN, self._on_signal)
-        self.listen(self.limits.fd, select.EPOLLIN, self._on_limit)
+        if self.limits.fd >= 0:
+            self.listen(self.limits.fd, select.EPOLLIN, self._on_limit)
         self._forget()
 
     def _forget(self) -> None:
@@ -238,7 +243,8 @@ class Senses:
 
     def observe(self, state: State, until_ns: int) -> Observation:
         """Sleep until the kernel speaks, a deadline is over that cannot be put off, or ``until_ns``; then see."""
-        due = self._wait(state, until_ns)
+        show_ns = pace.NEVER if state.targets else self.kept_ns + STILL_NS  # nothing is guarded: for who looks at it
+        due = self._wait(state, min(until_ns, show_ns))
         self.glanced = due is None
         if due is None:
             self.kept_ns = at_ns = time.monotonic_ns()
@@ -251,7 +257,8 @@ class Senses:
         if not self.wakes:
             self.wakes.append(Wake("deadline"))
         self._rescan(at_ns)
-        machine = any(t.cgroup == "/" for t in due) or any(s.target.cgroup == "/" for s in self.stalls)
+        machine = not state.targets or any(t.cgroup == "/" for t in due)
+        machine = machine or any(s.target.cgroup == "/" for s in self.stalls)
         machine = machine or any(new.target.cgroup == "/" for new in self.appeared)
         machine = machine or any(target.cgroup == "/" for target, _ in self.asked)
         paths = {t.cgroup for t in due} | self.spoke | {target.cgroup for target, _ in self.asked}
@@ -482,11 +489,11 @@ class Senses:
         if patterns and self.root is None:
             self.say("cgroups", "no cgroups with the memory controller are mounted: only guards on / work here")
         elif patterns and self.root is not None:
-            try:
-                self.forest = Forest(self.root, patterns, attributes=self.by_xattr)
+            self.forest = Forest(self.root, patterns, attributes=self.by_xattr)
+            if self.forest.fileno() >= 0:
                 self.listen(self.forest.fileno(), select.EPOLLIN, self._on_tree)
-            except OSError as error:
-                self.say("cgroups", f"{error.filename}: {error.strerror}: cgroups that come and go are not seen")
+            else:
+                self.say("cgroups", "inotify: fs.inotify.max_user_instances: new cgroups are looked for once a second")
         for guard in plan.guards:
             if guard.cgroup == "/":
                 self._come_machine(guard)
@@ -560,9 +567,11 @@ class Senses:
 
         systemd makes a service's directory first, and gives it the memory controller a moment later.
         """
-        self.patience_ns = min(2 * self.patience_ns, UNWATCHED_NS) if late else SOON_NS
+        least_ns, most_ns = UNWATCHED_NS
+        self.patience_ns = min(2 * self.patience_ns, most_ns) if late else SOON_NS
         if late or overflowed:
-            self._rescan_by(time.monotonic_ns() + (self.patience_ns if late else UNWATCHED_NS))
+            unwatched_ns = max(least_ns, min(UNWATCHED_SHARE * self.look_took_ns, most_ns))
+            self._rescan_by(time.monotonic_ns() + (self.patience_ns if late else unwatched_ns))
 
     def _readable(self, watch: Watch) -> bool:
         try:
@@ -775,10 +784,19 @@ class Senses:
 
     def _read_host(self) -> MemInfo:
         try:
-            self.host = self.meminfo.read()
+            self.host = self._add(self.meminfo.read())
         except OSError as error:
             self._broken(error)
         return self.host
+
+    def _add(self, host: MemInfo) -> MemInfo:
+        """What comes back when it is wanted, and MemAvailable misses."""
+        if self.elsewhere is None:
+            return host
+        host = self.elsewhere.added_to(host)
+        if self.elsewhere.why:
+            self.say("also_available", f"{self.elsewhere.why}: nothing is added to MemAvailable")
+        return host
 
     def _cgroups(self, at_ns: int, paths: set[str]) -> tuple[CgroupFacts, ...]:
         found = []
@@ -1063,6 +1081,16 @@ class Senses:
         # fs/proc/base.c: (1000 + badness in thousandths of all memory) * 2 / 3, and the badness holds the adj (Linux
         # kernel commit 9066e5cfb73c ("mm, oom: make the calculation of oom badness more accurate"), in v5.9).
         return replace(process, oom_score_adj=owners, oom_score=max(0, process.oom_score - more * 2 // 3))
+
+
+def _elsewhere(plan: Plan) -> "Elsewhere | None":
+    """What few policies ask for is loaded for them alone."""
+    asked = plan.daemon.also_available
+    if asked is None:
+        return None
+    from ..linux.elsewhere import Elsewhere
+
+    return Elsewhere(asked.file, asked.key, asked.less)
 
 
 def _conditions(guard: Guard) -> Iterable[object]:

@@ -435,6 +435,18 @@ class Sink:
 
 
 @dataclass(frozen=True, slots=True)
+class AlsoAvailable:
+    """Memory that comes back when it is wanted, and that MemAvailable misses: ZFS's cache (ARC), as a file tells it.
+
+    ``file`` has lines that begin with a name and end with a number of bytes; ``key`` less ``less`` counts as available.
+    """
+
+    file: str
+    key: str
+    less: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Daemon:
     """The ``[daemon]`` table, paths absolute."""
 
@@ -452,6 +464,7 @@ class Daemon:
     incidents_max_age_ns: int = 0  # 0: none is too old
     budget: Budget | None = None  # of all guards together
     shadow: str = ""  # the file of a policy that is judged beside this one, and never acts
+    also_available: AlsoAvailable | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -303,6 +303,7 @@ def _table_hint(way: Key) -> str:
 
 def _daemon(merged: _Whole, faults: list[Fault]) -> model.Daemon:
     table, _ = _checked(schema.DaemonTable, merged.daemon, faults)
+    also = table.also_available
     return model.Daemon(
         state_dir=table.state_dir,
         runtime_dir=table.runtime_dir,
@@ -315,6 +316,7 @@ def _daemon(merged: _Whole, faults: list[Fault]) -> model.Daemon:
         incidents_max_age_ns=table.incidents.max_age,
         budget=_budget(table.budget),
         shadow=table.shadow,
+        also_available=None if also is None else model.AlsoAvailable(also.file, also.key, also.less),
     )
 
 

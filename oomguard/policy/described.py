@@ -279,6 +279,12 @@ WORDS: dict[str, dict[str, str]] = {
         "incidents": "The oldest go first.",
         "budget": "At most so many kills in any such time, of all policies together.",
         "shadow": "Another policy file, judged beside this policy: it decides and reports, and never acts.",
+        "also_available": "What comes back when it is wanted, and MemAvailable misses: the cache of ZFS.",
+    },
+    "AlsoAvailableTable": {
+        "file": "It has lines that begin with a name and end with a number of bytes.",
+        "key": "The name of the line that counts as available.",
+        "less": "The name of the line that does not come back, and is taken from it.",
     },
 }
 

@@ -434,6 +434,14 @@ class IncidentsTable(Table):
     max_age: KeptField = 0  # ns; 0: none is too old
 
 
+class AlsoAvailableTable(Table):
+    """``also_available``: a file with lines that begin with a name and end with a number of bytes."""
+
+    file: PathField
+    key: str = Field(min_length=1)
+    less: str = ""
+
+
 class DaemonTable(Table):
     """``[daemon]``. The smallest heaps are what a core and a worker need to stand at all."""
 
@@ -446,6 +454,7 @@ class DaemonTable(Table):
     incidents: IncidentsTable = IncidentsTable()
     budget: BudgetTable | None = None
     shadow: FileField = ""
+    also_available: AlsoAvailableTable | None = None
 
 
 def keys_at(table: type[Table], way: Iterable[str | int]) -> list[str]:

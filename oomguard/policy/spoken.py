@@ -44,6 +44,8 @@ def _daemon(daemon: model.Daemon) -> dict[str, Value]:
         said["budget"] = _budget(daemon.budget)
     if daemon.shadow:
         said["shadow"] = daemon.shadow
+    if also := daemon.also_available:
+        said["also_available"] = {"file": also.file, "key": also.key, **({"less": also.less} if also.less else {})}
     return said
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,7 @@ from oomguard.model.facts import (
     TargetId,
 )
 from oomguard.model.policy import (
+    AlsoAvailable,
     Amount,
     AvailableBelow,
     Clause,
@@ -130,9 +132,9 @@ def guard(name: str, cgroup: str, *hard: Condition, rule: VictimRule | None = No
 class Rig:
     """Senses over a made-up machine, and a judge who looks again when he is told to."""
 
-    def __init__(self, world: World, root: str | None, *guards: Guard) -> None:
+    def __init__(self, world: World, root: str | None, *guards: Guard, **daemon: Any) -> None:
         self.world = world
-        self.plan = Plan("test", Daemon(proc=str(world.proc), cgroup=root or "/nowhere"), guards)
+        self.plan = Plan("test", Daemon(proc=str(world.proc), cgroup=root or "/nowhere", **daemon), guards)
         self.said: list[tuple[str, str]] = []
         self.senses = Senses(self.plan, root, lambda what, why: self.said.append((what, why)))
         self.state = State(host=self.senses.host)
@@ -169,7 +171,8 @@ class Rig:
     def close(self) -> None:
         senses = self.senses
         senses.aim(replace(self.plan, guards=()))
-        for fd in (senses.signal_fd, senses.limits.fd, senses.proc_fd, senses.meminfo.fd, senses.vmstat.fd):
+        senses.limits.close()
+        for fd in (senses.signal_fd, senses.proc_fd, senses.meminfo.fd, senses.vmstat.fd):
             os.close(fd)
         if senses.pressure_file is not None:
             senses.pressure_file.close()
@@ -185,8 +188,8 @@ def start(world: World, no_leak: None) -> Iterator[Start]:
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     made: list[Rig] = []
 
-    def begin(root: object, *guards: Guard) -> Rig:
-        made.append(Rig(world, None if root is None else str(root), *guards))
+    def begin(root: object, *guards: Guard, **daemon: Any) -> Rig:
+        made.append(Rig(world, None if root is None else str(root), *guards, **daemon))
         return made[-1]
 
     yield begin
@@ -566,13 +569,14 @@ def test_a_storm_of_new_cgroups_is_looked_through_at_a_bounded_rate(
 def test_where_not_all_can_be_watched_events_still_count(
     start: Start, groups: Groups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The look once a minute is in addition, not instead."""
+    """The looks in between are in addition, not instead."""
     monkeypatch.setattr("oomguard.core.trees.WATCHES", 1)
+    monkeypatch.setattr(observe, "UNWATCHED_NS", (3600 * SECOND, 3600 * SECOND))
     groups.make("/a")
     groups.make("/b")
     rig = start(groups.root, guard("all", "/**"))
     rig.turn()
-    assert rig.senses.rescan_ns > time.monotonic_ns() + SECOND
+    assert rig.senses.rescan_ns > time.monotonic_ns() + 3000 * SECOND
     groups.make("/c")  # in the root, which is watched
     (new,) = rig.wait(lambda seen: seen.appeared).appeared
     assert new.target.cgroup == "/c"
@@ -943,16 +947,20 @@ def test_descriptors_are_left_for_the_kill(start: Start, groups: Groups, monkeyp
 
 
 def test_an_instance_limit_of_inotify_is_no_end(start: Start, groups: Groups, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is there is guarded, and what comes is looked for."""
     groups.make("/web", 5 * MIB)
 
-    def refuse(*_: object) -> None:
+    def refuse() -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), "inotify_init1")
 
-    rig = start(groups.root)
-    monkeypatch.setattr("oomguard.core.trees.TreeWatch", refuse)
-    rig.senses.aim(replace(rig.plan, guards=(guard("web", "/web"),)))
-    assert [what for what, _ in rig.said] == ["cgroups"]
-    assert rig.turn().appeared == ()
+    monkeypatch.setattr("oomguard.linux.libc.inotify_init", refuse)
+    monkeypatch.setattr(observe, "UNWATCHED_NS", (10**7, 10**7))
+    rig = start(groups.root, guard("web", "/web*"))
+    assert {"cgroups", "limits"} <= {what for what, _ in rig.said}
+    assert [new.target.cgroup for new in rig.turn().appeared] == ["/web"]
+    groups.make("/web-2", 5 * MIB)
+    (new,) = rig.wait(lambda seen: seen.appeared).appeared
+    assert new.target.cgroup == "/web-2"
 
 
 # -------------------------------------------------------------------------------------------------------------- surveys
@@ -1228,6 +1236,24 @@ def test_where_pressure_is_not_known_it_is_said(start: Start, world: World, monk
 
 
 @pytest.mark.kernel
+def test_what_memavailable_misses_is_added_where_the_policy_says_so(start: Start, world: World) -> None:
+    """ZFS's cache. Where it cannot be read nothing is added, and that is said."""
+    file = world.root / "arcstats"
+    file.write_text(f"c_min 4 {100 * MIB}\nsize 4 {300 * MIB}\n")
+    world.available(50)
+    machine = guard("host", "/", AvailableBelow(Amount(share=0.1)))
+    rig = start(None, machine, also_available=AlsoAvailable(str(file), "size", "c_min"))
+    seen = rig.turn("host")
+    assert seen.host is not None
+    assert seen.host.available_bytes == 250 * MIB
+    assert rig.said == []
+    file.unlink()
+    seen = rig.turn("host")
+    assert seen.host is not None
+    assert seen.host.available_bytes == 50 * MIB
+    assert rig.said == [("also_available", f"{file}: No such file or directory: nothing is added to MemAvailable")]
+
+
 def test_signals_and_answers_are_facts(start: Start) -> None:
     rig = start(None)
     os.kill(os.getpid(), signal.SIGHUP)

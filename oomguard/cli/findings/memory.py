@@ -6,6 +6,7 @@ from math import isqrt
 from .facts import Facts, Memory
 from .finding import Finding, Severity, size, sysctl
 
+ARC_SHARE = 50  # a fiftieth of the machine: less is no news
 ZRAM_SWAPPINESS = 100  # from here on anonymous pages go first: reading back from zram costs less than a read of a disk
 SCALE_FACTOR_MOST = 500  # 5 % of the memory: what lies between min, low and high
 
@@ -15,6 +16,7 @@ def of(facts: Facts) -> Iterator[Finding]:
     memory = facts.memory
     yield from _swap(memory)
     yield from _compressed(memory)
+    yield from _arc(memory)
     yield from _overcommit(memory)
     yield from _kernel_kills(memory)
     yield from _reserves(memory)
@@ -58,6 +60,17 @@ def _compressed(memory: Memory) -> Iterator[Finding]:
             yield _found("swappiness", "note", text, means, sysctl("vm.swappiness", 180))
         else:
             yield _found("swappiness", "fine", text)
+
+
+def _arc(memory: Memory) -> Iterator[Finding]:
+    if memory.arc_bytes * ARC_SHARE >= memory.total_bytes > 0:
+        yield _found(
+            "zfs",
+            "note",
+            f"ZFS would give back {size(memory.arc_bytes)} of its cache (ARC), which MemAvailable does not count",
+            "watermarks on what is available are crossed that much earlier",
+            'in [daemon]: also_available = { file = "/proc/spl/kstat/zfs/arcstats", key = "size", less = "c_min" }',
+        )
 
 
 def _overcommit(memory: Memory) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ...linux import elsewhere
 from ..findings.facts import Memory
 from .places import Places
 
@@ -24,6 +25,7 @@ def look(places: Places) -> Memory:
         oom_kill_allocating_task=places.number(f"{vm}/oom_kill_allocating_task"),
         min_free_bytes=None if min_free_kib is None else min_free_kib << 10,
         watermark_scale_factor=places.number(f"{vm}/watermark_scale_factor"),
+        arc_bytes=_arc(places.text(f"{places.proc}/spl/kstat/zfs/arcstats") or ""),
         lru_gen=places.number(f"{lru}/enabled"),
         min_ttl_ms=places.number(f"{lru}/min_ttl_ms"),
     )
@@ -38,6 +40,12 @@ def _meminfo(text: str) -> dict[str, int]:
         if words and words[0].isdigit():
             found[name] = int(words[0]) << 10
     return found
+
+
+def _arc(arcstats: str) -> int:
+    """What ZFS's cache holds above the least that it keeps."""
+    data = arcstats.encode()
+    return max(0, (elsewhere.parse(data, "size") or 0) - (elsewhere.parse(data, "c_min") or 0))
 
 
 def zram(swaps: str) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from ..model import statuspage
+from ..model.policy import Daemon
 from ..model.statuspage import StatusPage
 from ..policy import files
 
@@ -33,11 +34,12 @@ class NotRunning(Exception):
 
 
 def runtime_dir(asked: Path | None, config: Path) -> Path:
-    """The asked one, else the configured one; where that has no page, the one of a daemon started without root."""
+    """The asked one, else the configured one; without root, and where that has no page, the one of one's own daemon."""
     if asked is not None:
         return asked
     configured = Path(files.runtime_dir(config))
-    if not os.path.exists(configured / statuspage.NAME):  # for Path.exists, what may not be seen is an error
+    own_first = os.geteuid() != 0 and configured == Path(Daemon().runtime_dir)
+    if own_first or not os.path.exists(configured / statuspage.NAME):  # Path.exists: what may not be seen is an error
         for own in own_runtime_dirs():
             if os.path.exists(own / statuspage.NAME):
                 return own

@@ -110,6 +110,11 @@ class Boot:
                 file.write("-1000")
         except OSError as error:
             self.lacks["oom_score_adj"] = f"{error.strerror}: the kernel may choose the daemon itself as its victim"
+        if procfs.in_user_namespace():
+            self.lacks["user namespace"] = (
+                "capabilities count only inside of it: processes and cgroups of others cannot be touched, "
+                "PSI windows are multiples of 2 s"
+            )
         have = procfs.capabilities()
         for name, why in NEEDED.items():
             if name not in have:

@@ -93,10 +93,22 @@ def measures(plan: Plan, root: str | None) -> list[tuple[str, str]]:
     reclaims = "reclaim" not in lacks and any(isinstance(step, ReclaimStep) for step in steps)
     if reclaims and not os.access(f"{root}/memory.reclaim", os.W_OK):
         missing.append(("reclaim", "there is no memory.reclaim that we may write to (Linux 5.19)"))
+    if "kill" not in lacks and any(isinstance(step, KillStep) for step in steps) and not _ends_at_once(root):
+        why = "there is no cgroup.kill (Linux 5.14): a cgroup is ended process by process, until it is empty"
+        missing.append(("kill", why))
     for step in steps:
         if isinstance(step, RunStep) and not os.access(step.argv[0], os.X_OK):
             missing.append((f"hook {step.argv[0]}", "there is no such program: it is not run"))
     return missing
+
+
+def _ends_at_once(root: str | None) -> bool:
+    """Whether a cgroup can be ended by one write. The root has no such file: any cgroup in it tells."""
+    try:
+        below = [] if root is None else [entry.path for entry in os.scandir(root) if entry.is_dir()]
+    except OSError:
+        return True  # not known
+    return not below or os.path.exists(f"{below[0]}/cgroup.kill")
 
 
 def _asked(plan: Plan) -> list[str]:

@@ -161,6 +161,16 @@ def capabilities(proc: str = "/proc") -> frozenset[str]:
         return parse_capabilities(file.read())
 
 
+def in_user_namespace(proc: str = "/proc") -> bool:
+    """Whether this process is in a user namespace of somebody's, in which its capabilities count and no further."""
+    try:
+        # Of the first one:          0          0 4294967295
+        with open(f"{proc}/self/uid_map", "rb") as file:
+            return file.read().split() != [b"0", b"0", b"4294967295"]
+    except FileNotFoundError:
+        return False  # CONFIG_USER_NS
+
+
 def parse_capabilities(data: bytes) -> frozenset[str]:
     """The names in the line "CapEff:\\t000001ffffffffff" of a status; none if it is not there."""
     at = data.find(b"\nCapEff:\t")

@@ -4,6 +4,9 @@ from fnmatch import fnmatchcase
 
 _EDIT = "systemctl edit oomguard: [Service] {}; then systemctl restart oomguard"
 _CGROUP2 = "boot with systemd.unified_cgroup_hierarchy=1; cat /sys/fs/cgroup/cgroup.controllers shows memory then"
+_PSI = "boot with psi=1; cat /proc/pressure/memory works then (a kernel with CONFIG_PSI)"
+_INOTIFY = "sysctl fs.inotify.max_user_watches=1048576 fs.inotify.max_user_instances=1024; then restart oomguard"
+_COUNTED = "boot without cgroup_disable=memory; cat /sys/fs/cgroup/cgroup.controllers shows memory then"
 _CHECK = "oomguard check"
 _FILTER = "systemctl cat oomguard shows what SystemCallFilter= forbids"
 _JOURNAL = "journalctl -u oomguard -b"
@@ -11,6 +14,7 @@ _JOURNAL = "journalctl -u oomguard -b"
 # (what, a part of why or "", what to do); the first that matches. {what}, {name}: its last word, {path}: of the why.
 _MENDS = (
     ("*", "cgroup v1", _CGROUP2),
+    ("user namespace", "", "guard what is inside; the machine is guarded by an oomguard outside of the container"),
     ("CAP_*", "", _EDIT.format("CapabilityBoundingSet={what}") + "; by hand: run it as root"),
     ("real time", "", _EDIT.format("CapabilityBoundingSet=CAP_SYS_NICE") + "; by hand: run it as root"),
     ("memory lock", "", _EDIT.format("LimitMEMLOCK=infinity") + "; by hand: ulimit -l unlimited"),
@@ -19,16 +23,19 @@ _MENDS = (
     ("memory.*", "", "ls -l {path}; " + _EDIT.format("CapabilityBoundingSet=CAP_DAC_OVERRIDE")),
     ("cgroup.freeze", "", "ls -l {path}; " + _EDIT.format("CapabilityBoundingSet=CAP_DAC_OVERRIDE")),
     ("cgroups", "RLIMIT_NOFILE", _EDIT.format("LimitNOFILE=524288")),
-    ("cgroups", "come and go", "sysctl fs.inotify.max_user_watches=1048576 fs.inotify.max_user_instances=1024"),
-    ("cgroups", "", _CGROUP2),
-    ("limits", "", "sysctl fs.inotify.max_user_watches=1048576 fs.inotify.max_user_instances=1024"),
-    ("psi", "", "boot with psi=1; cat /proc/pressure/memory works then (a kernel with CONFIG_PSI)"),
+    ("cgroups", "inotify", _INOTIFY),
+    ("cgroups", "", _COUNTED),
+    ("limits", "", _INOTIFY),
+    ("psi", "", _PSI),
+    ("stall_above", "No such file", _PSI),
+    ("stall_above", "not supported", _PSI),
     ("stall_above", "", _EDIT.format("CapabilityBoundingSet=CAP_SYS_RESOURCE") + "; and see cat /proc/pressure/memory"),
     ("level_above", "", "ls -l {path}; " + _EDIT.format("CapabilityBoundingSet=CAP_DAC_OVERRIDE")),
     ("incidents", "", "ls -ld {path}; systemctl restart oomguard makes it anew (StateDirectory=oomguard)"),
     ("leases", "", "ls -ld {path}; systemctl restart oomguard makes it anew (RuntimeDirectory=oomguard)"),
     ("reading", "", "cat {path}; " + _JOURNAL),
     ("reclaim", "", "uname -r: Linux 5.19 has it; else take reclaim out of the policy: oomguard check"),
+    ("kill", "", "uname -r: Linux 5.14 has it; until then nothing is to be done, it takes a moment longer"),
     ("units", "", "systemctl is-system-running; " + _JOURNAL),
     ("hook *", "", "ls -l {name}: install it and make it executable, or take it out of the policy: oomguard check"),
     ("pidfd_*", "", "uname -r: Linux 5.3 has it; " + _FILTER),
@@ -51,7 +58,7 @@ _MENDS = (
     ("policy *", "no cgroup", "systemd-cgls shows their names; " + _CHECK),
     ("policy *", "memory.max", "systemctl set-property UNIT MemoryMax=; then systemctl reload oomguard"),
     ("policy *", "no swap", "swapon --show; else take it out of the policy: " + _CHECK),
-    ("policy *", "pressure", "boot with psi=1; cat /proc/pressure/memory works then (a kernel with CONFIG_PSI)"),
+    ("policy *", "pressure", _PSI),
     ("policy *", "", _CHECK + " has the line and a hint; then systemctl reload oomguard"),
 )  # fmt: skip
 

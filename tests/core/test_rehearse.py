@@ -63,6 +63,16 @@ def test_a_missing_system_call_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         os.close(proc_fd)
 
 
+def test_a_kernel_without_cgroup_kill_is_named(tmp_path: Path) -> None:
+    """Before 5.14. The root has no such file on any kernel."""
+    plan = Plan("0", Daemon(), (HOST,))
+    assert "kill" not in dict(rehearse.measures(plan, str(tmp_path))), "no cgroup is there that could tell"
+    (tmp_path / "init.scope").mkdir()
+    assert "process by process" in dict(rehearse.measures(plan, str(tmp_path)))["kill"]
+    (tmp_path / "init.scope" / "cgroup.kill").touch()
+    assert "kill" not in dict(rehearse.measures(plan, str(tmp_path)))
+
+
 def test_a_plan_on_v1_relies_on_no_tripwire_and_what_is_missing_is_named(tmp_path: Path) -> None:
     tree = FakeTree1(tmp_path)
     steps = (SetHighStep(Amount(share=0.9), 1), ReclaimStep(Amount(bytes=1), 1), KillStep())

@@ -291,6 +291,41 @@ def test_what_was_set_is_put_back_when_the_core_is_killed(
     assert leak.poll() is None
 
 
+def test_the_nominee_is_insured_and_its_swap_is_shut(tree: KernelTree1, v1: World, daemon: Start, live: Live) -> None:
+    """Both while the daemon lives, and no longer. The swap limit of v1 is one on memory and swap together."""
+    tree.make("/web/worker")
+    limit(tree, "/web", 256)
+    swap = tree.at("/web") / "memory.memsw.limit_in_bytes"
+    if not swap.exists():
+        pytest.skip("this kernel was booted without swapaccount=1")
+    before = swap.read_text()
+    steps = '{ set_swap_max = { to = "0", for = "60s" } }, { wait = "60s" }, "kill"]'
+    guarding = daemon(v1, policy(guard(tree), v1).replace('"notify", "kill"]', steps), cgroup="/sys/fs/cgroup")
+    guarding.hear("READY=1")
+    leak = live("/web/worker", SLOW_LEAK, b"leak", 190)
+    score = Path(f"/proc/{leak.pid}/oom_score_adj")
+    own = score.read_text()
+    until(lambda: score.read_text() == "1000\n", guarding.log())
+    until(lambda: int(swap.read_text()) == 256 * MIB, guarding.log())
+    assert guarding.end() == 0
+    assert (score.read_text(), swap.read_text()) == (own, before)
+    assert leak.poll() is None
+
+
+def test_a_kill_of_the_kernel_is_told(tree: KernelTree1, v1: World, daemon: Start, live: Live) -> None:
+    """v1 counts it in the very cgroup of the victim, and tells of the OOM in the one that is full."""
+    tree.make("/web/worker")
+    limit(tree, "/web", 64)
+    text = policy(guard(tree, 'memory_above = "95%"', 'memory_above = "99%"'), v1)
+    guarding = daemon(v1, text.replace("[policy.host]", '[policy.host]\nmode = "observe"'), cgroup="/sys/fs/cgroup")
+    guarding.hear("READY=1")
+    leak = live("/web/worker", LEAK, b"leak", 200)
+    assert leak.wait(PATIENCE_S) == -signal.SIGKILL, guarding.log()
+    until(lambda: guarding.status().numbers.kernel_oom_kills, guarding.log())
+    assert guarding.status().numbers.kills == 0
+    assert guarding.end() == 0
+
+
 # ----------------------------------------------------------------------------------------------------------- few rights
 
 NOBODY = 65534
@@ -341,3 +376,24 @@ def test_a_user_guards_his_own_cgroup(
     assert guarding.end() == 0
     refused = "root[" in guarding.log()
     assert refused != hides, guarding.log()
+
+
+def test_in_a_user_namespace_it_guards_what_is_inside_and_says_what_is_not(
+    tree: KernelTree1, v1: World, daemon: Start, live: Live
+) -> None:
+    """As in an unprivileged container: every capability is there, and none counts outside."""
+    inside = ("unshare", "--user", "--map-root-user")
+    if subprocess.run([*inside, "true"], check=False).returncode:
+        pytest.skip("no user namespaces here (user.max_user_namespaces, kernel.unprivileged_userns_clone)")
+    tree.make("/web/worker")
+    limit(tree, "/web", 256)
+    text = policy(guard(tree, 'memory_above = "10%"', 'memory_above = "40%"'), v1)
+    guarding = daemon(v1, text, cgroup="/sys/fs/cgroup", under=inside)
+    guarding.hear("READY=1")
+    degraded = dict(guarding.status().degraded)
+    assert degraded["user namespace"].startswith("capabilities count only inside of it")
+    assert "CAP_KILL" not in degraded, "it has that one, in there"
+    leak = live("/web/worker", SLOW_LEAK, b"leak", 180)
+    assert leak.wait(PATIENCE_S) == -signal.SIGKILL, guarding.log()
+    guarding.phase("calm")
+    assert guarding.end() == 0

@@ -61,7 +61,11 @@ def test_all_that_can_be_degraded_can_be_mended() -> None:
     [
         ("CAP_SYS_NICE", "the daemon runs at ordinary priority", "CapabilityBoundingSet=CAP_SYS_NICE"),
         ("cgroups", "100 are watched, and no more: RLIMIT_NOFILE is 1200", "LimitNOFILE="),
-        ("cgroups", "no cgroup v2 with the memory controller is mounted", "unified_cgroup_hierarchy=1"),
+        ("cgroups", "cgroup none: nobody counts memory there, so processes are told apart alone", "cgroup_disable="),
+        ("cgroups", "inotify: fs.inotify.max_user_instances: new cgroups are looked for", "max_user_instances=1024"),
+        ("stall_above", "/proc/pressure/memory: No such file or directory: that condition cannot hold", "psi=1"),
+        ("stall_above", "/sys/fs/cgroup/a/memory.pressure: Permission denied: that", "CAP_SYS_RESOURCE"),
+        ("user namespace", "capabilities count only inside of it", "outside of the container"),
         ("reading", "/sys/fs/cgroup/a/memory.stat: Permission denied: what", "cat /sys/fs/cgroup/a/memory.stat; "),
         ("hook /usr/bin/page-me", "there is no such program", "ls -l /usr/bin/page-me: "),
         ("policy policy.web.cgroup", "/a matches no cgroup now", "systemd-cgls"),

@@ -42,7 +42,7 @@ def _readable(path: str) -> Trial:
         with open(path, "rb") as file:
             file.read()
     except FileNotFoundError:
-        return "this kernel has none (CONFIG_PSI)"
+        return "this kernel has none (CONFIG_PSI), or it is switched off (psi=0)"  # no file either way (seen with 6.12)
     except OSError as error:
         # EOPNOTSUPP: psi=0, or CONFIG_PSI_DEFAULT_DISABLED
         return "it is switched off" if error.errno == errno.EOPNOTSUPP else why(error)

@@ -156,6 +156,7 @@ WITHOUT_SYS_RESOURCE = frozenset(CAPABILITIES) - {"CAP_SYS_RESOURCE"}
         (rights(pids=(60, 64)), "pids", "note", "60 of 64", "TasksMax=64"),
         # memory
         (memory(swap_bytes=0), "swap", "note", "no swap beside 16.0 GiB", None),
+        (memory(nodes=2), "numa", "note", "on 2 NUMA nodes", None),
         (memory(arc_bytes=2 << 30), "zfs", "note", "2048 MiB of its cache (ARC)", "also_available = {"),
         (memory(zram=("/dev/zram0",), zswap=True, swappiness=180), "zswap", "note", "/dev/zram0", "echo N"),
         (memory(zram=("/dev/zram0",)), "swappiness", "note", "60 with swap on zram", "vm.swappiness = 180"),

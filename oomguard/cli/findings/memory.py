@@ -17,6 +17,7 @@ def of(facts: Facts) -> Iterator[Finding]:
     yield from _swap(memory)
     yield from _compressed(memory)
     yield from _arc(memory)
+    yield from _nodes(memory)
     yield from _overcommit(memory)
     yield from _kernel_kills(memory)
     yield from _reserves(memory)
@@ -70,6 +71,17 @@ def _arc(memory: Memory) -> Iterator[Finding]:
             f"ZFS would give back {size(memory.arc_bytes)} of its cache (ARC), which MemAvailable does not count",
             "watermarks on what is available are crossed that much earlier",
             'in [daemon]: also_available = { file = "/proc/spl/kstat/zfs/arcstats", key = "size", less = "c_min" }',
+        )
+
+
+def _nodes(memory: Memory) -> Iterator[Finding]:
+    if memory.nodes > 1:
+        yield _found(
+            "numa",
+            "note",
+            f"memory is on {memory.nodes} NUMA nodes",
+            "watermarks are on all of them together; who is bound to one (AllowedMemoryNodes=, membind) and fills it is "
+            "ended by the kernel, unless a policy with memory_above on his cgroup is sooner",
         )
 
 

@@ -25,6 +25,7 @@ def look(places: Places) -> Memory:
         oom_kill_allocating_task=places.number(f"{vm}/oom_kill_allocating_task"),
         min_free_bytes=None if min_free_kib is None else min_free_kib << 10,
         watermark_scale_factor=places.number(f"{vm}/watermark_scale_factor"),
+        nodes=_nodes(places),
         arc_bytes=_arc(places.text(f"{places.proc}/spl/kstat/zfs/arcstats") or ""),
         lru_gen=places.number(f"{lru}/enabled"),
         min_ttl_ms=places.number(f"{lru}/min_ttl_ms"),
@@ -40,6 +41,13 @@ def _meminfo(text: str) -> dict[str, int]:
         if words and words[0].isdigit():
             found[name] = int(words[0]) << 10
     return found
+
+
+def _nodes(places: Places) -> int:
+    """NUMA nodes with memory of their own. /sys/devices/system/node/has_memory is a list of ranges: 0-1,3"""
+    text = places.text(f"{places.sys}/devices/system/node/has_memory") or ""
+    ends = [part.split("-") for part in text.split(",")]
+    return sum(int(end[-1]) - int(end[0]) + 1 for end in ends if all(word.strip().isdigit() for word in end)) or 1
 
 
 def _arc(arcstats: str) -> int:

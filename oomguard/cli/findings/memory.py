@@ -80,8 +80,8 @@ def _nodes(memory: Memory) -> Iterator[Finding]:
             "numa",
             "note",
             f"memory is on {memory.nodes} NUMA nodes",
-            "watermarks are on all of them together; who is bound to one (AllowedMemoryNodes=, membind) and fills it is "
-            "ended by the kernel, unless a policy with memory_above on his cgroup is sooner",
+            "watermarks are on all of them together; who is bound to one (AllowedMemoryNodes=, membind) and fills it "
+            "is ended by the kernel, unless a policy with memory_above on his cgroup is sooner",
         )
 
 

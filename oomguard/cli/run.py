@@ -16,7 +16,7 @@ from .. import __version__, policy
 from ..model import codec, kept
 from ..model.policy import Daemon, Plan
 from ..policy import Fault, PolicyError, files
-from . import become, live, origin, quick, say
+from . import become, beside, live, origin, quick, say
 
 # readable=False: that a file cannot be read is a fault of the policy like any other, found with the rest of them.
 Config = Annotated[
@@ -121,7 +121,11 @@ def _compiled(order: Order) -> Plan:
     for doubt in found:
         sys.stderr.write(f"{doubt.as_warning()}\n")
     remarks = tuple((f"policy {doubt.key}", doubt.message) for doubt in found)
-    return replace(_placed(plan, order), made_from=made_from, remarks=remarks)
+    plan = _placed(plan, order)
+    neighbours, beside_us = beside.remarks(plan)
+    for text in beside_us:
+        say.aside(f"oomguard: {text}")
+    return replace(plan, made_from=made_from, remarks=remarks + neighbours)
 
 
 def _instead(order: Order, error: PolicyError) -> Plan:

@@ -14,6 +14,7 @@ import os
 import re
 from typing import Final
 
+from . import containers
 from .kmsg import Kill, OomKill, parse_kill, parse_oom_kill
 
 TASKS: Final = 20  # the largest of the table
@@ -23,16 +24,6 @@ _INVOKED: Final = " invoked oom-killer: gfp_mask="
 _USAGE: Final = re.compile(r"memory: usage (\d+)kB, limit (\d+)kB, failcnt \d+")
 _ROW: Final = re.compile(r"\[ *(\d+)\] +(.*)")
 _ADJ: Final = re.compile(r"oom_score_adj:(-?\d+)")
-_HEX: Final = r"([0-9a-f]{12})[0-9a-f]{52}"
-_CONTAINERS: Final = (
-    ("docker", re.compile(rf"/docker[-/]{_HEX}(?:\.scope)?(?:/|$)")),
-    ("containerd", re.compile(rf"/cri-containerd-{_HEX}\.scope(?:/|$)")),
-    ("cri-o", re.compile(rf"/crio-{_HEX}(?:\.scope)?(?:/|$)")),
-    ("podman", re.compile(rf"/libpod-{_HEX}(?:\.scope)?(?:/|$)")),
-    ("pod", re.compile(rf"/kubepods[^/]*(?:/[^/]+)*/{_HEX}(?:/|$)")),
-    ("lxc", re.compile(r"/lxc(?:\.payload\.|/)([^/]+)")),
-    ("nspawn", re.compile(r"/machine\.slice/(?:systemd-nspawn@|machine-)([^/]+)\.(?:service|scope)")),
-)
 _UNIT: Final = re.compile(r"[^/]+\.(?:service|scope|socket|mount|swap)")
 
 
@@ -130,8 +121,5 @@ def unit(cgroup: str) -> str:
 
 def container(cgroup: str) -> str:
     """``docker 0123456789ab``, ``lxc web``: by the path, as the usual engines name theirs; "": none that is known."""
-    for engine, path in _CONTAINERS:
-        found = path.search(cgroup)
-        if found:
-            return f"{engine} {found[1]}"
-    return ""
+    found = containers.of(cgroup)
+    return str(found) if found is not None else ""

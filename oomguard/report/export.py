@@ -22,7 +22,7 @@ _NAME_KEYS: Final = frozenset({"comm", "hostname", "cgroup", "path", "unit", "li
 # What every machine has tells nothing of this one, and makes the rest readable.
 _COMMON: Final = frozenset({"", "system.slice", "user.slice", "init.scope", "machine.slice", "kernel", "systemd"})
 _SUFFIX: Final = re.compile(r"(.*?)((?:\.(?:service|scope|slice|socket|mount))?)")
-_LEFT_OUT: Final = ("cmdlines", "kernel_log", "swaps")
+_LEFT_OUT: Final = ("cmdlines", "kernel_log", "swaps", "containers")
 
 
 def redacted(incident: Mapping[str, Any], level: Level) -> dict[str, Any]:

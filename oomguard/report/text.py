@@ -118,8 +118,38 @@ def _victims(incident: dict[str, Any]) -> str:
     names = [kill["what"] for kill in kills] or [f"{victim['comm']}[{victim['pid']}]" for victim in victims]
     held = sum(_held(incident, kill) for kill in kills) or sum(victim["bytes"] for victim in victims)
     more = f" and {len(names) - 2} more" if len(names) > 2 else ""
-    told = f"{', '.join(names[:2]) if more else ' and '.join(names[:2])}{more}"
+    told = f"{', '.join(names[:2]) if more else ' and '.join(names[:2])}{more}{_boxed(incident)}"
     return f"{told}, holding {size(held)}," if held else told
+
+
+def containers(incident: dict[str, Any]) -> dict[str, str]:
+    """By cgroup, what the container is called: "container web (podman 0123456789ab)"."""
+    return {cgroup: _container(row) for cgroup, row in incident["evidence"].get("containers", {}).items()}
+
+
+def _container(row: dict[str, str]) -> str:
+    kind = "" if row["engine"] == "pod" else row["engine"]
+    what = " ".join(word for word in (kind, row["id"][:12]) if word)
+    if row.get("pod"):
+        pod = f"pod {row.get('namespace', '')}/{row['pod']}"
+        return f"container {row['container']} of {pod} ({what})" if row.get("container") else f"{pod} ({what})"
+    if row["name"]:
+        return f"container {row['name']} ({what})"
+    return f"container {what}"
+
+
+def _boxed(incident: dict[str, Any]) -> str:
+    """In which container all victims lived; empty: in none, or in several."""
+    named = containers(incident)
+    ways = (_way_up(victim["cgroup"]) for victim in incident["victims"])
+    found = {next((named[path] for path in way if path in named), "") for way in ways}
+    return f" in {found.pop()}" if len(found) == 1 and "" not in found else ""
+
+
+def _way_up(cgroup: str) -> Iterator[str]:
+    while cgroup and cgroup != "/":
+        yield cgroup
+        cgroup = cgroup.rpartition("/")[0]
 
 
 def _held(incident: dict[str, Any], kill: dict[str, Any]) -> int:
@@ -235,6 +265,8 @@ class _Page:
             yield from self.item("", f"Freed {size(self.it['freed_bytes'])}: {self.it['freed_how']}.", "")
         if self.it["outcome"]:
             yield from self.item("", f"Ended: {self.it['outcome']}.", "")
+        for cgroup, what in containers(self.it).items() if self.whole else ():
+            yield from self.item("", f"{cgroup} is {what}.", "")
         verdict, color = _helped(self.it)
         yield from self.item("", verdict, color)
         for line in aftermath(self.it)[-1:]:

@@ -13,10 +13,11 @@ import heapq
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from ..linux import cgroup2, procfs
+from ..linux import containers as boxes
 from ..model.facts import ProcessFacts
 from ..model.secrets import redact
 from ..model.verdict import ProcessRef
@@ -63,6 +64,7 @@ _OF_NUMBERS: Final = frozenset(
     ("memory.stat", "memory.events", "memory.events.local", "memory.swap.events", "cgroup.events", "memory.oom_control")
 )
 _LEVELS_MAX: Final = 16
+_BOXES_MAX: Final = 16
 
 Keep = Callable[[str, bytes], None]
 Growth = dict[tuple[int, int], int]
@@ -79,6 +81,8 @@ class Evidence:
         self._deadline = 0.0
         self._parts: dict[str, list[owners.Part]] = {}
         self._read_of: set[int] = set()  # pids
+        self._roots = tuple(dict.fromkeys((f"{proc}/1/root", "")))  # ours may be a sandbox, the host's hidden from us
+        self._asked: set[str] = set()  # cgroups of which the disk was asked
         self.cut = 0  # files or rows left out for want of time or room
         self.facts: dict[str, object] = {"taken": []}
 
@@ -91,6 +95,7 @@ class Evidence:
             SOFT_S,
             self._victims("soft", victims),
             self._cgroups("soft", cgroups),
+            self._boxes(cgroups),
             self._host("soft", once=True),
             self._owners("soft"),
             self.table(),
@@ -100,7 +105,8 @@ class Evidence:
     def nominated(self, cgroups: Iterable[str], victims: tuple[ProcessRef, ...]) -> Iterator[None]:
         """Of who was nominated after the opening, what ``soft`` would have read of him; once."""
         if any(ref.pid not in self._read_of for ref in victims):
-            yield from self._stage("soft", HARD_S, self._victims("soft", victims), self._cgroups("soft", cgroups))
+            parts = (self._victims("soft", victims), self._cgroups("soft", cgroups), self._boxes(cgroups))
+            yield from self._stage("soft", HARD_S, *parts)
 
     def hard(self, cgroups: Iterable[str], victims: tuple[ProcessRef, ...]) -> Iterator[None]:
         """The small things again: the victim may have a few milliseconds left."""
@@ -132,6 +138,33 @@ class Evidence:
         if "cmdlines" not in self.facts:
             parts.append(self.cmdlines(()))
         yield from self._stage("late", SOFT_S, *parts)
+
+    def named(self, cgroups: Iterable[str]) -> Iterator[None]:
+        """What the containers of these are called, by the disk: after a kill, by a thread that may block as it likes."""
+        told = _dict(self.facts.get("containers"))
+        wanted = [
+            (cgroup, box)
+            for cgroup, box in _contained(cgroups)
+            if cgroup not in self._asked and not _is_named(_dict(told.get(cgroup)))
+        ]
+        if not wanted:
+            return
+        from . import containers
+
+        for cgroup, box in wanted:
+            _own(self.facts, "containers").setdefault(cgroup, containers.known(box))
+        reader = containers.asked(self._roots, wanted)
+        if reader is None:
+            self.cut += len(wanted)
+            return
+        until = time.monotonic() + HARD_S
+        while reader.is_alive() and time.monotonic() < until:
+            reader.join(0.005)  # something more urgent may wait behind us
+            yield
+        for cgroup, names in reader.found.copy().items():
+            self._called(cgroup, names)
+        self._asked |= {cgroup for cgroup, _ in wanted[: reader.tried]}
+        self.cut += len(wanted) - reader.tried
 
     def _stage(self, stage: str, within_s: float, *parts: Iterator[None]) -> Iterator[None]:
         began = time.monotonic()
@@ -236,6 +269,22 @@ class Evidence:
                 if found:
                     self._at("cgroups", stage, {**_dict(_dict(self.facts.get("cgroups")).get(stage)), path: found})
                 yield
+
+    def _boxes(self, cgroups: Iterable[str]) -> Iterator[None]:
+        """Of containers, what lies in memory: their engine removes it the moment that they end."""
+        for cgroup, box in _contained(cgroups):
+            from . import containers  # loaded where there are some
+
+            _own(self.facts, "containers").setdefault(cgroup, containers.known(box))
+            for root in () if self._late() else self._roots:
+                if names := containers.perishable(root, box):
+                    self._called(cgroup, names)
+                    break
+            yield
+
+    def _called(self, cgroup: str, names: Mapping[str, str]) -> None:
+        row = _dict(_own(self.facts, "containers").get(cgroup))
+        row.update({key: value for key, value in names.items() if not row.get(key)})
 
     def table(self) -> Iterator[None]:
         """The largest processes. Growth is added later, from the ring."""
@@ -409,6 +458,16 @@ def _row(facts: ProcessFacts) -> dict[str, object]:
         "oom_score_adj": facts.oom_score_adj,
         "growth_bytes": None,
     }
+
+
+def _contained(cgroups: Iterable[str]) -> list[tuple[str, boxes.Container]]:
+    """Those that are a container's, each once."""
+    found = ((cgroup, boxes.of(cgroup)) for cgroup in dict.fromkeys(cgroups))
+    return [(cgroup, box) for cgroup, box in found if box is not None][:_BOXES_MAX]
+
+
+def _is_named(row: Mapping[str, object]) -> bool:
+    return bool(row.get("name") or row.get("container"))
 
 
 def _dict(value: object) -> dict[str, object]:

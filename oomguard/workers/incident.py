@@ -10,6 +10,7 @@ from .evidence import Evidence
 from .story import Story
 
 BEFORE_NS: Final = 120_000_000_000  # how much of the ring before the opening goes into an incident
+_HOMES_MAX: Final = 64
 _GROWTH_MAX: Final = 1024  # processes whose growth is known: those that a survey found among the heaviest
 
 
@@ -124,6 +125,11 @@ class Incident:
         """The cgroups whose files are worth reading, with their ancestors."""
         nominee = self.story.nominee
         return [self.story.target.cgroup, *([nominee.cgroup] if nominee and nominee.cgroup else [])]
+
+    def homes(self) -> list[str]:
+        """The cgroups whose containers are worth a name: the guard's, the nominee's, those of whoever was killed."""
+        killed = [str(row["cgroup"]) for row in (*self.story.victims(), *self.story.kernel_kills)]
+        return list(dict.fromkeys([*self.cgroups(), *killed]))[:_HOMES_MAX]
 
 
 def say(level: int, text: str) -> None:

@@ -315,6 +315,7 @@ class Scribe:
             self._tasks.append(self._save(incident, incident.evidence.after("gone", incident.cgroups())))
         if "killed" in reached or "kernel" in reached:
             self._expect(incident)
+            self._tasks.append(self._named(incident))
         if "kernel" in reached:
             incident.kernel_ns = turn.seen.at_ns
             self._tasks.append(self._save(incident, self._kernel_log(incident)))
@@ -365,6 +366,10 @@ class Scribe:
         if incident.until is None:  # else it is being finished, and will be written whole
             self._write(incident)
 
+    def _named(self, incident: Incident) -> Generator[None]:
+        """An engine forgets at once what was started with --rm."""
+        yield from incident.evidence.named(incident.homes())
+
     def _flush(self, incident: Incident) -> Generator[None]:
         while incident.raw:
             incident.attempt("raw", partial(incident.folder.keep, *incident.raw.pop(0)))
@@ -378,6 +383,7 @@ class Scribe:
         yield from incident.evidence.rest(incident.cgroups())
         if incident.story.killed_by() == "kernel" or incident.story.kernel_kills:
             yield from self._kernel_log(incident)
+        yield from incident.evidence.named(incident.homes())
         yield from self._copy(incident)
         yield from self._flush(incident)
         self._write(incident, final=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from oomguard.cli import hierarchies
+from oomguard.cli import beside, hierarchies
 from oomguard.cli.findings.facts import Managed
 from oomguard.cli.hierarchies import Hierarchies
 from oomguard.cli.probe import kernel, memory, neighbours, rights, systemd, tried
@@ -194,4 +194,4 @@ def test_other_daemons_by_the_names_of_their_processes(tmp_path: Path) -> None:
         (tree.proc / str(pid) / "comm").write_text(f"{comm}\n")
     found = {it.name: it.pid for it in neighbours.look(Places(str(tree.proc), str(tree.cgroup)))}
     assert found == {"earlyoom": 7, "systemd-oomd": 8, "low-memory-monitor": 9}
-    assert all(len(name) <= 15 for name in neighbours.DAEMONS), "comm is cut there"
+    assert all(len(name) <= 15 for name in beside.DAEMONS), "comm is cut there"

@@ -167,3 +167,35 @@ def test_what_it_looked_like_later(incident: dict[str, Any]) -> None:
     page = text.half_page({**incident, "after": looks})
     assert "60 s later: 700 MiB available; import was started again and holds 400 MiB again." in page
     assert "1 s later" not in page
+
+
+ID = "545e05317229cfe9b2f1b2ad6c951acc3269d8c4255c8a95588d64b951bf93de"
+BOX = f"/machine.slice/libpod-{ID}.scope"
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"engine": "podman", "name": "web"}, "container web (podman 545e05317229)"),
+        ({"engine": "docker"}, "container docker 545e05317229"),
+        (
+            {"engine": "pod", "pod": "web-0", "namespace": "shop", "container": "app"},
+            "container app of pod shop/web-0 (545e05317229)",
+        ),
+        ({"engine": "containerd", "pod": "web-0", "namespace": "shop"}, "pod shop/web-0 (containerd 545e05317229)"),
+    ],
+)
+def test_the_sentence_names_the_container(incident: dict[str, Any], row: dict[str, str], said: str) -> None:
+    incident["evidence"]["containers"] = {BOX: {"id": ID, "pod_uid": "", "name": "", **row}}
+    for victim in incident["victims"]:
+        victim["cgroup"] = f"{BOX}/container"
+    page = text.half_page(incident, 200, whole=True)
+    assert f"oomguard killed import[1234] in {said}, holding 700 MiB, because the machine ran out of memory." in page
+    assert f"{BOX} is {said}." in page
+
+
+def test_victims_of_two_containers_are_not_said_to_be_in_one(incident: dict[str, Any]) -> None:
+    incident["evidence"]["containers"] = {BOX: {"engine": "podman", "id": ID, "pod_uid": "", "name": "web"}}
+    first = incident["victims"][0]
+    incident["victims"] = [{**first, "cgroup": BOX}, {**first, "cgroup": "/system.slice/x.service"}]
+    assert "container" not in text.sentence(incident)

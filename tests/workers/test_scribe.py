@@ -251,6 +251,17 @@ def test_a_whole_engagement(core: Core, hog: ProcessRef) -> None:
     assert core.end() == ""
 
 
+def test_a_victim_in_a_container_is_told_with_it(core: Core, hog: ProcessRef) -> None:
+    core.start()
+    box = f"/machine.slice/libpod-{'0123456789abcdef' * 4}.scope"
+    who = replace(victim(), cgroup=box, processes=(replace(hog, cgroup=f"{box}/container", held_bytes=700 * MIB),))
+    engage(core, who)
+    told = core.one()["evidence"]["containers"]
+    assert set(told) == {box, f"{box}/container"}
+    assert {row["engine"] for row in told.values()} == {"podman"}
+    assert core.end() == ""
+
+
 def test_the_evidence_of_an_engagement(core: Core, hog: ProcessRef) -> None:
     core.start()
     who = replace(victim(), processes=(hog,))

@@ -15,11 +15,13 @@ from ...model import codec, kept
 from ...model.policy import Daemon, Guard, Plan
 from ...model.statuspage import StatusPage
 from ...policy import DENIED, Fault, PolicyError, files
-from .. import live
+from .. import beside, live
 from ..findings.facts import Doubt, Guarded, Ours, Trial, Unit
 from . import systemd
 from .places import Places
 from .tried import why
+
+_TOLD = ("policy ", f"{beside.WHAT} ")
 
 
 def look(places: Places) -> Ours:
@@ -35,13 +37,13 @@ def look(places: Places) -> Ours:
         pid=page.numbers.pid if page is not None else None,
         version=page.version if page is not None else "",
         installed=__version__,
-        # Doubts of the compiler are among them: those of the files as they are now are told instead.
-        degraded=tuple(it for it in page.degraded if not it[0].startswith("policy ")) if page is not None else (),
+        # What the compiler has found is among them: that of the files and the machine as they are now is told instead.
+        degraded=tuple(it for it in page.degraded if not it[0].startswith(_TOLD)) if page is not None else (),
         files=plan.files if plan is not None else (),
         faults=faults,
         doubts=doubts,
         changed=running is not None and plan is not None and _guards(running) != _guards(plan),
-        guards=_guarded(places, _guards(known)) if known is not None else (),
+        guards=guarded(places, known) if known is not None else (),
         state_dir=daemon.state_dir,
         writable=_writable(places, daemon.state_dir),
         free_bytes=_free(places, daemon.state_dir),
@@ -95,11 +97,11 @@ def _guards(plan: Plan) -> tuple[Guard, ...]:
     return tuple(guard for guard in plan.guards if guard.mode != "shadow")
 
 
-def _guarded(places: Places, guards: tuple[Guard, ...]) -> tuple[Guarded, ...]:
-    """Each with the cgroups that it means now, and how many of its tripwires are laid."""
+def guarded(places: Places, plan: Plan) -> tuple[Guarded, ...]:
+    """Each guard with the cgroups that it means now, and how many of its tripwires are laid."""
     paths = list(_cgroups(places.mounts.memory or ""))
     found = []
-    for guard in guards:
+    for guard in _guards(plan):
         targets = tuple(path for path in paths if guard.cgroup != "/" and selects(guard.cgroup, path))
         limited, laid = _tripwires(places, targets) if guard.tripwire else (0, None)
         found.append(Guarded(guard.name, guard.cgroup, guard.mode, targets, guard.tripwire, limited, laid))

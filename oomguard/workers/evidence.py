@@ -140,7 +140,7 @@ class Evidence:
         yield from self._stage("late", SOFT_S, *parts)
 
     def named(self, cgroups: Iterable[str]) -> Iterator[None]:
-        """What the containers of these are called, by the disk: after a kill, by a thread that may block as it likes."""
+        """What the containers of these are called, by the disk: after a kill, and by a thread that may block."""
         told = _dict(self.facts.get("containers"))
         wanted = [
             (cgroup, box)

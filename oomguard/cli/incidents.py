@@ -294,9 +294,10 @@ def _table(found: list[store.Summary], others: "Sequence[Kill]" = ()) -> None:
 
 
 def _mount() -> None:
-    from . import replay
+    from . import follow, replay
 
     app.command("replay")(replay.replay)
+    app.command("follow")(follow.follow)
 
 
 _mount()

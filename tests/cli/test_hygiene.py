@@ -54,6 +54,7 @@ CALLS: dict[str, list[str] | None] = {
     "incidents export": ["last", "--state-dir", "/", "-o", "/out.tar.zst"],
     "incidents prune": ["--keep", "9", "--state-dir", "/"],
     "incidents replay": ["last", "--state-dir", "/"],
+    "incidents follow": ["--once", "--state-dir", "/"],
 }
 # What prints something that is no table and no sentence.
 NO_JSON = {

@@ -69,6 +69,7 @@ def find(proc: str = "/proc", cgroup: str = USUAL) -> tuple[str | None, str]:
 def _named(cgroup: str) -> tuple[str | None, str]:
     """A tree that somebody has named: the mount itself, or what holds the mounts of a v1 machine."""
     if os.path.exists(f"{cgroup}/cgroup.controllers") and has_memory(cgroup):
+        _from_within(cgroup)
         return cgroup, "v2"
     around = os.path.dirname(cgroup.rstrip("/"))
     for memory, beside in ((cgroup, around), (f"{cgroup}/memory", cgroup)):
@@ -77,6 +78,19 @@ def _named(cgroup: str) -> tuple[str | None, str]:
             unified_there = os.path.exists(f"{unified}/cgroup.controllers")
             return _v1(memory, unified if unified_there else None, freezer if os.path.isdir(freezer) else None)
     return cgroup, "v2"
+
+
+def _from_within(tree: str) -> None:
+    """Our own mount may show a part of that tree, from which /proc counts; a copy of a tree is another device."""
+    try:
+        ours, whole = os.stat(USUAL), os.stat(tree)
+    except OSError:
+        return
+    if ours.st_dev == whole.st_dev and ours.st_ino != whole.st_ino:
+        from . import cgroupns
+
+        if (root := cgroupns.root_in(tree, USUAL)) is not None:
+            cgroupns.enter(root)
 
 
 def _v1(memory: str, unified: str | None, freezer: str | None) -> tuple[str, str]:

@@ -24,7 +24,7 @@ FUZZ ?= 600
 VM ?=
 BENCH_ARGS ?=
 
-.PHONY: help venv run demo test lint fuzz wheels install uninstall bench storms
+.PHONY: help venv run demo test lint fuzz wheels install uninstall bench storms boxes
 
 help: ## this list
 	@echo 'oomguard: make TARGET'
@@ -64,6 +64,10 @@ bench: venv ## the same storms over oomguard and other daemons, side by side; wr
 	@tools/prepare.sh vm
 	@$(IN_VENV)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@$(IN_VENV)/python -m tests.vm.bench $(BENCH_ARGS)
+
+boxes: venv ## podman, the daemon in a container, and two hosts with one journal, in a virtual machine
+	@tools/prepare.sh vm
+	@$(IN_VENV)/python -m pytest tests/vm/test_boxes.py $(PYTEST_ARGS)
 
 storms: venv ## the counted campaigns of storms; writes docs/reliability.md
 	@tools/prepare.sh vm

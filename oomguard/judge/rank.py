@@ -167,7 +167,8 @@ def rank(
                 refused.append(_candidate_process(process, 0, 0, why))
         elif is_inside(process.cgroup, root):
             alive.append(process)
-    if rule.by in BY_PROCESS and (rule.by == "oom_score" or rule.take in ONE_BY_ONE):
+    one_by_one = rule.take in ONE_BY_ONE or (rule.by == "oom_score" and rule.take == "auto")
+    if rule.by in BY_PROCESS and one_by_one:
         victims, listed, descent = _by_process(rule, survey, alive)
     else:
         homes = {_home(process.cgroup, root) for process in alive}

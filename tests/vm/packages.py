@@ -1,4 +1,4 @@
-"""Debian packages that the guest's image lacks, for a test that wants them: fetched once on the host, unpacked in the guest.
+"""Debian packages that the guest's image lacks, for a test that wants them: fetched on the host, unpacked in the guest.
 
 The image stays as it is, so that a test more does not mean to build it anew for all. Needs apt-get on the host (any
 Debian or Ubuntu), and a network once.

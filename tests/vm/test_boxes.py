@@ -93,7 +93,7 @@ def test_podman(installed_vm: Machine) -> None:
 
 
 def within_a_container(vm: Machine) -> None:
-    """The daemon with the rights of the DaemonSet, the host's roots beside its own, in a cgroup namespace of its own."""
+    """With the rights of the DaemonSet, the host's roots beside its own, in a cgroup namespace of its own."""
     (pod,) = [it for it in DAEMON_SET["spec"]["template"]["spec"]["containers"] if it["name"] == "oomguard"]
     rights = " ".join(f"--cap-add {name}" for name in pod["securityContext"]["capabilities"]["add"])
     vm.check(f"systemctl stop {UNIT}", timeout=90)
@@ -128,7 +128,7 @@ WEST = "/var/log/west"
 
 
 def test_a_fleet(installed_vm: Machine) -> None:
-    """Two hosts, each a network namespace: what the one's journal has, incidents as lines among it, the other has too."""
+    """Two hosts, each a network namespace: what one journal has, incidents as lines among it, the other has too."""
     vm = installed_vm
     unpack(vm, "systemd-journal-remote")
     vm.put("/etc/oomguard/conf.d/50-boxes.toml", POLICY)

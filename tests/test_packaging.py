@@ -221,6 +221,28 @@ def test_install_and_uninstall_without_network(wheels: Path, tmp_path: Path) -> 
     assert files(tmp_path) == {"etc/oomguard/oomguard.toml"}
 
 
+@pytest.mark.parametrize(
+    ("active", "command"),
+    [
+        ("", ""),
+        ("earlyoom.service", "systemctl disable --now earlyoom.service"),
+        ("systemd-oomd.service", "systemctl disable --now systemd-oomd.service systemd-oomd.socket"),
+    ],
+)
+def test_another_daemon_is_named_and_left_alone(tmp_path: Path, active: str, command: str) -> None:
+    """What `make install` does at its end, on a system that notes what it is asked."""
+    script = (ROOT / "tools/install.sh").read_text()
+    end = re.search(r"^say_what_next\(\) \{\n.*?^\}\n", script, re.M | re.S)
+    assert end is not None
+    asked = tmp_path / "asked"
+    system = f'systemctl() {{ echo "$*" >>{asked}; [[ $3 == "{active}" ]]; }}\nsay() {{ echo "$*"; }}\nbindir=/b\n'
+    text = end[0].replace("/run/systemd/system", str(tmp_path))
+    run = ["bash", "-euo", "pipefail", "-c", f"{system}{text}say_what_next"]
+    told = subprocess.run(run, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert [line.partition("oomguard:  ")[2] for line in told[1:]] == ([command] if command else [])
+    assert {line.split()[1] for line in asked.read_text().splitlines()} == {"is-active"}, "it only asks"
+
+
 def test_uninstall_leaves_nothing_of_an_untouched_installation(wheels: Path, tmp_path: Path) -> None:
     where = [*places(wheels, tmp_path), "prefix=/opt/oomguard"]
     make("install", *where)

@@ -163,6 +163,8 @@ say_what_next() {
     for other in earlyoom nohang nohang-desktop systemd-oomd oomd bustd; do
         if systemctl --quiet is-active "$other.service"; then others+=("$other.service"); fi
     done
+    # Its socket would start it again.
+    [[ " ${others[*]-} " != *" systemd-oomd.service "* ]] || others+=(systemd-oomd.socket)
     [[ ${#others[@]} -eq 0 ]] ||
         say "${others[*]} is active: two guards kill twice. To leave it to oomguard:  systemctl disable --now ${others[*]}"
 }

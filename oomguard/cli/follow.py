@@ -33,7 +33,9 @@ Json = Annotated[bool, typer.Option("--json", help="Each as one line of JSON.")]
 Once = Annotated[bool, typer.Option("--once", help="Tell what there is, and end.")]
 Cursor = Annotated[
     Path | None,
-    typer.Option("--cursor", metavar="FILE", help="Note there what was told: the next start goes on from it."),
+    typer.Option(
+        "--cursor", metavar="FILE", help="Note there what was told: the next start goes on from it.", readable=False
+    ),
 ]
 
 

@@ -2,13 +2,15 @@
 
 Looked for by the names of processes, before the core is there. Where there is none, which is nearly always, that is all
 that it costs; only beside systemd-oomd, which kills in some cgroups and not in others, one question is asked. Nobody is
-stopped by us: the command that does it is told.
+stopped by us: the command that does it is told. Which of them run is part of what a plan was made from (``origin``): a
+start that compiles nothing, since nothing has changed, tells what the last one has found. Nothing slow is imported.
 """
 
 import os
 
-from ..linux import procfs
-from ..model.policy import Daemon, Plan
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..model.policy import Plan
 
 # name of the process (15 bytes at most) -> (what it is called, its unit). All of them end processes by themselves.
 DAEMONS = {
@@ -31,22 +33,19 @@ def running(proc: str) -> dict[str, int]:
     """pid by name. A process can call itself what it likes: a name is a hint, and the finding says the pid."""
     found: dict[str, int] = {}
     try:
-        directory = procfs.open_proc(proc)
+        pids = sorted(int(name) for name in os.listdir(proc) if name.isdecimal())
     except OSError:
         return found
-    try:
-        for pid in procfs.pids(directory):
-            name = _comm(directory, pid)
-            if name in DAEMONS:
-                found.setdefault(DAEMONS[name][0], pid)
-    finally:
-        os.close(directory)
+    for pid in pids:
+        name = _comm(f"{proc}/{pid}/comm")
+        if name in DAEMONS:
+            found.setdefault(DAEMONS[name][0], pid)
     return found
 
 
-def _comm(proc: int, pid: int) -> str:
+def _comm(path: str) -> str:
     try:
-        fd = os.open(f"{pid}/comm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:  # gone, or hidden
         return ""
     try:
@@ -57,12 +56,13 @@ def _comm(proc: int, pid: int) -> str:
         os.close(fd)
 
 
-def remarks(plan: Plan) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+def remarks(plan: "Plan") -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
     """((what, why), ...) of those that may kill where a policy of ours does, for status; a sentence of each other."""
     asides: tuple[str, ...] = ()
     pids = running(plan.daemon.proc)
     if not pids:
         return (), ()
+    from ..model.policy import Daemon
     from .findings import neighbours as meaning
     from .findings.facts import Facts, Ours
     from .probe import Places, neighbours, service

@@ -15,6 +15,7 @@ import sys
 
 from .. import __version__
 from ..model import kept
+from . import beside
 
 MOST_BYTES = 1 << 20  # as policy.files: what is larger is no policy
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -30,6 +31,7 @@ def digest(argv: tuple[str, ...], config: str, proc: str, shadow: str = "") -> s
         parts = (
             *(argv, os.geteuid(), __version__, sys.version, _code()),
             *(_configuration(config), _machine(proc or "/proc"), _read(BOOT_ID)),
+            sorted(beside.running(proc or "/proc").items()),
             *([_file(shadow)] if shadow else []),
         )
     except (OSError, ValueError):

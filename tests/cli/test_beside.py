@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from oomguard.cli import beside
+from oomguard.cli import beside, origin
 from oomguard.cli.probe import systemd
 from oomguard.cli.probe.places import Places
 from oomguard.model.policy import Daemon, Guard, Plan
@@ -95,3 +95,13 @@ def test_from_within_a_container_its_cgroups_cannot_be_asked_for(tree: Tree) -> 
         (),
         ("systemd-oomd runs, pid 12: its cgroups cannot be asked for from here",),
     )
+
+
+def test_a_plan_that_was_made_beside_nobody_is_made_again(tree: Tree, tmp_path: Path) -> None:
+    """A start compiles nothing where nothing has changed: another daemon is a change."""
+    (tmp_path / "oomguard.toml").write_text("")
+    call = ((), str(tmp_path / "oomguard.toml"), str(tree.proc))
+    alone = origin.digest(*call)
+    assert alone == origin.digest(*call) != ""
+    run(tree, "systemd-oomd")
+    assert origin.digest(*call) not in (alone, "")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..linux import cgroup2, leases, libc, mounts, procfs, systemd
 from ..model.codec import from_plain
-from ..model.policy import Plan, RunStep, TellStep, UnitStep
+from ..model.policy import Plan, ReclaimStep, RunStep, TellStep, UnitStep, Watermark
 from ..model.ring import MINUTES_BYTES, Ring
 from ..workers.pool import Mailbox, Pool
 from . import senders
@@ -198,9 +198,20 @@ class Boot:
 def fitted(plan: Plan, root: str | None) -> Plan:
     """The plan without what these cgroups cannot do: then nobody relies on it, and nothing is tried in vain."""
     lacks = {} if root is None else cgroup2.kind(root).LACKS
-    if "tripwire" not in lacks:
+    if "tripwire" in lacks:
+        return replace(plan, guards=tuple(replace(guard, tripwire=False, brake=False) for guard in plan.guards))
+    if root is None or os.path.exists(f"{root}/memory.reclaim"):
         return plan
-    return replace(plan, guards=tuple(replace(guard, tripwire=False, brake=False) for guard in plan.guards))
+    marked = ((guard, _by_high(guard.soft), _by_high(guard.hard)) for guard in plan.guards)
+    return replace(plan, guards=tuple(replace(guard, soft=soft, hard=hard) for guard, soft, hard in marked))
+
+
+def _by_high(mark: Watermark | None) -> Watermark | None:
+    """Before 5.19 there is no memory.reclaim: memory.high does it, and slows who allocates meanwhile."""
+    if mark is None or not any(isinstance(step, ReclaimStep) for step in mark.do):
+        return mark
+    do = tuple(replace(step, by_high=True) if isinstance(step, ReclaimStep) else step for step in mark.do)
+    return replace(mark, do=do)
 
 
 def _only_one(path: str) -> int:

@@ -92,7 +92,9 @@ def measures(plan: Plan, root: str | None) -> list[tuple[str, str]]:
     missing += [(what, lacks[what]) for what in asked if what in lacks]
     reclaims = "reclaim" not in lacks and any(isinstance(step, ReclaimStep) for step in steps)
     if reclaims and not os.access(f"{root}/memory.reclaim", os.W_OK):
-        missing.append(("reclaim", "there is no memory.reclaim that we may write to (Linux 5.19)"))
+        there = os.path.exists(f"{root}/memory.reclaim")
+        why = "memory.high does it, and slows who allocates meanwhile" if not there else "nothing is reclaimed"
+        missing.append(("reclaim", f"there is no memory.reclaim that we may write to (Linux 5.19): {why}"))
     if "kill" not in lacks and any(isinstance(step, KillStep) for step in steps) and not _ends_at_once(root):
         why = "there is no cgroup.kill (Linux 5.14): a cgroup is ended process by process, until it is empty"
         missing.append(("kill", why))

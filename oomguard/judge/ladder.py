@@ -3,6 +3,7 @@
 from typing import Final, Literal, assert_never
 
 from ..model.policy import (
+    Amount,
     FreezeStep,
     Guard,
     KillStep,
@@ -108,11 +109,25 @@ def _reclaim(
     desk: Desk, guard: Guard, state: TargetState, sight: Sight, step: ReclaimStep, climb: escalate.Climb
 ) -> tuple[TargetState, escalate.Climb]:
     path, inode = (MACHINE, 0) if state.facts is None else (state.facts.path, state.facts.inode)
+    if step.by_high:
+        return _squeeze(desk, guard, state, sight, step), escalate.done(climb, hoped=state.facts is None)
     size = step.amount.of(sight.limit_bytes)
     token = desk.new_token(state.id)
     desk.actions.append(Reclaim(state.id, token, path, inode, size, desk.at + step.within_ns))
     _try(desk, guard, state, f"{mib(size)} of {path} is reclaimed")
     return state, escalate.done(climb, token)
+
+
+def _squeeze(desk: Desk, guard: Guard, state: TargetState, sight: Sight, step: ReclaimStep) -> TargetState:
+    """Without memory.reclaim (Linux 5.19): memory.high at what is left without so much, for that time."""
+    facts = state.facts
+    if facts is None:
+        desk.tell(state, "MEASURE", "nothing is reclaimed: without memory.reclaim only a cgroup's memory could be")
+        return state
+    size = step.amount.of(sight.limit_bytes)
+    _try(desk, guard, state, f"{mib(size)} of {facts.path} is reclaimed by memory.high")
+    left = SetHighStep(Amount(bytes=max(lent.PAGE, facts.current_bytes - size)), step.within_ns)
+    return lent.set_step(desk, guard, state, sight, left)
 
 
 def _freeze(

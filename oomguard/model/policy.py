@@ -235,11 +235,12 @@ class WaitStep:
 class ReclaimStep:
     """Have the kernel take back so much of the target's cgroup, in bites, for ``within_ns`` at most.
 
-    Shares are of the effective limit.
+    Shares are of the effective limit. ``by_high``: by a memory.high for that time, where there is no memory.reclaim.
     """
 
     amount: Amount
     within_ns: int
+    by_high: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,6 +73,18 @@ def test_a_kernel_without_cgroup_kill_is_named(tmp_path: Path) -> None:
     assert "kill" not in dict(rehearse.measures(plan, str(tmp_path)))
 
 
+def test_without_memory_reclaim_memory_high_does_it(tmp_path: Path) -> None:
+    """Before 5.19. Nothing else of the plan is another, and that is said."""
+    mark = Watermark((Clause((MemoryAbove(Amount(share=0.9)),)),), (ReclaimStep(Amount(bytes=1), 1), KillStep()))
+    plan = Plan("0", Daemon(), (HOST, replace(WEB, soft=None, hard=mark)))
+    fitted = boot.fitted(plan, str(tmp_path))
+    assert fitted.guards[0] == HOST
+    assert fitted.guards[1].hard == replace(mark, do=(ReclaimStep(Amount(bytes=1), 1, by_high=True), KillStep()))
+    assert "memory.high does it" in dict(rehearse.measures(plan, str(tmp_path)))["reclaim"]
+    (tmp_path / "memory.reclaim").touch()
+    assert boot.fitted(plan, str(tmp_path)) == plan
+
+
 def test_a_plan_on_v1_relies_on_no_tripwire_and_what_is_missing_is_named(tmp_path: Path) -> None:
     tree = FakeTree1(tmp_path)
     steps = (SetHighStep(Amount(share=0.9), 1), ReclaimStep(Amount(bytes=1), 1), KillStep())
@@ -80,7 +92,8 @@ def test_a_plan_on_v1_relies_on_no_tripwire_and_what_is_missing_is_named(tmp_pat
     plan = Plan("0", Daemon(), (HOST, web))
     fitted = boot.fitted(plan, tree.root)
     assert [(guard.tripwire, guard.brake) for guard in fitted.guards] == [(False, False), (False, False)]
-    assert boot.fitted(plan, str(tmp_path / "unified")) == plan, "of v2 all can be had"
+    (tmp_path / "memory.reclaim").touch()
+    assert boot.fitted(plan, str(tmp_path)) == plan, "of v2 all can be had"
     assert {what for what, _ in rehearse.measures(plan, tree.root)} == set(cgroup1.LACKS) - {"pressure"}
     stalls = replace(web, soft=Watermark((Clause((StallAbove("some", 1, 2, 3),)),), ()))
     deaf = replace(plan, guards=(stalls,))

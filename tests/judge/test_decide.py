@@ -27,6 +27,7 @@ from oomguard.model.policy import (
     MemoryAbove,
     NotifyStep,
     PressureAbove,
+    ReclaimStep,
     SetHighStep,
     SetOomScoreAdjStep,
     StallAbove,
@@ -997,6 +998,20 @@ def test_set_high_is_a_lease_that_ends_by_itself() -> None:
     full = cgroup(WEB, 350, limit=400)
     said = court.sees(0, appeared=(TargetSeen(TargetId("limited", WEB), full),), cgroups=(full,), host=meminfo(500))
     assert said == ["lease 1: step memory.high /system.slice/web.service"]
+    assert court.sees(2990, cgroups=(full,)) == []
+    assert court.sees(3010, cgroups=(full,)) == ["release 1"]
+
+
+def test_reclaim_by_memory_high_is_such_a_lease_too() -> None:
+    """Where there is no memory.reclaim: memory.high at what is left without so much, for that time."""
+    soft = watermark(when(MemoryAbove(share(80))), do=(ReclaimStep(Amount(bytes=64 << 20), 3 * SECOND, by_high=True),))
+    court = Court(plan(replace(limit_guard(WEB), soft=soft)))
+    full = cgroup(WEB, 350, limit=400)
+    said = court.sees(0, appeared=(TargetSeen(TargetId("limited", WEB), full),), cgroups=(full,), host=meminfo(500))
+    assert [line for line in said if not line.startswith("tell")] == [
+        "lease 1: step memory.high /system.slice/web.service"
+    ]
+    assert [a.value for a in court.said if isinstance(a, Lease)] == [286 << 20]
     assert court.sees(2990, cgroups=(full,)) == []
     assert court.sees(3010, cgroups=(full,)) == ["release 1"]
 

@@ -199,13 +199,18 @@ def heap_without_limit(case: Case) -> Advice | None:
 
 
 def large_allocation(case: Case) -> Advice | None:
-    """Most of the growth between two looks; if it died before the next look at it, between two readings."""
+    """Most of the growth between two looks; if it died before the next look at it, between two readings.
+
+    These also jump by themselves in a machine that swaps: no jump is needed where a steady growth explains as much.
+    """
     growth = case.culprit()
     found = _jump(growth.points) if growth is not None else None
     who, unit = (_who(growth), _unit(growth.cgroup)) if growth is not None else ("Somebody", "UNIT")
     if found is None:
         readings = case.readings()
         found = _jump(readings)
+        if found is not None and growth is not None and _is_steady(growth) and growth.bytes >= found[1]:
+            return None
         if found is not None and case.victims:
             who, unit = f"{printable(case.victims[0]['comm'])}[{case.victims[0]['pid']}]", _unit(case.home())
     if found is None:

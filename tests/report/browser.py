@@ -103,9 +103,10 @@ class Browser:
         assert "exceptionDetails" not in answer, answer
         return answer["result"].get("value")
 
-    def picture(self, path: Path) -> None:
-        """All of the page as a PNG."""
-        shot = self("Page.captureScreenshot", captureBeyondViewport=True, format="png")
+    def picture(self, path: Path, size: tuple[int, int] | None = None) -> None:
+        """All of the page as a PNG, or so much of it."""
+        clip = {"clip": {"x": 0, "y": 0, "width": size[0], "height": size[1], "scale": 1}} if size else {}
+        shot = self("Page.captureScreenshot", captureBeyondViewport=True, format="png", **clip)
         path.write_bytes(base64.b64decode(shot["data"]))
 
     def close(self) -> None:

@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from oomguard.report import store
 from oomguard.report.advice import RULES, Case, advise
 from tests.incidents.recorded import Recorded
 from tests.judge.world import MIB, Body, host_guard, limit_guard, plan, process
+
+from . import example
 
 LEAK, WEB = "/system.slice/leak.service", "/system.slice/web.service"
 Doc = dict[str, Any]
@@ -186,6 +189,11 @@ def test_a_brake_of_ours_is_not_called_its_owners_limit() -> None:
     assert RULES["throttled by memory.high"](Case(doc)) is None
     doc = with_evidence(doc, cgroups=cgroup_files(ours + 4096, ours + 4096, 4000))
     assert RULES["throttled by memory.high"](Case(doc)) is not None
+
+
+def test_a_machine_that_swaps_makes_no_large_allocation_of_a_leak() -> None:
+    """MemAvailable fell by 118 MiB within a second there, while the leak took 30."""
+    assert [advice.rule for advice in advise(store.load_file(example.PACKED))] == ["leak"]
 
 
 def test_hostile_names_stay_one_line() -> None:

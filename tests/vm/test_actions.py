@@ -1,4 +1,4 @@
-"""What a policy may do before it kills, on real cgroups and real units: reclaim, freeze, limits, a unit restarted."""
+"""What a policy may do, on real cgroups and real units: reclaim, freeze, limits, a unit restarted."""
 
 from __future__ import annotations
 
@@ -78,6 +78,18 @@ def start(vm: Machine, name: str, program: str, settings: str = "") -> None:
     vm.check(f"systemctl daemon-reload && systemctl start {name}.service", timeout=60)
 
 
+def start_all(vm: Machine, programs: dict[str, str], settings: dict[str, str] | None = None) -> None:
+    """At once, and without waiting: a machine under load takes its time for each."""
+    for name, program in programs.items():
+        vm.put(f"/run/probe/{name}.py", program)
+        more = (settings or {}).get(name, "")
+        slice_of = "" if "Slice=" in more else "Slice=work.slice\n"
+        unit = f"[Service]\n{slice_of}{more}ExecStart=/usr/bin/python3 -I -S /run/probe/{name}.py\n"
+        vm.put(f"/run/systemd/system/{name}.service", unit)
+    names = " ".join(f"{name}.service" for name in programs)
+    vm.check(f"systemctl daemon-reload && systemctl start --no-block {names}", timeout=120)
+
+
 def value(vm: Machine, name: str, file: str) -> str:
     return vm.check(f"cat {SLICE}/{name}.service/{file}").strip()
 
@@ -85,6 +97,12 @@ def value(vm: Machine, name: str, file: str) -> str:
 def told(vm: Machine, policy: str, message: str) -> list[str]:
     rows = [json.loads(line) for line in vm.check(f"journalctl -q -o json OOMGUARD_POLICY={policy}").splitlines()]
     return [row["MESSAGE"] for row in rows if message in row["MESSAGE"]]
+
+
+def until_told(vm: Machine, policy: str, words: str) -> None:
+    """The journal comes after what it tells of, on a machine under load by seconds."""
+    asked = f"journalctl -q OOMGUARD_POLICY={policy} | grep -q '{words}'"
+    assert vm.wait_for(asked, 120), journal(vm, UNIT)
 
 
 def test_all_that_is_milder_than_a_kill(installed_vm: Machine) -> None:

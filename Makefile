@@ -24,7 +24,7 @@ FUZZ ?= 600
 VM ?=
 BENCH_ARGS ?=
 
-.PHONY: help venv run demo test lint fuzz wheels install uninstall bench storms boxes
+.PHONY: help venv run demo test lint fuzz wheels install uninstall bench storms boxes kernels
 
 help: ## this list
 	@echo 'oomguard: make TARGET'
@@ -72,3 +72,7 @@ boxes: venv ## podman, the daemon in a container, and two hosts with one journal
 storms: venv ## the counted campaigns of storms; writes docs/reliability.md
 	@tools/prepare.sh vm
 	@$(IN_VENV)/python -m tests.vm.campaign
+
+kernels: venv ## other kernels and command lines, and memory that is special, in machines of their own (PYTEST_ARGS)
+	@tools/prepare.sh vm
+	@$(IN_VENV)/python -m pytest -v tests/vm/test_kernels.py tests/vm/test_special.py $(PYTEST_ARGS)

@@ -27,7 +27,7 @@ NOT_RUN = "VM tests not run"
 
 
 # Not a part of `make test`: they fetch what the image has not, and take minutes. Whoever names one gets it.
-BY_NAME = {"test_boxes.py": "make boxes"}
+BY_NAME = {"test_boxes.py": "make boxes", "test_kernels.py": "make kernels", "test_special.py": "make kernels"}
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -149,9 +149,18 @@ class Machine(Qemu):
     """A VM with saved states. Use as a context manager."""
 
     def __init__(
-        self, memory: str = "1G", cpus: int = 2, *, installed: bool = True, append: str = "", counted: bool = False
+        self,
+        memory: str = "1G",
+        cpus: int = 2,
+        *,
+        installed: bool = True,
+        append: str = "",
+        counted: bool = False,
+        kernel: str = "",
+        nodes: int = 1,
+        balloon: bool = False,
     ) -> None:
-        super().__init__(CACHE, Hardware(memory, cpus, append, counted))
+        super().__init__(CACHE, Hardware(memory, cpus, append, counted, kernel, nodes, balloon))
         self.installed = installed
         self._stack = contextlib.ExitStack()
 
@@ -165,6 +174,8 @@ class Machine(Qemu):
         try:
             with only_one(CACHE / "making", "a machine that is being made"):
                 subprocess.run([HERE / "image"], check=True)
+                if self.hardware.kernel:
+                    subprocess.run([HERE / "kernel", self.hardware.kernel], check=True)
                 self.state = state = self._installed_state() if self.installed else self._boot_state()
                 os.utime(state)
             self.launch(state / "disk.qcow2", state / "ram")
@@ -196,7 +207,10 @@ class Machine(Qemu):
     # -- saved states
 
     def _boot_key(self) -> str:
-        return digest(self.hardware, CPU, ACCEL, COUNTED, CMDLINE, (CACHE / "image.key").read_text())
+        made_of = [(CACHE / "image.key").read_text(), *self.hardware.special]
+        if self.hardware.kernel:
+            made_of.append((CACHE / "kernels" / self.hardware.kernel / "key").read_text())
+        return digest(self.hardware, CPU, ACCEL, COUNTED, CMDLINE, *made_of)
 
     def _boot_state(self) -> Path:
         state = CACHE / f"state-boot-{self.hardware.slug}-{self._boot_key()}"
@@ -225,6 +239,8 @@ class Machine(Qemu):
     def _installed_state(self) -> Path:
         files = tree()
         state = CACHE / f"state-installed-{self.hardware.slug}-{self._boot_key()}-{tree_key(files)}"
+        if not (state / "ram").exists() and self.hardware.is_unusual:
+            self._boot_installed(state)
         if not (state / "ram").exists():
             below = self._boot_state()
             self._prune(f"state-installed-{self.hardware.slug}-*", keep=2)
@@ -234,6 +250,23 @@ class Machine(Qemu):
             self.install(files)
             self._save_state(state)
         return state
+
+    def _boot_installed(self, state: Path) -> None:
+        """What is installed in the usual machine, started as it starts with this kernel, command line or hardware."""
+        hardware = self.hardware
+        below = Machine(hardware.memory, hardware.cpus, counted=hardware.counted)._installed_state()
+        self._prune(f"state-*-{hardware.slug}-*", keep=0)
+        print(f"# booting {hardware} {hardware.special} once", file=sys.stderr, flush=True)
+        shutil.rmtree(state, ignore_errors=True)
+        state.mkdir(parents=True)
+        # The states below may go at any time: what both of their disks hold is copied, and the image alone is below it.
+        shutil.copy(below / "disk.qcow2", state / "disk.qcow2")
+        image = ["-F", "raw", "-b", os.path.relpath(CACHE / "disk.img", state)]
+        subprocess.run(["qemu-img", "rebase", *image, str(state / "disk.qcow2")], check=True)
+        self.launch(state / "disk.qcow2", None, keep_writes=True)
+        self._settle_boot()
+        self.check("systemctl is-active oomguard.service")
+        self._save_state(state)
 
     def install(self, files: dict[str, tuple[int, bytes]]) -> None:
         """`make install` as an administrator without network would, then enable and start the service."""
@@ -325,6 +358,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--counted", action="store_true", help="its time is counted in instructions, for measuring")
     parser.add_argument("--mem", default="1G", help="the machine's memory (default: 1G)")
     parser.add_argument("--cpus", type=int, default=2)
+    parser.add_argument("--append", default="", help="more kernel command line: psi=0")
+    parser.add_argument("--kernel", default="", metavar="SUITE", help="of that Debian: bookworm, bullseye")
+    parser.add_argument("--nodes", type=int, default=1, help="NUMA nodes")
+    parser.add_argument("--balloon", action="store_true", help="a virtio-balloon")
     parser.add_argument("--installed", dest="installed", action="store_true", default=True, help="(default)")
     parser.add_argument("--bare", dest="installed", action="store_false", help="without oomguard")
     parser.add_argument("--put", action="append", default=[], metavar="LOCAL:GUEST", help="copy a file or directory in")
@@ -335,7 +372,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     args = arguments()
-    with Machine(args.mem, args.cpus, installed=args.installed, counted=args.counted) as vm:
+    special = {"append": args.append, "kernel": args.kernel, "nodes": args.nodes, "balloon": args.balloon}
+    with Machine(args.mem, args.cpus, installed=args.installed, counted=args.counted, **special) as vm:
         print(f"# up in {vm.up_after_s:.1f} s", file=sys.stderr)
         for pair in args.put:
             local, guest = pair.split(":", 1)

@@ -11,7 +11,8 @@ import socket
 import subprocess
 import tempfile
 import time
-from dataclasses import dataclass
+import zlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +53,29 @@ class Hardware:
     cpus: int = 2
     append: str = ""  # more kernel command line
     counted: bool = False  # time is counted in instructions: figures that do not depend on what else the host does
+    # What few machines have is told by `special`: the saved states of all others keep their names.
+    kernel: str = field(default="", repr=False)  # of that Debian (tests/vm/kernel), not the guest's own
+    nodes: int = field(default=1, repr=False)  # of NUMA, each with its share of the memory
+    balloon: bool = field(default=False, repr=False)  # a virtio-balloon, for `Qemu.inflate`
+
+    @property
+    def special(self) -> tuple[object, ...]:
+        found = {"kernel": self.kernel, "nodes": self.nodes - 1, "balloon": self.balloon}
+        return tuple(item for item in found.items() if item[1])
+
+    @property
+    def is_unusual(self) -> bool:
+        return bool(self.append or self.special)
 
     @property
     def slug(self) -> str:
-        return f"{self.memory}-{self.cpus}{'i' if self.counted else ''}"
+        """Names its saved states. A dot, so that no other machine's are taken for older ones of this."""
+        kind = f".{zlib.crc32(repr((self.append, *self.special)).encode()):08x}" if self.is_unusual else ""
+        return f"{self.memory}-{self.cpus}{'i' if self.counted else ''}{kind}"
+
+    @property
+    def mib(self) -> int:
+        return int(self.memory[:-1]) << {"M": 0, "G": 10}[self.memory[-1]]
 
     @property
     def patience(self) -> int:
@@ -159,10 +179,8 @@ class Qemu:
             *(("-accel", COUNTED_ACCEL, "-icount", COUNTED) if counted else ("-accel", ACCEL)),
             *("-m", self.hardware.memory, "-smp", str(self.hardware.cpus)),
             *("-nodefaults", "-display", "none", "-no-reboot", "-nic", "none"),
-            # Nothing is set aside on the host: a machine may have more memory than it ever touches.
-            *("-object", f"memory-backend-ram,id=pc.ram,size={self.hardware.memory},reserve=off"),
-            *("-machine", "memory-backend=pc.ram"),
-            *("-kernel", f"{self.cache}/vmlinuz", "-initrd", f"{self.cache}/initrd"),
+            *self._memory(),
+            *("-kernel", f"{self._kernel()}/vmlinuz", "-initrd", f"{self._kernel()}/initrd"),
             *("-append", f"{CMDLINE} {self.hardware.append}"),
             *("-drive", f"file={disk},if=virtio,id=disk0,format={form},snapshot={snapshot},cache={cache}"),
             *("-serial", f"file:{self._tmp}/console.log"),
@@ -171,6 +189,23 @@ class Qemu:
             *("-qmp", f"unix:{self._tmp}/qmp,server=on,wait=off"),
             *(("-incoming", f"exec:cat {memory}") if memory else ()),
         ]
+
+    def _memory(self) -> list[str]:
+        """Nothing is set aside on the host: a machine may have more memory than it ever touches."""
+        backend, nodes = "memory-backend-ram,reserve=off", self.hardware.nodes
+        balloon = ["-device", "virtio-balloon-pci"] if self.hardware.balloon else []
+        if nodes == 1:
+            whole = f"{backend},id=pc.ram,size={self.hardware.memory}"
+            return ["-object", whole, "-machine", "memory-backend=pc.ram", *balloon]
+        each = f"{backend},size={self.hardware.mib // nodes}M"
+        return balloon + [
+            part
+            for node in range(nodes)
+            for part in ("-object", f"{each},id=ram{node}", "-numa", f"node,nodeid={node},memdev=ram{node}")
+        ]
+
+    def _kernel(self) -> Path:
+        return self.cache / "kernels" / self.hardware.kernel if self.hardware.kernel else self.cache
 
     def _restore(self) -> None:
         while self.qmp("query-status")["status"] == "inmigrate":
@@ -262,6 +297,10 @@ class Qemu:
         """A modest SSD. The saved boot is restored from a disk without bounds, which no storm should see."""
         none = {"bps_rd": 0, "bps_wr": 0, "iops_rd": 0, "iops_wr": 0}
         self.qmp("block_set_io_throttle", device="disk0", bps=bytes_per_s, iops=ios_per_s, **none)
+
+    def inflate(self, left_mib: int) -> None:
+        """The balloon takes memory from the guest until it has so much left (or gives it back)."""
+        self.qmp("balloon", value=left_mib << 20)
 
     def console(self) -> str:
         assert self._tmp

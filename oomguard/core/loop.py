@@ -77,7 +77,7 @@ class Loop:
         if seen.appeared:
             self.status.came(new.target for new in seen.appeared)
         self.hands.look()
-        memory = seed(self.plan, before, actions, self.renewed) if actions or self.renewed else None
+        memory = seed(self.plan, before, actions, self.renewed, seen.at_ns) if actions or self.renewed else None
         self.renewed = False
         self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes), memory)
         self.status.publish(self.plan, self.state, seen, self.recorder.dropped, actions)

@@ -1,6 +1,6 @@
 """The list of actions of a watermark, climbed as far as it goes now. How it is climbed is ``escalate.LADDER``."""
 
-from typing import Final, Literal, assert_never
+from typing import Literal, assert_never
 
 from ..model.policy import (
     Amount,
@@ -26,9 +26,7 @@ from ..model.verdict import Reclaim, Run, UnitJob
 from . import budget, escalate, inform, lent, nominee
 from .desk import MACHINE, SECOND, Desk, nobody
 from .detect import Sight, any_holds, mib
-from .state import Held, TargetState, evolve
-
-SOFT_QUIET_NS: Final = 60 * SECOND  # a service that hovers at its soft watermark makes one incident a minute at most
+from .state import SOFT_QUIET_NS, Held, TargetState, evolve
 
 
 def climb(desk: Desk, guard: Guard, state: TargetState, sight: Sight, mark: Watermark, clause: int) -> TargetState:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from types import MappingProxyType
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from ..model.facts import CgroupFacts, Compressed, MemInfo, Pressure, Refaults, TargetId
 from ..model.incident import Seed
@@ -13,6 +13,8 @@ from ..model.verdict import Action, LeaseFile, Purpose, Ranking, Snapshot, Victi
 from .detect import Phase
 from .escalate import AT_THE_FOOT, Climb, Pursuit
 from .trend import Track
+
+SOFT_QUIET_NS: Final = 60_000_000_000  # what hovers at its soft watermark makes one incident in so long at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,17 +180,17 @@ def evolve(known: _Known, **changes: Any) -> _Known:
     return kind(**parts)
 
 
-def seed(plan: Plan, before: State, actions: tuple[Action, ...], renewed: bool = False) -> Seed | None:
+def seed(plan: Plan, before: State, actions: tuple[Action, ...], renewed: bool = False, at_ns: int = 0) -> Seed | None:
     """The memory with which a turn was judged that opened an incident; None: it opened none.
 
-    ``renewed``: by new guards for the first time; an incident that is open goes on under them.
+    ``renewed``: by new guards for the first time; an incident that is open goes on under them. ``at_ns``: the turn's.
     """
     known = before.targets
     opened = {a.target for a in actions if isinstance(a, Snapshot)}
     opened = {target for target in opened if target not in known or not known[target].incident}
     if not opened and not (renewed and any(state.incident for state in known.values())):
         return None
-    told = [state for state in known.values() if state.phase != "calm" or state.id in opened]
+    told = [s for s in known.values() if s.phase != "calm" or s.id in opened or _remembers(s, at_ns)]
     names = _PARTS[TargetState]
     return Seed(
         names=names,
@@ -199,6 +201,12 @@ def seed(plan: Plan, before: State, actions: tuple[Action, ...], renewed: bool =
         past=tuple(before.past.items()),
         **{name: _told(getattr(before, name)) for name in KEPT},
     )
+
+
+def _remembers(state: TargetState, at_ns: int) -> bool:
+    """Whether a calm one is not as a new one would be: it has just told of itself, or has killed."""
+    lately = state.last_soft_ns > 0 and at_ns - state.last_soft_ns < SOFT_QUIET_NS
+    return lately or bool(state.kills) or state.rest_ns > at_ns
 
 
 def _told(value: Any) -> Any:

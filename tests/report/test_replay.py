@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from oomguard.judge.state import State
+from oomguard.judge.state import State, TargetState, seed
 from oomguard.model.facts import TargetId
 from oomguard.model.incident import Seed
 from oomguard.model.policy import Budget, Match, VictimRule
+from oomguard.model.verdict import Snapshot
 from oomguard.report import replay
 from tests.incidents.recorded import Recorded
 from tests.judge.world import SECOND, Body, host_guard, limit_guard, plan, process
@@ -71,6 +72,23 @@ def test_what_the_judge_remembers_is_in_the_seed() -> None:
     """What is new in the judge's memory must be told as well, or it cannot be judged again."""
     left_out = {"counters"}  # numbers for the status
     assert {part.name for part in fields(State)} - {part.name for part in fields(Seed)} == left_out
+
+
+@pytest.mark.parametrize("more", [{"last_soft_ns": 50 * SECOND}, {"kills": (1,)}, {"rest_ns": 101 * SECOND}])
+def test_who_is_calm_but_not_as_new_is_in_the_seed(more: dict[str, Any]) -> None:
+    """He has just told of himself, or has killed: an engagement of his during another's incident goes by that."""
+    opening, bystander = TargetId("opening", "/"), TargetId("bystander", "/")
+    action = (Snapshot(opening, "hard", 1, "low"),)
+
+    def told(state: TargetState) -> int:
+        before = State(targets={opening: TargetState(opening), bystander: state})
+        found = seed(plan(), before, action, at_ns=100 * SECOND)
+        assert found is not None
+        return len(found.targets)
+
+    assert told(TargetState(bystander)) == 1
+    assert told(TargetState(bystander, last_soft_ns=40 * SECOND, rest_ns=100 * SECOND)) == 1, "that is over"
+    assert told(TargetState(bystander, **more)) == 2
 
 
 def test_a_verdict_that_was_not_ours_is_found() -> None:

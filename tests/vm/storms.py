@@ -256,12 +256,12 @@ def observe(vm: Machine) -> None:
 
 def incidents(vm: Machine, kind: str = "hard", timeout: float = 20) -> tuple[dict[str, Any], ...]:
     """The incidents as `oomguard incidents list` tells them, newest first; waits for one of that kind."""
-    deadline = time.monotonic() + timeout * vm.hardware.patience
-    while True:
+    for left in range(round(timeout), -1, -1):
         found = json.loads(vm.check("oomguard incidents list --no-others --json"))
-        if any(incident["kind"] == kind for incident in found) or time.monotonic() > deadline:
-            return tuple(found)
+        if not left or any(incident["kind"] == kind for incident in found):
+            break
         vm.pause(1)
+    return tuple(found)
 
 
 LAST_WRITE = """\

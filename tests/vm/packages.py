@@ -18,7 +18,6 @@ from .machine import CACHE, Machine, digest
 from .qemu import GuestError
 
 SUITE = os.environ.get("OOMGUARD_VM_SUITE", "trixie")
-MIRROR = os.environ.get("OOMGUARD_VM_MIRROR", "")
 STATUS = "/var/lib/dpkg/status"
 # What only other things need: to look at signatures, to make networks between containers.
 WITHOUT = ("gnupg", "gpg", "dirmngr", "pinentry", "iptables", "containernetworking")
@@ -43,7 +42,7 @@ def _fetch(names: tuple[str, ...], status: bytes, bundle: Path) -> None:
         for directory in ("lists/partial", "archives/partial"):
             Path(place, directory).mkdir(parents=True)
         Path(place, "status").write_bytes(status)
-        Path(place, "sources.list").write_text(f"deb {MIRROR} {SUITE} main\n")
+        Path(place, "sources.list").write_text(f"deb {_mirror()} {SUITE} main\n")
         own = {
             "State": "",
             "State::status": "status",
@@ -64,10 +63,23 @@ def _fetch(names: tuple[str, ...], status: bytes, bundle: Path) -> None:
         fresh.rename(bundle)
 
 
-def _apt(*words: str) -> None:
+def _mirror() -> str:
+    """Where this computer has its own packages from, if nobody says otherwise."""
+    if said := os.environ.get("OOMGUARD_VM_MIRROR"):
+        return said
+    asked = ("indextargets", "--format", "$(LABEL) $(REPO_URI)", "Created-By: Packages")
+    known = _apt(*asked).split("\n")
+    found = next((uri for label, _, uri in (line.partition(" ") for line in known) if label == "Debian"), None)
+    if found is None:
+        raise GuestError("apt knows no mirror of Debian here: set OOMGUARD_VM_MIRROR")
+    return found
+
+
+def _apt(*words: str) -> str:
     done = subprocess.run(["apt-get", "-q", *words], check=False, capture_output=True, text=True)
     if done.returncode:
         raise GuestError(f"apt-get {words[-1]}: {done.stderr[-2000:]}")
+    return done.stdout
 
 
 def _add(packed: tarfile.TarFile, package: Path) -> None:

@@ -10,9 +10,8 @@ from .machine import Machine
 from .storms import STORMS, incidents, observe, run_storm, status
 from .verdicts import faults_of_guarding, faults_of_observing, hard_incident
 
-pytestmark = pytest.mark.counted
 
-
+@pytest.mark.counted
 @pytest.mark.parametrize("name", ["leak-100", "leak-flat"])
 def test_a_leak_dies_before_the_kernel_acts(installed_vm: Machine, name: str) -> None:
     result = run_storm(installed_vm, STORMS[name])
@@ -26,6 +25,7 @@ def test_a_leak_dies_before_the_kernel_acts(installed_vm: Machine, name: str) ->
     assert result.canary_max_gap_ms < 1000  # the machine stayed usable
 
 
+@pytest.mark.counted
 def test_the_story_is_told(installed_vm: Machine) -> None:
     """What was seen at the soft watermark is kept too, and `show` names who died, for programs and for people."""
     vm = installed_vm

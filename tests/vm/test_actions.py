@@ -1,4 +1,7 @@
-"""What a policy may do, on real cgroups and real units: reclaim, freeze, limits, a unit restarted."""
+"""What a policy may do, on real cgroups and real units: reclaim, freeze, limits, a unit restarted.
+
+And what is kept: cooldowns, budgets, what is lent for a time, and a shadow that touches nobody.
+"""
 
 from __future__ import annotations
 
@@ -153,3 +156,164 @@ def test_all_that_is_milder_than_a_kill(installed_vm: Machine) -> None:
     found = incidents(vm)
     assert {"reclaimed", "frozen", "lent", "restarted"} <= {incident["policy"] for incident in found}
     assert [incident["killed_by"] for incident in found if incident["policy"] == "restarted"] == ["none"]
+
+
+# What ends processes, and what it leaves; the leader of each service holds nothing, its children do.
+ENDING = """\
+[daemon]
+budget = { kills = 6, per = "1h" }
+shadow = "/etc/oomguard/tomorrow.toml"
+
+[policy.scored]
+cgroup = "/work.slice/scored.service"
+[policy.scored.soft]
+when = [{ memory_above = "16MiB" }]
+do = ["nominate", { set_oom_score_adj = { to = 700, for = "15s" } }]
+
+[policy.thawed]
+cgroup = "/work.slice/thawed.service"
+cooldown = "1h"
+[policy.thawed.hard]
+when = [{ memory_above = "16MiB" }]
+do = [{ freeze = { for = "3s" } }]
+
+[policy.stopped]
+cgroup = "/work.slice/stopped.service"
+[policy.stopped.hard]
+when = [{ memory_above = "16MiB" }]
+do = ["stop_unit", { wait = "1h" }, "kill"]
+
+[policy.asked]
+cgroup = "/work.slice/asked.service"
+hard = { when = [{ memory_above = "44MiB" }], do = [{ kill = { grace = "5s" } }] }
+victim = { take = "session" }
+
+[policy.paced]
+cgroup = "/work.slice/paced.service"
+cooldown = "6s"
+hard = { when = [{ memory_above = "16MiB" }], do = ["kill"] }
+victim = { take = "process" }
+
+[policy.again]
+cgroup = "/work.slice/again.service"
+cooldown = "1h"
+hard = { when = [{ memory_above = "16MiB" }], do = ["kill"] }
+
+[policy.spent]
+cgroup = "/work.slice/spent.service"
+cooldown = "0s"
+budget = { kills = 1, per = "1h" }
+hard = { when = [{ memory_above = "16MiB" }], do = ["kill"] }
+victim = { take = "process" }
+
+[policy.last]
+cgroup = "/work.slice/last.service"
+hard = { when = [{ memory_above = "16MiB" }], do = ["kill"] }
+"""
+TOMORROW = """\
+[policy.scored]
+cgroup = "/work.slice/scored.service"
+hard = { when = [{ memory_above = "16MiB" }], do = ["kill"] }
+"""
+# Two that hold 24 MiB each: one ends when it is asked to, the other does not. Who has started them tells when each of
+# them was asked, and when and how it ended.
+LEADER = """\
+import os, signal, sys, time
+def tell(*words):
+    print(*words, time.monotonic(), flush=True)
+def asked(number, frame):
+    tell("asked")
+    if first:
+        os._exit(0)
+signal.signal(signal.SIGTERM, asked)
+for first in (True, False):
+    if not os.fork():
+        held = bytearray(b"x") * (24 << 20)
+        while True:
+            time.sleep(3600)
+for _ in range(2):
+    tell("ended", os.waitstatus_to_exitcode(os.wait()[1]))
+time.sleep(3600)
+"""
+# Says for how long it has stood still, when that was long.
+TICKS = """\
+import time
+held, last = bytearray(b"x") * (24 << 20), time.monotonic()
+while True:
+    time.sleep(0.05)
+    now = time.monotonic()
+    if now - last > 2.5:
+        print("stood still for", now - last, flush=True)
+    last = now
+"""
+
+
+def said(vm: Machine, name: str) -> list[list[str]]:
+    """What a leader has written, by line and word."""
+    lines = [line.split() for line in vm.check(f"journalctl -q -o cat -u {name}").splitlines()]
+    return [line for line in lines if line and line[0] in ("asked", "ended")]
+
+
+def until_ended(vm: Machine, name: str, children: int) -> list[list[str]]:
+    count = f"test $(journalctl -q -o cat -u {name} | grep -c '^ended ') -ge {children}"
+    assert vm.wait_for(count, 120), f"{said(vm, name)}\n{journal(vm, UNIT)}"
+    return [line for line in said(vm, name) if line[0] == "ended"]
+
+
+def test_what_ends_processes_and_what_stops_that(installed_vm: Machine) -> None:
+    vm = installed_vm
+    vm.put("/etc/oomguard/tomorrow.toml", TOMORROW)
+    add_policy(vm, "ending", ENDING)
+    hold = HOLD.format(mib=24, first="")
+    start_all(vm, {"scored": hold, "thawed": TICKS})
+    score = "cat /proc/$(systemctl show -P MainPID scored)/oom_score_adj"
+    assert vm.wait_for(f"test $({score}) = 700", 60), journal(vm, UNIT)
+
+    # Asked, and killed when the grace was over; who leads the session is spared, since the others hold most.
+    start_all(vm, {"asked": LEADER})
+    ends = until_ended(vm, "asked", 2)
+    assert [status for _, status, _ in ends] == ["0", "-9"]
+    asked = next(float(line[1]) for line in said(vm, "asked") if line[0] == "asked")
+    assert float(ends[1][2]) - asked > 4, "it had its grace"
+    assert vm.check("systemctl is-active asked").strip() == "active"
+
+    # A unit stopped: by systemd, which does not start it again.
+    restarts = dict.fromkeys(("stopped", "again"), "Restart=always\nRestartSec=3\n")
+    start_all(vm, {**dict.fromkeys(restarts, hold), **dict.fromkeys(("paced", "spent"), LEADER)}, restarts)
+    until_told(vm, "stopped", "stopped.service is stopped")
+    assert vm.wait_for("systemctl show -P ActiveState stopped | grep -q '^inactive'", 60), journal(vm, UNIT)
+    assert not told(vm, "stopped", "killed ")
+
+    # The next one after the cooldown.
+    ends = until_ended(vm, "paced", 2)
+    assert [status for _, status, _ in ends] == ["-9", "-9"]
+    assert float(ends[1][2]) - float(ends[0][2]) > 4, "counted from the signal, and not from the end"
+
+    # It holds for a service that systemd starts anew, too: its second life is let live, and that is said.
+    until_told(vm, "again", "the cooldown of the last kill")
+    assert sorted(vm.check("systemctl show -P NRestarts -P ActiveState again").split()) == ["1", "active"]
+    assert len(told(vm, "again", "killed ")) == 1
+
+    # One may be ended, the other lives: the budget is spent, and that is said.
+    until_ended(vm, "spent", 1)
+    loudly = "journalctl -q -p 3 OOMGUARD_POLICY={} | grep -q '{} kill budget .* is spent .* nobody is killed'"
+    assert vm.wait_for(loudly.format("spent", "this guard.s"), 60), journal(vm, UNIT)
+    start_all(vm, {"last": hold})
+    assert vm.wait_for(loudly.format("last", "the host.s"), 60), journal(vm, UNIT)
+    assert vm.check("systemctl is-active last").strip() == "active"
+    assert len(until_ended(vm, "spent", 1)) == 1
+    kinds = [event["kind"] for event in status(vm)["events"]]
+    assert "BUDGET_SPENT" in kinds, kinds
+
+    # What was lent for a time was taken back when that was over.
+    until_told(vm, "thawed", "is frozen for 3 s")
+    assert vm.wait_for("journalctl -q -o cat -u thawed | grep -q 'stood still'", 60), journal(vm, UNIT)
+    assert vm.check(f"cat {SLICE}/thawed.service/cgroup.freeze").strip() == "0"
+    assert vm.wait_for(f"test $({score}) = 0", 60), journal(vm, UNIT)
+    assert vm.check("systemctl is-active scored thawed").split() == ["active", "active"]
+
+    # The shadow's verdict touched nobody; what became of it is told.
+    verdict = f"journalctl -q -u {UNIT} | grep -q 'would have killed python3.* holding .*{{}}'"
+    assert vm.wait_for(verdict.format("the policy in force has not acted"), 60), journal(vm, UNIT)
+    vm.check("systemctl stop scored")
+    assert vm.wait_for(verdict.format("by itself"), 60), journal(vm, UNIT)

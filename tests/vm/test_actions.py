@@ -238,7 +238,8 @@ time.sleep(3600)
 # Says for how long it has stood still, when that was long.
 TICKS = """\
 import time
-held, last = bytearray(b"x") * (24 << 20), time.monotonic()
+last = time.monotonic()  # it may be stopped while it grows
+held = bytearray(b"x") * (24 << 20)
 while True:
     time.sleep(0.05)
     now = time.monotonic()

@@ -81,7 +81,6 @@ UNWATCHED_SHARE: Final = 100
 NEAR: Final = 0.8  # of the lowest memory_above: from there on, cache is told from use
 DESCRIPTORS: Final = 12  # a watched cgroup keeps six open: at most half of what we may have
 LONGEST_S: Final = 3600.0
-_UNBOUND: Final = (0, 0)
 UNREAD_NS: Final = 100 * MS  # what could not be read is read again after that
 KEEP_NS: Final = SECOND  # in calm one observation a second, for the record; less often while memory stands still
 STILL_NS: Final = 10 * SECOND
@@ -318,7 +317,7 @@ class Senses:
             end_ns = 0 if self._anything() else min(end_ns, until_ns, self.rescan_ns or until_ns)
             chore_ns, bound_ns = self._next_chore(), now_ns if bound else pace.NEVER
             while now_ns < end_ns:
-                nap_ns = (chore_ns if chore_ns < end_ns else end_ns) - now_ns
+                nap_ns = min(end_ns, chore_ns) - now_ns
                 if line:
                     plenty = free_ram()
                     if plenty <= line and (plenty := self._read_host().available_bytes) <= line:
@@ -402,7 +401,7 @@ class Senses:
 
     def _bound(self, target: TargetState) -> int:
         """Until the kernel has handed out so much, this target's memory.current is under its line; 0: not known."""
-        quiet_bytes, bound = self.bounds.get(target.id.cgroup, _UNBOUND)
+        quiet_bytes, bound = self.bounds.get(target.id.cgroup, (0, 0))
         return bound if quiet_bytes == target.quiet_bytes else 0
 
     def _plenty(self, targets: Iterable[TargetState]) -> int:

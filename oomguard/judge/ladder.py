@@ -26,14 +26,14 @@ from ..model.verdict import Reclaim, Run, UnitJob
 from . import budget, escalate, inform, lent, nominee
 from .desk import MACHINE, SECOND, Desk, nobody
 from .detect import Sight, any_holds, mib
-from .state import SOFT_QUIET_NS, Held, TargetState, evolve
+from .state import Held, TargetState, evolve
 
 
 def climb(desk: Desk, guard: Guard, state: TargetState, sight: Sight, mark: Watermark, clause: int) -> TargetState:
     """Do what is next in this watermark's list, up to a wait, a look that is needed first, or the list's end."""
     climb = _rested(desk, guard, state.soft_climb if mark is guard.soft else state.hard_climb, sight)
     told = mark is guard.soft and 0 < state.last_soft_ns < state.entered_ns  # in an engagement before this one
-    quiet = told and desk.at - state.last_soft_ns < SOFT_QUIET_NS
+    quiet = told and state.told_lately(desk.at)
     why = desk.why(mark, clause, sight)
     while climb.stand == "climbing":
         if climb.next >= len(mark.do):

@@ -100,8 +100,7 @@ def quiet(guard: Guard, target: TargetState, sight: Sight) -> int:
 
 def until_near(quiet_bytes: int, current_bytes: int, tripped: bool) -> int:
     """Nanoseconds until memory.current could have grown to ``quiet_bytes``."""
-    low, high = TRIPPED_NS if tripped else CALM_NS
-    return min(max(low, _fill(quiet_bytes - current_bytes, TRIPPED_FILL if tripped else FILL)), high)
+    return max(until_filled(quiet_bytes - current_bytes, tripped), TRIPPED_NS[0] if tripped else 0)
 
 
 def until_filled(room_bytes: int, tripped: bool = False) -> int:

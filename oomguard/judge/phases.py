@@ -7,7 +7,7 @@ from ..model.verdict import Close, Release
 from . import budget, escalate, ladder, nominee, shadow
 from .desk import MS, SECOND, Desk
 from .detect import Sight, any_holds
-from .state import SOFT_QUIET_NS, TargetState, evolve
+from .state import TargetState, evolve
 
 CLEAR_FOR_NS: Final = SECOND  # clearly over for so long, before a phase is left for calm
 SETTLE_NS: Final = 300 * MS  # after a death, before "twice as bad as hard" may cut the cooldown short
@@ -84,8 +84,7 @@ def _enter_hard(
 def _told_lately(desk: Desk, state: TargetState, mark: Watermark) -> bool:
     """A watermark that ends nobody may come and go for hours: it makes one incident a minute, as soft does."""
     ends = any(isinstance(step, KillStep | UnitStep) for step in mark.do)
-    quiet = state.last_soft_ns > 0 and desk.at - state.last_soft_ns < SOFT_QUIET_NS
-    return quiet and not ends and not state.incident
+    return state.told_lately(desk.at) and not ends and not state.incident
 
 
 def climb_hard(desk: Desk, guard: Guard, state: TargetState, sight: Sight, clause: int) -> TargetState:

@@ -154,9 +154,7 @@ class WithoutSysResource:
     """``with``: this thread has no CAP_SYS_RESOURCE; nothing changes where it had none, or cannot lay it down."""
 
     def __enter__(self) -> None:
-        if _libc.capget(ctypes.addressof(_cap_header), ctypes.addressof(_cap_data)) != 0:
-            raise oserror("capget")
-        self.had = _cap_data[0]
+        self.had = _in_force()
         self._set(self.had & ~_CAP_SYS_RESOURCE)
 
     def __exit__(self, *_: object) -> None:
@@ -166,6 +164,13 @@ class WithoutSysResource:
         if _cap_data[0] != effective:
             _cap_data[0] = effective
             _libc.capset(ctypes.addressof(_cap_header), ctypes.addressof(_cap_data))
+
+
+def _in_force() -> int:
+    """This thread's capabilities (bits 0 to 31), and the rest of them where capset takes them from."""
+    if _libc.capget(ctypes.addressof(_cap_header), ctypes.addressof(_cap_data)) != 0:
+        raise oserror("capget")
+    return _cap_data[0]
 
 
 def capset(mask: int) -> None:
@@ -180,9 +185,7 @@ CAP_SYS_ADMIN = 21
 
 def lay_down(capability: int) -> None:
     """This thread goes on without this capability in force, whether it had it or not."""
-    if _libc.capget(ctypes.addressof(_cap_header), ctypes.addressof(_cap_data)) != 0:
-        raise oserror("capget")
-    _cap_data[0] &= ~(1 << capability)
+    _cap_data[0] = _in_force() & ~(1 << capability)
     if _libc.capset(ctypes.addressof(_cap_header), ctypes.addressof(_cap_data)) != 0:
         raise oserror("capset")
 

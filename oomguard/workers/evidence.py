@@ -157,10 +157,7 @@ class Evidence:
         if reader is None:
             self.cut += len(wanted)
             return
-        until = time.monotonic() + HARD_S
-        while reader.is_alive() and time.monotonic() < until:
-            reader.join(0.005)  # something more urgent may wait behind us
-            yield
+        yield from _waited_for(reader, HARD_S)
         for cgroup, names in reader.found.copy().items():
             self._called(cgroup, names)
         self._asked |= {cgroup for cgroup, _ in wanted[: reader.tried]}
@@ -331,10 +328,7 @@ class Evidence:
         except RuntimeError:  # no thread: no memory, or TasksMax
             self.cut += len(pids)
             return
-        until = time.monotonic() + _CMDLINE_S
-        while reader.is_alive() and time.monotonic() < until:
-            reader.join(0.005)  # something more urgent may wait behind us
-            yield
+        yield from _waited_for(reader, _CMDLINE_S)
         found.update(reader.found.copy())
         self.cut += len(pids) - reader.tried
 
@@ -472,6 +466,13 @@ def _is_named(row: Mapping[str, object]) -> bool:
 
 def _dict(value: object) -> dict[str, object]:
     return value if isinstance(value, dict) else {}
+
+
+def _waited_for(reader: threading.Thread, most_s: float) -> Iterator[None]:
+    until = time.monotonic() + most_s
+    while reader.is_alive() and time.monotonic() < until:
+        reader.join(0.005)  # something more urgent may wait behind us
+        yield
 
 
 def _own(facts: dict[str, object], part: str) -> dict[str, object]:

@@ -898,6 +898,16 @@ def test_a_state_directory_that_cannot_be_made_costs_the_incidents_only(world: W
     assert guarding.end() == 0
 
 
+def one_is_ended(world: World, guarding: Daemon, hog: Hog) -> None:
+    """Memory is short until a process has died for it; then it is calm again."""
+    victim = hog(60)
+    world.see(victim.pid)
+    world.available(50)
+    assert victim.wait(PATIENCE_S) == -signal.SIGKILL
+    world.available(900)
+    guarding.phase("calm")
+
+
 def test_a_disk_that_hangs_delays_no_kill(world: World, daemon: Start, hog: Hog) -> None:
     """Whoever writes there waits, and no signal wakes him: that is the scribe, and he alone."""
     state = world.root / "state"
@@ -912,12 +922,7 @@ def test_a_disk_that_hangs_delays_no_kill(world: World, daemon: Start, hog: Hog)
         until(lambda: (state / "blackbox").exists() and (state / "blackbox").stat().st_size == BOX)
         with frozen(state):
             for _ in range(2):
-                victim = hog(60)
-                world.see(victim.pid)
-                world.available(50)
-                assert victim.wait(PATIENCE_S) == -signal.SIGKILL
-                world.available(900)
-                guarding.phase("calm")
+                one_is_ended(world, guarding, hog)
             assert incidents(world) == [], "the disk has taken nothing"
             assert guarding.status().numbers.kills == 2
         until(lambda: len([doc for doc in incidents(world) if doc["complete"]]) == 2, guarding.log())
@@ -939,12 +944,7 @@ def test_a_disk_that_takes_nothing_costs_no_kill_and_is_said(world: World, daemo
         if kind != "ro":
             until(lambda: (state / "blackbox").exists() and (state / "blackbox").stat().st_size == BOX)
         here.enter_context(worse(state))
-        victim = hog(60)
-        world.see(victim.pid)
-        world.available(50)
-        assert victim.wait(PATIENCE_S) == -signal.SIGKILL
-        world.available(900)
-        guarding.phase("calm")
+        one_is_ended(world, guarding, hog)
         assert guarding.status().numbers.kills == 1
         if day == "vanished":
             until(lambda: [doc for doc in incidents(world) if doc["complete"]], guarding.log())

@@ -96,6 +96,7 @@ class Evidence:
         until = (ended or self.record["ended_at"]) + 10**9
         during = [row for row in self.rows if self.start <= row[0] <= until] or self.rows
         gaps = self.canary_gaps(until)
+        born_late = {kill.pid for kill in kills if kill.cgroup == self.storm.culprit.cgroup}
         at_signal = min(self.rows, key=lambda row: abs(row[0] - signalled)) if signalled else None
         return StormResult(
             storm=self.storm.name,
@@ -122,7 +123,7 @@ class Evidence:
             rate_mib_s=self.rate(),
             vmstat=self.record["vmstat"],
             witness_late_ms=round(self.record["late_max_ms"], 1),
-            culprit_pids=tuple(sorted(self.culprits)),
+            culprit_pids=tuple(sorted(self.culprits | born_late)),
             course=self.course(until),
             written_after_ms=between(signalled, written_at),
             **more,

@@ -64,7 +64,7 @@ class Arm:
         root = self.root or daemon.cgroup
         book = LeaseBook(self.journal, self.orders, root, daemon.proc)
         book.say = self.degraded
-        senses.found_high, senses.found_score = book.found_high, book.found_score
+        senses.found_high, senses.surveyor.found_score = book.found_high, book.found_score
         senses.found_limit = book.found_limit
         self.status.pressure_file = senses.pressure_file
         hands = Hands(plan, self.root, senses, self.orders, book, self.pool.pulse)

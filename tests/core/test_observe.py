@@ -401,9 +401,9 @@ def test_memory_high_is_the_owners_not_ours(start: Start, groups: Groups) -> Non
 def test_a_score_is_the_owners_not_ours(start: Start, adj: int, owners: int, score: int, seen: int) -> None:
     """Ranked by the score that we have given it, a nominee would stay the first for ever."""
     rig = start(None)
-    rig.senses.found_score = lambda _pid, _start_ticks, now: owners if now == 1000 else now
+    rig.senses.surveyor.found_score = lambda _pid, _start_ticks, now: owners if now == 1000 else now
     process = ProcessFacts(7, 70, 1, "leak", "/web", 0, "S", 0, 0, 0, score, adj)
-    found = rig.senses._uninsured(process)
+    found = rig.senses.surveyor._uninsured(process)
     assert (found.oom_score_adj, found.oom_score) == (owners, seen)
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from ..judge import pace
 from ..judge.glob import is_inside
 from ..judge.select import bears, globs, selects
-from ..judge.state import State, TargetState
+from ..judge.state import State
 from ..linux import events, files, libc, procfs, psi
 from ..linux.cgroup2 import Cgroup, kind, xattr
 from ..model.facts import (
@@ -53,6 +53,7 @@ from ..model.policy import (
     SwapFreeBelow,
     ZramAbove,
 )
+from .deadlines import Deadlines
 from .shares import Shares
 from .stalls import Stalls, Target, pressure_above
 from .survey import Depth, Surveyor
@@ -82,12 +83,6 @@ UNREAD_NS: Final = 100 * MS  # what could not be read is read again after that
 KEEP_NS: Final = SECOND  # in calm one observation a second, for the record; less often while memory stands still
 STILL_NS: Final = 10 * SECOND
 MOVED_SHARE: Final = 1024  # of all memory; a quiet machine breathes by less
-# A deadline is put off for so long at most; with many targets for longer, so that some 16 a second are looked at.
-PUT_OFF_NS: Final = (10 * SECOND, 300 * SECOND)
-PUT_OFF_EACH_NS: Final = 300 * MS
-MANY: Final = 16  # from so many on one read of /proc/vmstat is cheaper than a memory.current each
-TOGETHER_SHARE: Final = 6  # and when one is looked at, so are those that would be next
-AT_ONCE: Final = 64  # targets that are read and judged in one turn at most, some 100 us each
 BATCH: Final = 256  # events taken at once; what is left comes with the next poll
 TURN_NS: Final = MS  # a bound on turns per second: a real-time loop that spins takes the machine with it
 
@@ -137,7 +132,6 @@ class Senses:
         self.kind = Cgroup if root is None else kind(root)
         self.pressure_root = None if root is None else self.kind.pressure_root(root)
         self.proc = plan.daemon.proc
-        self.free_ram = libc.free_ram if self.proc == "/proc" else None  # of this machine; not of a made-up one
         self.proc_fd = procfs.open_proc(self.proc)
         self.meminfo = procfs.MemInfoFile(self.proc)
         self.elsewhere = _elsewhere(plan)
@@ -150,10 +144,8 @@ class Senses:
         self.handlers: dict[int, Callable[[int], None]] = {}
         self.watches: dict[str, Watch] = {}
         self.targets: set[TargetId] = set()
-        self.later: dict[TargetId, int] = {}  # a deadline that only a look at the cgroup's own files put off
-        self.bounds: dict[str, tuple[int, int]] = {}  # (a line of that cgroup, up to how much handed out it is under)
-        self.off: tuple[int, int, bool, int] = (0, 0, True, 0)  # what was found to put deadlines off, and for whom
-        self.off_for: object = None
+        free_ram = libc.free_ram if self.proc == "/proc" else None  # of this machine; not of a made-up one
+        self.deadlines = Deadlines(free_ram, lambda: self._read_host().available_bytes, self.vmstat, self._current)
         self.forest: Forest | None = None
         self.rescan_ns = 0
         self.patience_ns = SOON_NS
@@ -291,17 +283,16 @@ class Senses:
     def _wait(self, state: State, until_ns: int) -> list[TargetId] | None:
         """Until something is to be judged; whose deadlines are over then. None: nothing is, but for the record.
 
-        Most deadlines of a calm machine end with the same answer as before: plenty, by MemFree alone, or at least by
-        MemAvailable, or by the cgroup's own memory.current. Then they are put off, though not for ever. The inner lines
-        run ten times a second on a small machine, all day: between two naps there is one system call and a comparison.
+        The inner lines run ten times a second on a small machine, all day: between two naps there is one system call
+        and a comparison.
         """
         poll, clock = self.epoll.poll, time.monotonic_ns
-        free_ram = self.free_ram or (lambda: -1)
+        free_ram = self.deadlines.free_ram or (lambda: -1)
         keep_ns, still_ns = self.kept_ns + KEEP_NS, self.kept_ns + STILL_NS
         moved = self.host.total_bytes // MOVED_SHARE
         while True:
             now_ns = clock()
-            line, bound, tripped, end_ns = self._put_off(state)
+            line, bound, tripped, end_ns = self.deadlines.put_off(state)
             end_ns = 0 if self._anything() else min(end_ns, until_ns, self.rescan_ns or until_ns)
             chore_ns, bound_ns = self._next_chore(), now_ns if bound else pace.NEVER
             while now_ns < end_ns:
@@ -309,7 +300,7 @@ class Senses:
                 if line:
                     plenty = free_ram()
                     if plenty <= line and (plenty := self._read_host().available_bytes) <= line:
-                        self.off_for = None
+                        self.deadlines.forget()
                         break
                     if now_ns >= keep_ns and (now_ns >= still_ns or abs(plenty - self.kept_plenty) > moved):
                         self.kept_plenty = plenty
@@ -317,7 +308,7 @@ class Senses:
                     nap_ns = min(nap_ns, pace.until_filled(plenty - line))
                 if now_ns >= bound_ns:
                     if (spare := bound - self.vmstat.allocated_bytes()) <= 0:
-                        self.off_for = None
+                        self.deadlines.forget()
                         break
                     bound_ns = now_ns + pace.until_filled(spare, tripped)
                 nap_ns = min(nap_ns, bound_ns - now_ns)
@@ -325,13 +316,13 @@ class Senses:
                 now_ns = clock()
                 if batch:
                     self._handle(batch)
-                    return self._due(state, now_ns)
+                    return self.deadlines.due(state, now_ns)
                 if now_ns >= chore_ns:
                     self._chores(now_ns)
                     chore_ns = self._next_chore()
             if now_ns >= end_ns:
                 self._handle(poll(0, BATCH))
-                due = self._due(state, now_ns)
+                due = self.deadlines.due(state, now_ns)
                 if due or self.wakes or self._anything() or now_ns >= min(until_ns, self.rescan_ns or until_ns):
                     return due
 
@@ -352,98 +343,13 @@ class Senses:
         if self.triggers.until_ns() <= now_ns:
             self.triggers.look(now_ns)
 
-    def _put_off(self, state: State) -> tuple[int, int, bool, int]:
-        """What settles deadlines, and until when: (the highest line that memory is over, how much the kernel may have
-        handed out since boot, whether all whom that settles are behind tripwires); 0: that settles nothing.
-        """
-        if self.off_for is state.targets:
-            return self.off
-        most_ns = self._longest(state)
-        line, bound, tripped, until_ns = 0, pace.NEVER, True, pace.NEVER
-        plenty, allocated = self._plenty(state.targets.values()), self._allocated(state)
-        for target in state.targets.values():  # of a thousand, half a microsecond each
-            own, look_ns = target.glance_bytes, target.look_ns + most_ns
-            if own and own < plenty:
-                line = max(line, own)
-            elif allocated and (own := self._bound(target)) > allocated:
-                bound, tripped = min(bound, own), tripped and target.tripped
-            else:
-                look_ns = self._deadline(target)
-            until_ns = min(until_ns, look_ns)
-        self.off_for, self.off = state.targets, (line, 0 if bound == pace.NEVER else bound, tripped, until_ns)
-        return self.off
-
-    def _allocated(self, state: State) -> int:
-        """All that the kernel has handed out since boot, bytes; 0 where nobody should ask, or it cannot be told.
-
-        No cgroup has grown by more than the kernel has allocated: so what was handed out since memory.current was last
-        read is a bound on its growth, the same for a thousand cgroups. Only while all is calm: for each read of this
-        file the kernel allocates.
-        """
-        quiet = 0
-        for target in state.targets.values():
-            if target.phase != "calm":
-                return 0
-            quiet += target.quiet_bytes > 0
-        return self.vmstat.allocated_bytes() if quiet >= MANY else 0
-
-    def _bound(self, target: TargetState) -> int:
-        """Until the kernel has handed out so much, this target's memory.current is under its line; 0: not known."""
-        quiet_bytes, bound = self.bounds.get(target.id.cgroup, (0, 0))
-        return bound if quiet_bytes == target.quiet_bytes else 0
-
-    def _plenty(self, targets: Iterable[TargetState]) -> int:
-        """MemFree; MemAvailable where that is more, and MemFree alone does not settle them all. -1: not known."""
-        free = self.free_ram() if self.free_ram is not None else -1
-        if free >= 0 and any(target.glance_bytes >= free for target in targets):
-            return max(free, self._read_host().available_bytes)
-        return free
-
-    @staticmethod
-    def _longest(state: State) -> int:
-        return min(max(PUT_OFF_NS[0], len(state.targets) * PUT_OFF_EACH_NS), PUT_OFF_NS[1])
-
-    def _due(self, state: State, at_ns: int) -> list[TargetId]:
-        """Whose deadline is over, and not put off: the most urgent of them, if there are many."""
-        self.off_for = None
-        over = [target for target in state.targets.values() if self._deadline(target) <= at_ns]
-        if not over:
-            return []
-        plenty, allocated = self._plenty(over), self._allocated(state)
-        most_ns = self._longest(state)
-        soon_ns = at_ns - most_ns + most_ns // TOGETHER_SHARE
-        due = []
-        for target in over:
-            settled = target.look_ns > soon_ns
-            if settled and target.glance_bytes and target.glance_bytes < plenty:
-                continue
-            if settled and target.quiet_bytes and self._is_quiet(target, at_ns, allocated):
-                continue
-            due.append(target)
-        due.sort(key=lambda target: (target.phase == "calm", target.look_ns))
-        return [target.id for target in due[:AT_ONCE]]
-
-    def _deadline(self, target: TargetState) -> int:
-        if target.glance_bytes or target.quiet_bytes:  # at rest: a look at its own files may have put it off
-            return max(target.look_ns, self.later.get(target.id, 0))
-        return target.look_ns
-
-    def _is_quiet(self, target: TargetState, at_ns: int, allocated: int) -> bool:
-        """Whether memory.current alone shows that nothing can have happened; then there is a later deadline."""
-        if self._bound(target) > allocated > 0:
-            return True
-        watch = self.watches.get(target.id.cgroup)
-        current = None if watch is None else watch.group.current()
-        if current is None or current >= target.quiet_bytes:
-            return False
-        self.later[target.id] = at_ns + pace.until_near(target.quiet_bytes, current, target.tripped)
-        if allocated:  # read before memory.current was: what came in between counts as well
-            self.bounds[target.id.cgroup] = target.quiet_bytes, allocated + target.quiet_bytes - current
-        return True
-
     def _on_signal(self, _mask: int) -> None:
         self.signals += events.read_signals(self.signal_fd)
         self.wakes.append(Wake("signal"))
+
+    def _current(self, path: str) -> int | None:
+        watch = self.watches.get(path)
+        return None if watch is None else watch.group.current()
 
     def _survey(self, target: TargetId, depth: Depth) -> Survey:
         guard = next((guard for guard in self.plan.guards if guard.name == target.guard), None)
@@ -464,8 +370,7 @@ class Senses:
             if guard is None or guard.name not in keep | changed:
                 self._leave(target)
             elif guard.name in changed:
-                self.later.pop(target, None)
-                self.bounds.pop(target.cgroup, None)
+                self.deadlines.leave(target)
                 self.triggers.leave(target)
                 self._leave_levels(target)
                 self._listen_stalls(guard, target)
@@ -665,8 +570,7 @@ class Senses:
 
     def _leave(self, target: TargetId) -> None:
         self.targets.discard(target)
-        self.later.pop(target, None)
-        self.bounds.pop(target.cgroup, None)
+        self.deadlines.leave(target)
         self.vanished.append(target)
         self.triggers.leave(target)
         self._leave_levels(target)
@@ -801,7 +705,7 @@ class Senses:
             if facts is not None:
                 found.append(facts)
             for target in watch.targets:
-                self.later[target] = 0 if facts is not None else at_ns + UNREAD_NS
+                self.deadlines.later[target] = 0 if facts is not None else at_ns + UNREAD_NS
         return tuple(found)
 
     def _read(self, watch: Watch, at_ns: int) -> CgroupFacts | None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 import pytest
 
-from oomguard.core import observe
+from oomguard.core import deadlines, observe
 from oomguard.core.observe import Senses, Watch
 from oomguard.judge.decide import begin, decide
 from oomguard.judge.pace import NEVER
@@ -88,7 +88,7 @@ def doze(free: Callable[[], int], naps: Naps, turn_ns: int = 0, kept_ns: int = 0
     senses = Senses(this, None, lambda _what, _why: None)
     senses.epoll.close()
     senses.epoll = naps  # type: ignore[assignment]
-    senses.free_ram = free
+    senses.deadlines.free_ram = free
     senses._read_host = lambda: MemInfo(GIB, 0, available, 0, 0)  # type: ignore[method-assign]
     now = time.monotonic_ns()
     senses.kept_ns = now - kept_ns
@@ -189,7 +189,7 @@ def at_rest(number: int, look_ns: int, **kind: int) -> TargetState:
 @pytest.fixture
 def senses() -> Iterator[Senses]:
     made = Senses(plan(SHORT), None, lambda _what, _why: None)
-    made.free_ram = lambda: GIB // 2
+    made.deadlines.free_ram = lambda: GIB // 2
     yield made
     made.epoll.close()
 
@@ -211,20 +211,20 @@ def test_deadlines_that_memory_settles_are_nobodys_turn(senses: Senses) -> None:
     urgent = at_rest(1000, now - SECOND, glance_bytes=GIB)
     senses._read_host = lambda: MemInfo(GIB, 0, GIB // 2, 0, 0)  # type: ignore[method-assign]
     state = State(targets={target.id: target for target in (*settled, urgent)})
-    assert senses._due(state, now) == [urgent.id]
-    assert senses._put_off(state) == (GIB // 4, 0, True, urgent.look_ns)
+    assert senses.deadlines.due(state, now) == [urgent.id]
+    assert senses.deadlines.put_off(state) == (GIB // 4, 0, True, urgent.look_ns)
 
 
 def test_each_is_looked_at_now_and_then_and_together_with_those_that_would_be_next(senses: Senses) -> None:
     now = time.monotonic_ns()
-    ages = [observe.PUT_OFF_EACH_NS * number for number in range(610)]
+    ages = [deadlines.PUT_OFF_EACH_NS * number for number in range(610)]
     state = State(targets={t.id: t for t in (at_rest(n, now - age, glance_bytes=1) for n, age in enumerate(ages))})
-    longest = senses._longest(state)
-    assert longest == 610 * observe.PUT_OFF_EACH_NS
-    due = senses._due(state, now)
-    assert len(due) == observe.AT_ONCE, "the oldest first, so many in one turn"
+    longest = senses.deadlines._longest(state)
+    assert longest == 610 * deadlines.PUT_OFF_EACH_NS
+    due = senses.deadlines.due(state, now)
+    assert len(due) == deadlines.AT_ONCE, "the oldest first, so many in one turn"
     assert due[0].cgroup == "/609.service"
-    assert all(state.targets[target].look_ns <= now - longest + longest // observe.TOGETHER_SHARE for target in due)
+    assert all(state.targets[target].look_ns <= now - longest + longest // deadlines.TOGETHER_SHARE for target in due)
 
 
 def test_a_small_cgroup_is_a_look_at_one_number(senses: Senses) -> None:
@@ -236,18 +236,18 @@ def test_a_small_cgroup_is_a_look_at_one_number(senses: Senses) -> None:
         def current(self) -> int | None:
             return self.sizes.pop(0)
 
-    senses.free_ram = lambda: 0
+    senses.deadlines.free_ram = lambda: 0
     senses._read_host = lambda: MemInfo(GIB, 0, 0, 0, 0)  # type: ignore[method-assign]
     now = time.monotonic_ns()
     target = at_rest(1, now, glance_bytes=1, quiet_bytes=64 << 20)
     watch = Watch(Group(), ())  # type: ignore[arg-type]
     senses.watches["/1.service"] = watch
     state = State(targets={target.id: target})
-    assert senses._due(state, now) == []
-    assert senses.later[target.id] == now + 100_000_000
-    assert senses._due(state, now) == [], "and it is not read again before that"
-    assert senses._due(state, now + 100_000_000) == [target.id], "gone"
-    assert senses._due(state, now + 100_000_000) == [target.id], "too large"
+    assert senses.deadlines.due(state, now) == []
+    assert senses.deadlines.later[target.id] == now + 100_000_000
+    assert senses.deadlines.due(state, now) == [], "and it is not read again before that"
+    assert senses.deadlines.due(state, now + 100_000_000) == [target.id], "gone"
+    assert senses.deadlines.due(state, now + 100_000_000) == [target.id], "too large"
 
 
 class Counted:
@@ -275,17 +275,17 @@ class Handed:
 @pytest.fixture
 def crowd(senses: Senses) -> tuple[State, list[Counted], Handed]:
     """A hundred small cgroups under a line of 64 MiB each, on a machine whose MemFree settles nothing."""
-    senses.free_ram = lambda: 0
+    senses.deadlines.free_ram = lambda: 0
     senses._read_host = lambda: MemInfo(GIB, 0, 0, 0, 0)  # type: ignore[method-assign]
     handed = Handed(GIB)
-    senses.vmstat = handed  # type: ignore[assignment]
+    senses.vmstat = senses.deadlines.vmstat = handed  # type: ignore[assignment]
     now = time.monotonic_ns()
     targets = [at_rest(number, now, quiet_bytes=64 << 20) for number in range(100)]
     groups = [Counted() for _ in targets]
     for target, group in zip(targets, groups, strict=True):
         senses.watches[target.id.cgroup] = Watch(group, ())  # type: ignore[arg-type]
     state = State(targets={target.id: target for target in targets})
-    assert senses._due(state, now) == []
+    assert senses.deadlines.due(state, now) == []
     assert [group.reads for group in groups] == [1] * 100
     return state, groups, handed
 
@@ -299,14 +299,14 @@ def test_no_cgroup_has_grown_by_more_than_the_kernel_has_handed_out(
     state, groups, handed = crowd
     now = next(iter(state.targets.values())).look_ns
     handed.size += 62 << 20
-    assert senses._due(state, now + LATER_NS) == []
+    assert senses.deadlines.due(state, now + LATER_NS) == []
     assert [group.reads for group in groups] == [1] * 100, "one read of /proc/vmstat settles them all"
-    assert senses._put_off(state)[1] == GIB + (63 << 20)
+    assert senses.deadlines.put_off(state)[1] == GIB + (63 << 20)
     handed.size += 1 << 20
     groups[7].size = 64 << 20
-    assert senses._due(state, now + LATER_NS) == [TargetId("each", "/7.service")]
+    assert senses.deadlines.due(state, now + LATER_NS) == [TargetId("each", "/7.service")]
     assert [group.reads for group in groups] == [2] * 100
-    assert senses._put_off(state)[1] == GIB + (63 + 63 << 20), "and the others are settled again"
+    assert senses.deadlines.put_off(state)[1] == GIB + (63 + 63 << 20), "and the others are settled again"
 
 
 def test_what_puts_deadlines_off_is_worked_out_anew_when_it_may_have_changed(
@@ -314,14 +314,14 @@ def test_what_puts_deadlines_off_is_worked_out_anew_when_it_may_have_changed(
 ) -> None:
     """Two looks at the same targets, with nothing but a record in between, need it once."""
     state, _, handed = crowd
-    found = senses._put_off(state)
+    found = senses.deadlines.put_off(state)
     assert found[1] == GIB + (63 << 20)
     handed.size += 64 << 20
-    assert senses._put_off(state) == found, "nobody was told yet"
+    assert senses.deadlines.put_off(state) == found, "nobody was told yet"
     changed = dict(state.targets)
-    assert senses._put_off(replace(state, targets=changed))[1] == 0
-    senses._due(state, next(iter(changed.values())).look_ns + LATER_NS)
-    assert senses._put_off(state)[1] == GIB + (64 + 63 << 20)
+    assert senses.deadlines.put_off(replace(state, targets=changed))[1] == 0
+    senses.deadlines.due(state, next(iter(changed.values())).look_ns + LATER_NS)
+    assert senses.deadlines.put_off(state)[1] == GIB + (64 + 63 << 20)
 
 
 def test_what_was_handed_out_settles_nothing_under_another_line_nor_when_something_is_armed(
@@ -330,10 +330,10 @@ def test_what_was_handed_out_settles_nothing_under_another_line_nor_when_somethi
     state, groups, _ = crowd
     first = next(iter(state.targets.values()))
     lower = {**state.targets, first.id: replace(first, quiet_bytes=1 << 20)}
-    assert senses._due(replace(state, targets=lower), first.look_ns + LATER_NS) == [first.id]
+    assert senses.deadlines.due(replace(state, targets=lower), first.look_ns + LATER_NS) == [first.id]
     assert groups[0].reads == 2
     armed = {**state.targets, first.id: replace(first, phase="armed")}
-    senses._due(replace(state, targets=armed), first.look_ns + LATER_NS)
+    senses.deadlines.due(replace(state, targets=armed), first.look_ns + LATER_NS)
     assert [group.reads for group in groups[1:]] == [2] * 99, "each is read: the kernel would allocate for a vmstat"
 
 
@@ -342,9 +342,9 @@ def test_where_the_kernel_does_not_tell_each_is_read(
 ) -> None:
     state, groups, handed = crowd
     handed.size = 0
-    assert senses._due(state, time.monotonic_ns() + LATER_NS) == []
+    assert senses.deadlines.due(state, time.monotonic_ns() + LATER_NS) == []
     assert [group.reads for group in groups] == [2] * 100
-    assert senses._put_off(state)[1] == 0
+    assert senses.deadlines.put_off(state)[1] == 0
 
 
 def test_the_nap_lasts_until_so_much_could_have_been_handed_out(
@@ -355,7 +355,7 @@ def test_the_nap_lasts_until_so_much_could_have_been_handed_out(
     senses.epoll.close()
     senses.epoll = naps = Naps(count=3)  # type: ignore[assignment]
     far = {key: replace(target, look_ns=senses.kept_ns) for key, target in state.targets.items()}
-    senses.bounds = dict.fromkeys((key.cgroup for key in far), (64 << 20, handed.size + 1200 * (1 << 20)))
+    senses.deadlines.bounds = dict.fromkeys((key.cgroup for key in far), (64 << 20, handed.size + 1200 * (1 << 20)))
     senses._wait(replace(state, targets=far), NEVER)
     assert [round(nap, 1) for nap in naps.timeouts] == [0.2] * 3, "1200 of 6000 MiB a second"
 
@@ -374,7 +374,9 @@ def test_behind_tripwires_what_was_handed_out_is_seldom_asked_for(
             key: replace(target, look_ns=senses.kept_ns, leases=leases if number else (wire,))
             for number, (key, target) in enumerate(state.targets.items())
         }
-        senses.bounds = dict.fromkeys((key.cgroup for key in trips), (64 << 20, handed.size + 100 * (1 << 20)))
+        senses.deadlines.bounds = dict.fromkeys(
+            (key.cgroup for key in trips), (64 << 20, handed.size + 100 * (1 << 20))
+        )
         senses._wait(replace(state, targets=trips), NEVER)
         assert [round(nap, 1) for nap in naps.timeouts] == [nap_s] * 3, "100 MiB a second, or 6000"
 
@@ -382,5 +384,5 @@ def test_behind_tripwires_what_was_handed_out_is_seldom_asked_for(
 def test_what_was_put_off_in_calm_is_not_when_something_holds(senses: Senses) -> None:
     now = time.monotonic_ns()
     armed = TargetState(TargetId("each", "/1.service"), phase="armed", look_ns=now)
-    senses.later[armed.id] = now + SECOND
-    assert senses._due(State(targets={armed.id: armed}), now) == [armed.id]
+    senses.deadlines.later[armed.id] = now + SECOND
+    assert senses.deadlines.due(State(targets={armed.id: armed}), now) == [armed.id]

@@ -107,7 +107,7 @@ class Rig:
         self.plan = Plan("test", Daemon(cgroup=str(place.root)), guards)
         self.said: list[tuple[str, str]] = []
         self.senses = Senses(self.plan, str(place.root), lambda what, why: self.said.append((what, why)))
-        self.senses.free_ram = None
+        self.senses.deadlines.free_ram = None
         self.senses.aim(self.plan)
 
     def turn(self, due: bool = False, until_ns: int = 0) -> Observation:

@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from oomguard.core import observe
+from oomguard.core import deadlines, observe
 from oomguard.core.observe import Senses
 from oomguard.core.stalls import Target
 from oomguard.judge.state import State, TargetState
@@ -689,7 +689,7 @@ def test_a_glance_does_not_put_off_the_tree(start: Start, groups: Groups, monkey
     """The machine is due and has plenty, and a cgroup has come: it is looked at when that is due, not spun for."""
     rig = start(groups.root, host(), guard("web", "/web"))
     rig.turn("host")
-    rig.senses.free_ram = lambda: 1 << 40
+    rig.senses.deadlines.free_ram = lambda: 1 << 40
     target, now = TargetId("host", "/"), time.monotonic_ns()
     rig.state = State(host=rig.senses.host, targets={target: TargetState(target, look_ns=now, glance_bytes=1)})
     groups.make("/web")
@@ -715,7 +715,8 @@ def test_while_memory_stands_still_less_is_kept(start: Start, groups: Groups, mo
     def kept(*free_bytes: int) -> int:
         """After how many looks at what is free."""
         told[:] = free_bytes
-        rig.senses.free_ram, rig.senses.off_for = lambda: told.pop(0), None
+        rig.senses.deadlines.free_ram = lambda: told.pop(0)
+        rig.senses.deadlines.forget()
         rig.senses.observe(rig.state, NEVER)
         assert rig.senses.glanced
         return len(free_bytes) - len(told)
@@ -1099,7 +1100,7 @@ def test_descriptors_do_not_grow_with_the_machine(start: Start, groups: Groups, 
     assert len(survey.processes) == 5000
     rig.senses.aim(replace(rig.plan, guards=(guard("each", "/*.service"),)))
     for _ in range(20):
-        assert len(rig.turn("each").cgroups) == observe.AT_ONCE
+        assert len(rig.turn("each").cgroups) == deadlines.AT_ONCE
     assert len(os.listdir("/proc/self/fd")) - before <= 8 * 1000
 
 

@@ -23,7 +23,6 @@ from ..linux.cgroup2 import Cgroup, kind, xattr
 from ..model.facts import (
     CgroupFacts,
     Compressed,
-    KernelKill,
     MemInfo,
     Observation,
     Pressure,
@@ -38,26 +37,20 @@ from ..model.facts import (
     Wake,
 )
 from ..model.policy import (
-    AvailableBelow,
-    EventsAbove,
-    ExhaustsWithin,
-    GrowthAbove,
     Guard,
     LevelAbove,
-    MemoryAbove,
     Plan,
-    PressureAbove,
-    PressureRising,
     RefaultsAbove,
     StallAbove,
-    SwapFreeBelow,
     ZramAbove,
 )
 from .deadlines import Deadlines
+from .ledger import Ledger
 from .shares import Shares
 from .stalls import Stalls, Target, pressure_above
 from .survey import Depth, Surveyor
 from .trees import Forest
+from .watch import PRESSURE, Watch, conditions, wanted
 
 if TYPE_CHECKING:
     from ..linux.elsewhere import Elsewhere
@@ -66,7 +59,6 @@ if TYPE_CHECKING:
 MS: Final = 1_000_000
 SECOND: Final = 1000 * MS
 SETTLED_NS: Final = 10 * SECOND  # limits, memory.high and the like are looked up again after that
-LEDGER_NS: Final = 10 * SECOND  # the kernel's own count of its kills: dear to read, and never urgent
 RESCAN_NS: Final = 100 * MS  # a machine that makes cgroups all the time: looked through ten times a second at most
 RESCAN_SHARE: Final = 8  # and at most an eighth of the time
 # But a new cgroup is not left alone for longer than that, whatever the last look took: a leak may fill it in a second.
@@ -76,7 +68,6 @@ SOON_NS: Final = 10 * MS  # what came without its files is looked for again afte
 # Where not every directory could be watched all are looked through again, for a hundredth of the time.
 UNWATCHED_NS: Final = (SECOND, 60 * SECOND)
 UNWATCHED_SHARE: Final = 100
-NEAR: Final = 0.8  # of the lowest memory_above: from there on, cache is told from use
 DESCRIPTORS: Final = 12  # a watched cgroup keeps six open: at most half of what we may have
 LONGEST_S: Final = 3600.0
 UNREAD_NS: Final = 100 * MS  # what could not be read is read again after that
@@ -85,42 +76,6 @@ STILL_NS: Final = 10 * SECOND
 MOVED_SHARE: Final = 1024  # of all memory; a quiet machine breathes by less
 BATCH: Final = 256  # events taken at once; what is left comes with the next poll
 TURN_NS: Final = MS  # a bound on turns per second: a real-time loop that spins takes the machine with it
-
-
-class Watch:
-    """One cgroup under guard: its files kept open, its events and triggers in the epoll."""
-
-    def __init__(self, group: Cgroup, guards: tuple[Guard, ...]) -> None:
-        self.group = group
-        self.settled: CgroupFacts | None = None
-        self.settled_ns = 0
-        self.last: CgroupFacts | None = None  # as last read without an error
-        self.kills = -1  # of the kernel's killer, as far as they were told; -1: not looked at yet
-        self.events_fd = -1
-        self.targets: set[TargetId] = set()
-        self.aim(guards)
-
-    def aim(self, guards: tuple[Guard, ...]) -> None:
-        """It is these guards' business now."""
-        self.guards = guards
-        self.wants_pressure = _wanted(guards, *_PRESSURE)
-        self.wants_host = _wanted(guards, AvailableBelow, SwapFreeBelow, ExhaustsWithin, ZramAbove)
-        self.wants_use = _wanted(guards, GrowthAbove, ExhaustsWithin)  # at every look, or cache would seem to be growth
-        self.wants_refaults = _wanted(guards, RefaultsAbove)
-        self.wants_events = _wanted(guards, EventsAbove)
-
-    def line_bytes(self, total_bytes: int) -> int:
-        """Below this memory.current alone settles every condition."""
-        return int(min(self.lines(total_bytes), default=self._limit(total_bytes)) * NEAR)
-
-    def lines(self, total_bytes: int) -> list[int]:
-        """Of memory_above."""
-        limit = self._limit(total_bytes)
-        return [c.amount.of(limit) for g in self.guards for c in _conditions(g) if isinstance(c, MemoryAbove)]
-
-    def _limit(self, total_bytes: int) -> int:
-        limit = None if self.settled is None else self.settled.limit_bytes
-        return total_bytes if limit is None else min(total_bytes, limit)
 
 
 class Senses:
@@ -160,8 +115,7 @@ class Senses:
         self.found_limit: Callable[[str, str, int | None], int | None] | None = None
         self.limited: dict[str, int] = {}  # how many watched cgroups are limited by this one's memory.max
         self.host = self._add(self.meminfo.read())
-        self.ledger = self.counted = self.vmstat.oom_kill()
-        self.ledger_ns = 0
+        self.ledger = Ledger(self.watches, self.vmstat, self._broken)
         self.last_turn_ns = self.kept_ns = 0
         self.kept_plenty = 0  # what was free, or available, at that time
         self.glanced = False
@@ -181,7 +135,6 @@ class Senses:
         self.asked: list[tuple[TargetId, Depth]] = []
         self.gone: list[VictimGone] = []
         self.results: list[Result] = []
-        self.kernel_kills: list[KernelKill] = []
         self.spoke: set[str] = set()
 
     # -- for the hands and the loop ------------------------------------------------------------------------------
@@ -246,7 +199,6 @@ class Senses:
         host = self._read_host() if machine else None
         surveys = tuple(self._survey(target, depth) for target, depth in self.asked)
         cgroups = self._cgroups(at_ns, paths)
-        self._count_kernel_kills(at_ns)
         seen = Observation(
             at_ns,
             tuple(self.wakes),
@@ -259,7 +211,7 @@ class Senses:
             surveys,
             tuple(self.gone),
             tuple(self.results),
-            tuple(self.kernel_kills),
+            self.ledger.look(at_ns),
             self._shares(at_ns),
             self._refaults() if machine and self.wants_refaults else None,
             self._compressed() if machine and self.zram is not None else None,
@@ -404,10 +356,10 @@ class Senses:
     def _ask_of_the_machine(self) -> None:
         """What few policies ask for is not read, or even loaded, for the others."""
         guards = [guard for guard in self.plan.guards if guard.cgroup == "/"]
-        self.wants_pressure = _wanted(guards, *_PRESSURE)
-        self.wants_refaults = _wanted(guards, RefaultsAbove)
+        self.wants_pressure = wanted(guards, *PRESSURE)
+        self.wants_refaults = wanted(guards, RefaultsAbove)
         self.zram = None
-        if _wanted(self.plan.guards, ZramAbove):
+        if wanted(self.plan.guards, ZramAbove):
             from ..linux.zram import Zram
 
             self.zram = Zram(self.proc, self.plan.daemon.sys)
@@ -517,7 +469,7 @@ class Senses:
         self._listen_stalls(guard, target)
 
     def _listen_stalls(self, guard: Guard, target: TargetId) -> None:
-        for condition in _conditions(guard):
+        for condition in conditions(guard):
             if isinstance(condition, LevelAbove):
                 self._listen_level(target, condition)
             if not isinstance(condition, StallAbove):
@@ -725,33 +677,8 @@ class Senses:
             known=watch.settled,
         )
         if facts is not None and facts.events is not None:
-            self._tell_kills(watch, facts.events.oom_kill)
+            self.ledger.tell(watch, facts.events.oom_kill)
         return facts
-
-    def _tell_kills(self, watch: Watch, count: int) -> None:
-        """The count is hierarchical: what happened in a cgroup below that is watched as well is told of that one."""
-        if watch.kills < 0:
-            watch.kills = count
-        if count <= watch.kills:
-            return
-        path = watch.group.path
-        for below in sorted((p for p in self.watches if p != path and is_inside(p, path)), key=len, reverse=True):
-            self._look_for_kills(self.watches[below])
-        if count > watch.kills:
-            self.kernel_kills.append(KernelKill(path, count - watch.kills))
-            for other, above in self.watches.items():
-                if is_inside(path, other) and above.kills >= 0:
-                    above.kills += count - watch.kills if other != path else 0
-            watch.kills = count
-
-    def _look_for_kills(self, watch: Watch) -> None:
-        try:
-            events_now = watch.group.events()
-        except OSError as error:
-            self._broken(error)
-            return
-        if events_now is not None:
-            self._tell_kills(watch, events_now.oom_kill)
 
     def _pressure_file(self) -> psi.PressureFile | None:
         try:
@@ -783,22 +710,6 @@ class Senses:
             self._broken(error)
             return None
 
-    def _count_kernel_kills(self, at_ns: int) -> None:
-        """The machine's own count, less what the cgroups' events have told already."""
-        if at_ns - self.ledger_ns >= LEDGER_NS:
-            self.ledger_ns = at_ns
-            try:
-                self.counted = self.vmstat.oom_kill()
-            except OSError as error:
-                self._broken(error)
-            if self.counted > self.ledger + sum(kill.count for kill in self.kernel_kills):
-                for path in sorted(self.watches, key=len, reverse=True):  # some do not speak: muted, or rate limited
-                    self._look_for_kills(self.watches[path])
-        self.ledger += sum(kill.count for kill in self.kernel_kills)
-        if self.counted > self.ledger:
-            self.kernel_kills.append(KernelKill("/", self.counted - self.ledger))
-            self.ledger = self.counted
-
 
 def _elsewhere(plan: Plan) -> "Elsewhere | None":
     """What few policies ask for is loaded for them alone."""
@@ -808,17 +719,3 @@ def _elsewhere(plan: Plan) -> "Elsewhere | None":
     from ..linux.elsewhere import Elsewhere
 
     return Elsewhere(asked.file, asked.key, asked.less)
-
-
-def _conditions(guard: Guard) -> Iterable[object]:
-    for watermark in (guard.soft, guard.hard):
-        for clause in watermark.when if watermark is not None else ():
-            yield from clause.all_of
-
-
-_PRESSURE: Final = (PressureAbove, PressureRising)
-
-
-def _wanted(guards: Iterable[Guard], *kinds: type) -> bool:
-    """Whether any of them has a condition of one of these kinds."""
-    return any(isinstance(condition, kinds) for guard in guards for condition in _conditions(guard))

@@ -8,7 +8,8 @@ from typing import ClassVar
 import pytest
 
 from oomguard.core import deadlines, observe
-from oomguard.core.observe import Senses, Watch
+from oomguard.core.observe import Senses
+from oomguard.core.watch import Watch
 from oomguard.judge.decide import begin, decide
 from oomguard.judge.pace import NEVER
 from oomguard.judge.state import Held, State, TargetState

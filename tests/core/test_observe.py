@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from oomguard.core import deadlines, observe
+from oomguard.core import deadlines, ledger, observe
 from oomguard.core.observe import Senses
 from oomguard.core.stalls import Target
 from oomguard.judge.state import State, TargetState
@@ -766,7 +766,7 @@ def test_a_kernel_kill_is_told_of_the_innermost_target_once(
     bells: Bells, start: Start, groups: Groups, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The count is hierarchical, every ancestor speaks, and the machine counts it as well."""
-    monkeypatch.setattr(observe, "LEDGER_NS", 0)
+    monkeypatch.setattr(ledger, "LEDGER_NS", 0)
     for path in ("/a", "/a/b", "/a/b/c", "/other"):
         groups.make(path, 5 * MIB)
     rig = start(groups.root, guard("all", "/**"), guard("twice", "/a/b"))
@@ -792,7 +792,7 @@ def test_the_machines_count_does_not_tell_again_what_nobody_heard(
     start: Start, groups: Groups, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The target is muted: its kill is found when the machine's count has moved, and told of the target."""
-    monkeypatch.setattr(observe, "LEDGER_NS", 0)
+    monkeypatch.setattr(ledger, "LEDGER_NS", 0)
     groups.make("/a", 5 * MIB)
     rig = start(groups.root, guard("a", "/a"))
     rig.turn("a")
@@ -857,7 +857,7 @@ def test_a_machine_that_cannot_be_read_ends_nobody(
 ) -> None:
     rig = start(None, guard("host", "/", AvailableBelow(Amount(share=0.1)), PressureAbove("some", 0.5, "10s")))
     before = rig.turn("host").host
-    monkeypatch.setattr(observe, "LEDGER_NS", 0)
+    monkeypatch.setattr(ledger, "LEDGER_NS", 0)
 
     def broken(*_: object) -> None:
         raise OSError(number, os.strerror(number), "/proc/something")

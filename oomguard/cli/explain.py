@@ -85,7 +85,8 @@ def explain(
     plan, in_force = _plan(config, runtime_dir)
     from .machine import Machine
 
-    machine = Machine(proc or plan.daemon.proc, cgroup or plan.daemon.cgroup)
+    daemon = plan.daemon
+    machine = Machine(proc or daemon.proc, cgroup or daemon.cgroup, daemon.also_available)
     path, process = _found(machine, subject)
     directory = live.runtime_dir(runtime_dir, config or files.DEFAULT)
     if in_force:

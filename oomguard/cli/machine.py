@@ -12,19 +12,22 @@ from ..judge.measure import ALL, Wants
 from ..judge.rank import is_corridor
 from ..linux import cgroup2, mounts, procfs, psi
 from ..linux.cgroup2 import Cgroup
+from ..linux.elsewhere import Elsewhere
 from ..model.facts import CgroupFacts, Compressed, MemInfo, Pressure, ProcessFacts, Survey, TargetId
-from ..model.policy import Daemon
+from ..model.policy import AlsoAvailable, Daemon
 
 
 class Machine:
     """``root``: the mount of the cgroups that have the memory, None where there is none; ``flavour``: what they are."""
 
-    def __init__(self, proc: str, cgroup: str) -> None:
-        """OSError, with the path: no /proc."""
+    def __init__(self, proc: str, cgroup: str, also: AlsoAvailable | None = None) -> None:
+        """``also``: what comes back when it is wanted, and MemAvailable misses. OSError, with the path: no /proc."""
         self.proc = proc
         self.proc_fd = procfs.open_proc(proc)
         self.root, self.flavour = mounts.find(proc, cgroup)
         self.host: MemInfo = procfs.MemInfoFile(proc).read()
+        if also is not None:
+            self.host = Elsewhere(also.file, also.key, also.less).added_to(self.host)
 
     def pressure(self) -> Pressure | None:
         """The machine's; None: no PSI in this kernel."""

@@ -6,7 +6,7 @@ from typing import Final
 
 from ..model.facts import Observation, TargetId
 from ..model.policy import SHADOW, Plan, Watermark
-from ..model.verdict import Action, Notify, Ranking, Snapshot, Victim
+from ..model.verdict import Action, Notify, Ranking, Snapshot, Victim, heads
 from .detect import TABLE, Event, Sight, describe, mib
 from .rank import Bounds
 from .state import State, TargetState, evolve
@@ -131,7 +131,7 @@ class Desk:
 def who(victim: Victim) -> str:
     """A victim, for people."""
     if victim.take == "cgroup" or not victim.processes:
-        return f"{victim.cgroup} ({victim.count} processes)"
+        return f"{victim.cgroup} ({heads(victim.count)})"
     root = victim.processes[0]
     where = "below it" if victim.take == "subtree" else f"of its {victim.take.replace('_', ' ')}"
     more = f" and {victim.count - 1} {where}" if victim.count > 1 else ""

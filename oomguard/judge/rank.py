@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 from ..model.facts import CgroupFacts, ProcessFacts, Survey
 from ..model.policy import VictimRule
-from ..model.verdict import Candidate, ProcessRef, Ranking, Victim
+from ..model.verdict import Candidate, ProcessRef, Ranking, Victim, heads
 from .detect import mib
 from .glob import is_inside, matches
 from .match import first, say, unit_name, unit_path, way_up
@@ -253,7 +253,7 @@ def _by_group(
     what, victims, listed = rule.take.replace("_", " "), [], []
     for i, key in enumerate(order[:LISTED], 1):
         first_of, spared = meant[key][0], len(groups[key]) - len(meant[key])
-        why = f"{what} {key[1]}, {len(meant[key])} processes{', its leader spared' if spared else ''}"
+        why = f"{what} {key[1]}, {heads(len(meant[key]))}{', its leader spared' if spared else ''}"
         why += weights[first_of.pid][1]
         name = f"{first_of.comm}[{first_of.pid}]"
         listed.append(Candidate(name, first_of.cgroup, scores[key], held[key], i, why))
@@ -299,7 +299,7 @@ def _by_unit(rule: VictimRule, scene: _Scene) -> tuple[list[Victim], list[Candid
     units = sorted(_scored(rule, scene, list(_units(rule, scene))), key=lambda u: (-u.weight, -u.held, _id(u)))
     able = [unit for unit in units if unit.weight >= 0 and unit.members and unit.held >= WORTHLESS_BYTES]
     listed = [
-        Candidate(unit.path, unit.path, unit.weight, unit.held, i, f"{len(unit.members)} processes{unit.why}")
+        Candidate(unit.path, unit.path, unit.weight, unit.held, i, f"{heads(len(unit.members))}{unit.why}")
         for i, unit in enumerate(able[:LISTED], 1)
     ]
     listed += [Candidate(unit.path, unit.path, 0, unit.held, 0, unit.why) for unit in units if unit.weight < 0]

@@ -42,6 +42,11 @@ class Victim:
     count: int  # processes meant
 
 
+def heads(count: int) -> str:
+    """So many processes, for people."""
+    return "1 process" if count == 1 else f"{count} processes"
+
+
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One line of a ranking: what was weighed, and what came of it. ``why`` is for people."""

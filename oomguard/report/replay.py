@@ -6,7 +6,7 @@ what followed from what was done then: after the first kill that differs it show
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import Any, Final
 
 from ..judge.decide import begin, decide
@@ -110,7 +110,7 @@ def again(incident: Mapping[str, Any]) -> Replay:
         theirs |= _victims(was)
         ours |= _victims(actions)
         replay.turns += 1
-        if was != actions:
+        if was != actions and _wordless(was) != _wordless(actions):
             replay.differences.append(_difference(turn, opened, _lines(was, theirs), _lines(actions, ours)))
         replay.was = replay.was or _first_kill(was, theirs, turn, opened)
         replay.now = replay.now or _first_kill(actions, ours, turn, opened)
@@ -188,8 +188,21 @@ def _nominees(state: State) -> dict[int, Victim]:
 
 def _difference(turn: Turn, opened_ns: int, was: tuple[str, ...], now: tuple[str, ...]) -> Difference:
     if was == now:  # the same verdict, done in another way
-        was, now = ("as recorded",), ("other leases, looks or reasons",)
+        was, now = ("as recorded",), ("other leases or looks",)
     return Difference(turn.number, _ms(turn.seen.at_ns - opened_ns), was, now)
+
+
+_WORDS = {"why", "text", "outcome", "descent"}
+
+
+def _wordless(value: object) -> object:
+    """What was decided, without what was said of it: another version may say the same in other words."""
+    if isinstance(value, tuple):
+        return tuple(_wordless(each) for each in value)
+    if is_dataclass(value):
+        told = (each.name for each in fields(value) if each.name not in _WORDS)
+        return type(value), tuple(_wordless(getattr(value, name)) for name in told)
+    return value
 
 
 # -- another judge -----------------------------------------------------------------------------------------------------

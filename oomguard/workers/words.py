@@ -3,7 +3,7 @@
 import binascii
 
 from ..model.facts import TargetId
-from ..model.verdict import Victim
+from ..model.verdict import Victim, heads
 
 
 def short_id(boot_id: str, target: TargetId, opened_ns: int) -> str:
@@ -34,7 +34,7 @@ def size(count: int) -> str:
 def name(victim: Victim) -> str:
     """The victim in a few words: ``stress[1234]``, a tree by its root, a cgroup by its path."""
     if victim.take == "cgroup" or not victim.processes:
-        return f"{victim.cgroup} ({victim.count} processes)"
+        return f"{victim.cgroup} ({heads(victim.count)})"
     root = f"{victim.processes[0].comm}[{victim.processes[0].pid}]"
     more = "its tree" if victim.take == "subtree" else f"its {victim.take.replace('_', ' ')}"
-    return root if victim.take == "process" else f"{root} and {more} ({victim.count} processes)"
+    return root if victim.take == "process" else f"{root} and {more} ({heads(victim.count)})"

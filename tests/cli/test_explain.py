@@ -83,6 +83,15 @@ def test_how_far_it_is_from_each_watermark(tree: Tree) -> None:
     assert clause["holds"] is False
 
 
+def test_what_memavailable_misses_is_counted_as_the_daemon_does(tree: Tree, tmp_path: Path) -> None:
+    tree.memory(40)
+    (tmp_path / "arcstats").write_text(f"c_min 4 {100 << 20}\nsize 4 {300 << 20}\n")
+    also = f'[daemon]\nalso_available = {{ file = "{tmp_path}/arcstats", key = "size", less = "c_min" }}\n'
+    (tmp_path / "p.toml").write_text(also + POLICY)
+    (clause,) = report(tree, "/")["host"]["soft"]
+    assert clause["conditions"][0]["text"].startswith("available 240.0 MiB below 122.9 MiB")
+
+
 def test_what_holds_now_is_said_so(tree: Tree) -> None:
     tree.memory(40, swap_mib=0)
     assert report(tree, "/")["host"]["hard"][0]["holds"] is True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from dataclasses import fields, replace
 from typing import Any
 
@@ -66,6 +67,16 @@ def test_the_same_policy_rules_the_same(name: str) -> None:
         told = replay.again(world.incident(target))
         assert told.differences == []
         assert told.turns > 1
+
+
+def test_another_version_may_say_the_same_in_other_words() -> None:
+    doc = WORLDS["a leak"]().incident()
+    told = json.loads(json.dumps(doc).replace("the heaviest", "what holds most"))
+    assert told != doc
+    assert replay.again(told).differences == []
+    moved = json.loads(json.dumps(doc).replace('"rank": 1', '"rank": 2'))
+    assert moved != doc
+    assert replay.again(moved).differences[0].now == ("other leases or looks",)
 
 
 def test_what_the_judge_remembers_is_in_the_seed() -> None:

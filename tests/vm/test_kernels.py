@@ -16,21 +16,39 @@ from .conftest import MACHINE, judge_again
 from .machine import Machine
 from .storms import CANARY, INNOCENT, LIMITED_GUARD, UNIT, Service, add_policy, incidents, journal, status
 
+V1 = "systemd.unified_cgroup_hierarchy=0 SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
 NO_PRESSURE = {"psi", "stall_above", "policy policy.host.soft.when[1]", "policy policy.host.hard.when[1]"}
+OLD = ("process_mrelease", "cgroup.kill", "memory.reclaim", "memory.peak")
 LEAK = Service("hog", "hog.py --rate 60 --size 3072")
 LIMITED = Service("limited", "hog.py --rate 50 --size 1024", ("MemoryMax=256M",))
 
-# Asks for what older kernels have not.
-ASKING_GUARD = """\
-[policy.asking]
-cgroup = "/work.slice/asking.service"
-[policy.asking.soft]
+# Each of four processes starts another one all the time; a kill that goes through a list once leaves some.
+FORKS = """\
+import os, signal, time
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+def live(depth):
+    held = bytearray(b"x") * (2 << 20)
+    for _ in range(2 if depth else 0):
+        if os.fork() == 0:
+            live(depth - 1)
+    time.sleep(0.2)
+    os._exit(0)
+held = bytearray(b"x") * (20 << 20)
+while True:
+    if os.fork() == 0:
+        live(2)
+    time.sleep(0.1)
+"""
+FORKING_GUARD = """\
+[policy.forking]
+cgroup = "/work.slice/forking.service"
+[policy.forking.soft]
 when = [{ memory_above = "10MiB" }]
 do = ["nominate"]
-[policy.asking.hard]
+[policy.forking.hard]
 when = [{ memory_above = "40MiB" }]
 do = ["snapshot", "notify", { reclaim = { size = "4MiB", within = "1s" } }, "kill"]
-[policy.asking.victim]
+[policy.forking.victim]
 take = "unit"
 """
 
@@ -52,6 +70,13 @@ VARIANTS = {
         {"append": "cgroup_disable=memory"}, {"cgroups"}, doctor=("cgroup",), limits=False
     ),
     "6.1": Variant({"kernel": "bookworm"}),
+    "5.10": Variant({"kernel": "bullseye"}, {"process_mrelease", "kill"}, {"reclaim"}, doctor=OLD),
+    "v1": Variant(
+        {"kernel": "bookworm", "append": V1},
+        {"brake", "kill", "protection"},
+        {"tripwire", "reclaim", "slab"},
+        doctor=("cgroup",),
+    ),
 }
 
 
@@ -111,7 +136,20 @@ def test_a_service_with_a_limit(vm: Machine, variant: Variant) -> None:
         vm.put("/etc/oomguard/conf.d/50-limited.toml", LIMITED_GUARD)
         assert "there are no cgroups here that count memory" in vm.run("oomguard check").err
         return
-    add_policy(vm, "limited", LIMITED_GUARD + ASKING_GUARD)
+    add_policy(vm, "limited", LIMITED_GUARD + FORKING_GUARD)
     ended(vm, LIMITED, "limited")
     now = {what for what in degraded(vm) if not what.endswith(".cgroup")}
     assert now == variant.degraded | variant.more, degraded(vm)
+
+
+def test_a_service_that_forks_all_the_time_is_ended_whole(vm: Machine, variant: Variant) -> None:
+    if not variant.limits:
+        pytest.skip("nobody counts a service's memory there")
+    add_policy(vm, "forking", FORKING_GUARD)
+    vm.put("/run/probe/forks.py", FORKS)
+    vm.check("systemd-run -q --unit=forking --slice=work.slice -p OOMPolicy=continue -p TasksMax=infinity "
+             "/usr/bin/python3 -I -S /run/probe/forks.py")  # fmt: skip
+    assert vm.wait_for("! systemctl is-active -q forking", 60), journal(vm, UNIT)
+    assert not vm.run("pgrep -f '[f]orks.py'").out
+    (incident,) = [it for it in incidents(vm) if it["policy"] == "forking"]
+    assert incident["killed_by"] == "oomguard"

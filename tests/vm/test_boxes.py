@@ -97,12 +97,15 @@ def within_a_container(vm: Machine) -> None:
     (pod,) = [it for it in DAEMON_SET["spec"]["template"]["spec"]["containers"] if it["name"] == "oomguard"]
     rights = " ".join(f"--cap-add {name}" for name in pod["securityContext"]["capabilities"]["add"])
     vm.check(f"systemctl stop {UNIT}", timeout=90)
-    vm.check("podman rm web && mkdir -p /var/lib/box", timeout=60)
+    vm.check(
+        "podman rm web && mkdir -p /var/lib/box /host/proc /host/sys/fs/cgroup /run/oomguard /mnt/itself", timeout=60
+    )
+    vm.check("mount --bind / /mnt/itself")  # the guest's own files, without what is mounted there
     places = "-v /proc:/host/proc -v /sys/fs/cgroup:/host/sys/fs/cgroup -v /var/lib/box:/var/lib/oomguard"
     run = "/usr/local/bin/" + " ".join(pod["command"])
     flags = f"--cap-drop all {rights} --security-opt seccomp=unconfined --security-opt no-new-privileges --read-only"
     flags += " --pid host --cgroupns private --network none --tmpfs /run/oomguard --memory 128m"
-    guard = vm.check(f"podman run -d --name guard {flags} {places} --rootfs /:O {run}", timeout=120).strip()
+    guard = vm.check(f"podman run -d --name guard {flags} {places} --rootfs /mnt/itself {run}", timeout=120).strip()
     ask = "podman exec guard /usr/local/bin/oomguard status --json"
     assert vm.wait_for(f"{ask} >/dev/null", 120), vm.run("podman logs guard").err
     status = json.loads(vm.check(ask, timeout=60))

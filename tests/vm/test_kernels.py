@@ -134,7 +134,7 @@ def test_what_is_missing_is_named_and_a_leak_of_the_machine_ends(vm: Machine, va
 def test_a_service_with_a_limit(vm: Machine, variant: Variant) -> None:
     if not variant.limits:
         vm.put("/etc/oomguard/conf.d/50-limited.toml", LIMITED_GUARD)
-        assert "there are no cgroups here that count memory" in vm.run("oomguard check").err
+        assert "there are no cgroups here that count memory" in vm.run("oomguard check").out
         return
     add_policy(vm, "limited", LIMITED_GUARD + FORKING_GUARD)
     ended(vm, LIMITED, "limited")

@@ -805,6 +805,21 @@ def test_the_machines_count_does_not_tell_again_what_nobody_heard(
     assert kills(rig.turn()) == {}
 
 
+def test_where_the_machine_does_not_count_its_cgroups_tell(
+    bells: Bells, start: Start, groups: Groups, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before 4.13 there is no oom_kill in vmstat."""
+    monkeypatch.setattr(ledger, "LEDGER_NS", 0)
+    (world.proc / "vmstat").write_text("nr_free_pages 1\n")
+    groups.make("/a", 5 * MIB)
+    rig = start(groups.root, guard("a", "/a"))
+    rig.turn("a")
+    groups.set("/a", "memory.events", EVENTS.format(high=0, kills=2))
+    bells.ring("/a")
+    assert kills(rig.turn(until_ns=NEVER)) == {"/a": 2}
+    assert kills(rig.turn("a")) == {}
+
+
 def test_kills_before_us_are_not_told(start: Start, groups: Groups, world: World) -> None:
     groups.make("/a", 5 * MIB)
     groups.set("/a", "memory.events", EVENTS.format(high=0, kills=7))

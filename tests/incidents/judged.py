@@ -22,7 +22,7 @@ def again(doc: Mapping[str, Any]) -> replay.Replay | None:
             return None
         raise
     if not found.part:  # else turns are missing, and what the judge saw in them
-        assert found.differences == [], f"{doc['id']} is not judged the same again"
+        assert found.differences == [], f"{doc['id']} is not judged the same again: {found.differences[:3]}"
     return found
 
 

@@ -18,6 +18,7 @@ from .storms import CANARY, INNOCENT, LIMITED_GUARD, UNIT, Service, add_policy, 
 
 V1 = "systemd.unified_cgroup_hierarchy=0 SYSTEMD_CGROUP_ENABLE_LEGACY_FORCE=1"
 NO_PRESSURE = {"psi", "stall_above", "policy policy.host.soft.when[1]", "policy policy.host.hard.when[1]"}
+ASKED = "policy policy.forking.hard.do[2]"  # reclaim
 OLD = ("process_mrelease", "cgroup.kill", "memory.reclaim", "memory.peak")
 LEAK = Service("hog", "hog.py --rate 60 --size 3072")
 LIMITED = Service("limited", "hog.py --rate 50 --size 1024", ("MemoryMax=256M",))
@@ -70,11 +71,11 @@ VARIANTS = {
         {"append": "cgroup_disable=memory"}, {"cgroups"}, doctor=("cgroup",), limits=False
     ),
     "6.1": Variant({"kernel": "bookworm"}),
-    "5.10": Variant({"kernel": "bullseye"}, {"process_mrelease", "kill"}, {"reclaim"}, doctor=OLD),
+    "5.10": Variant({"kernel": "bullseye"}, {"process_mrelease", "kill"}, {"reclaim", ASKED}, doctor=OLD),
     "v1": Variant(
         {"kernel": "bookworm", "append": V1},
         {"brake", "kill", "protection"},
-        {"tripwire", "reclaim", "slab"},
+        {"tripwire", "reclaim", "slab", "policy policy.limited.tripwire", ASKED},
         doctor=("cgroup",),
     ),
 }

@@ -29,7 +29,7 @@ RAW = ROOT / "docs" / "benchmarks"
 IDLE_SECONDS = 60
 IDLE = {"idle": "1G", "idle-40G": "40G", "idle-cgroups": "2G"}  # and the memory of the machine
 NEIGHBOURS = "neighbours"
-NEIGHBOURS_SECONDS = 40
+NEIGHBOURS_SECONDS = 15
 ALL = (*peers.NAMES,)
 SOME = ("limit", "earlyoom", "oomguard")
 OF_CGROUPS = ("systemd_oomd", "oomd", "oomguard")
@@ -103,7 +103,7 @@ def neighbours(peer: peers.Peer) -> Run:
             add_policy(vm, "limited", NEIGHBOURS_GUARD)
         for service in HEALTHY:
             service.start(vm)
-        vm.pause(10)  # until they are at their limits
+        vm.pause(5)  # until they are at their limits
         before, after = (json.loads(part) for part in vm.check(counted_twice(peer), timeout=300).splitlines())
         read = [json.loads(line)["mb_per_s"] for line in vm.get("/run/probe/reader.jsonl").decode().splitlines()]
         cost: Run = {"reader_mb_s": statistics.median(read)}

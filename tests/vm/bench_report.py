@@ -291,8 +291,7 @@ WHY_WAKEUPS = (
     "that is stopped then would leave the whole system throttled: never to make things worse comes first."
 )
 WHY_CPU = (
-    "a wakeup of a Python process costs twice what one of earlyoom's, in C, does, and there are 8.5 a second, see the "
-    "next line."
+    "a wakeup costs what one of earlyoom's, in C, does, and there are 8.5 a second, see the next line."
 )
 WHY_CROWD = (
     "systemd-oomd reads a few averages once a second and knows no limits; this is a look at the machine ten times a "

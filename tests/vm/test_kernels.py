@@ -71,7 +71,7 @@ VARIANTS = {
         {"append": "cgroup_disable=memory"}, {"cgroups"}, doctor=("cgroup",), limits=False
     ),
     "6.1": Variant({"kernel": "bookworm"}),
-    "5.10": Variant({"kernel": "bullseye"}, {"process_mrelease", "kill"}, {"reclaim", ASKED}, doctor=OLD),
+    "5.10": Variant({"kernel": "bullseye"}, {"process_mrelease", "kill"}, {"reclaim"}, doctor=OLD),
     "v1": Variant(
         {"kernel": "bookworm", "append": V1},
         {"brake", "kill", "protection"},

@@ -77,7 +77,7 @@ class Machine:
         self.has_refaults = b"\nworkingset_refault" in _said(proc / "vmstat")
         self.has_zram = any(Path(sys, "block").glob("zram*"))
         self.has_zswap = b"\nZswap:" in _said(proc / "meminfo") and _said(sys / _ZSWAP_ENABLED) != b"N\n"
-        self.has_cgroups, self.is_v1 = _opens(cgroup / "cgroup.controllers"), False
+        self.has_cgroups, self.is_v1 = b"memory" in _said(cgroup / "cgroup.controllers").split(), False
         for memory in (cgroup, cgroup / "memory"):
             if not self.has_cgroups and (memory / "memory.usage_in_bytes").exists():
                 self.cgroup, self.has_cgroups, self.is_v1 = memory, True, True

@@ -142,8 +142,14 @@ def test_a_limit_further_up_is_a_limit(machine: Machine) -> None:
     assert machine.doubts(guard('{ memory_above = "90%" }', "/system.slice/*.service")) == []
 
 
-def test_without_cgroup_v2_a_guard_of_a_cgroup_watches_nothing(machine: Machine) -> None:
+@pytest.mark.parametrize("controllers", [None, "cpu io pids\n"], ids=["no cgroup v2", "cgroup_disable=memory"])
+def test_where_nobody_counts_memory_a_guard_of_a_cgroup_watches_nothing(
+    machine: Machine, controllers: str | None
+) -> None:
+    machine.service("system.slice/web.service", "max")
     (machine.cgroup / "cgroup.controllers").unlink()
+    if controllers:
+        (machine.cgroup / "cgroup.controllers").write_text(controllers)
     assert machine.said(guard(ANY, "/system.slice/web.service")) == [(2, "policy.it.cgroup")]
     assert machine.said(guard(ANY)) == []
 

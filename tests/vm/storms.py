@@ -118,12 +118,13 @@ do = ["kill"]
 
 def crowded(count: int) -> Storm:
     """A leak beside so many processes of next to nothing."""
+    memory = "4G" if count > 1000 else "2G"  # each of them takes half a MiB, kernel memory included
     crowd = Service("crowd", f"many.py --n {count} --mb 0.0625 --gap 1", ("TasksMax=infinity",))
     return leak(
         f"processes-{count}",
-        f"leak as fast as the machine goes beside {count:,} other processes, 2 GiB, no swap",
+        f"leak as fast as the machine goes beside {count:,} other processes, {memory[:-1]} GiB, no swap",
         "--size 6144",
-        memory="2G",
+        memory=memory,
         bystanders=(crowd,),
         settled=f'[ "$(systemctl show -P TasksCurrent crowd.service)" -gt {count} ]',
         settle_s=5,

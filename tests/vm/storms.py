@@ -119,14 +119,16 @@ do = ["kill"]
 def crowded(count: int) -> Storm:
     """A leak beside so many processes of next to nothing."""
     memory = "4G" if count > 1000 else "2G"  # each of them takes half a MiB, kernel memory included
-    crowd = Service("crowd", f"many.py --n {count} --mb 0.0625 --gap 1", ("TasksMax=infinity",))
+    each = min(count, 100)  # of many services, none of which is larger than the leak
+    crowd = tuple(Service(f"crowd-{n}", f"many.py --n {each} --mb 0.0625 --gap 1") for n in range(count // each))
+    tasks = "/sys/fs/cgroup/work.slice/crowd-*.service/pids.current"
     return leak(
         f"processes-{count}",
         f"leak as fast as the machine goes beside {count:,} other processes, {memory[:-1]} GiB, no swap",
         "--size 6144",
         memory=memory,
-        bystanders=(crowd,),
-        settled=f'[ "$(systemctl show -P TasksCurrent crowd.service)" -gt {count} ]',
+        bystanders=crowd,
+        settled=f"awk '{{ all += $1 }} END {{ exit all <= {count} }}' {tasks}",
         settle_s=5,
     )
 

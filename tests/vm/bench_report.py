@@ -303,8 +303,8 @@ WHY_STALL = (
 )
 WHY_FAULTS = (
     "all but one of them are of the storm among 1,000 cgroups, some 830 in each run, where a reload has made these "
-    "guarded: 3 MiB more than the core had set aside; when in the run they come is not measured yet. One fault in one of "
-    "the runs with a swap file has no known cause."
+    "guarded: 3 MiB more than the core had set aside; when in the run they come is not measured yet. One fault in one "
+    "of the runs with a swap file has no known cause."
 )
 WHY_WAKEUPS = (
     "700 MiB of headroom at 6000 MiB/s, the fastest fill rate that is assumed, is 117 ms, and what is sensed at each "

@@ -311,10 +311,10 @@ WHY_WAKEUPS = (
     "is one number. A tripwire on the top slices (memory.high) would need no poll while much is free, but a daemon "
     "that is stopped then would leave the whole system throttled: never to make things worse comes first."
 )
-WHY_CPU = "a wakeup costs what one of earlyoom's, in C, does, and there are 8.5 a second, see the next line."
+WHY_CPU = "a wakeup costs what one of earlyoom's, in C, does, and there are nine a second, see the next line."
 WHY_CROWD = (
-    "systemd-oomd reads a few averages once a second and knows no limits; this is a look at the machine ten times a "
-    "second, and a bound on the growth of each of the cgroups."
+    "systemd-oomd reads a few averages once a second and knows no limits; this is a look at the machine six or "
+    "seven times a second, and a bound on the growth of each of the cgroups."
 )
 
 HEAD = """\

@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 # QEMU 7.2's emulation now and then returns from cmpxchg16b with wrong flags, which panics the guest in SLUB.
 # Without cx16 the kernel does not use it.
 CPU = "max,-cx16"
@@ -26,7 +28,7 @@ COUNTED_ACCEL = "tcg,thread=single"
 COUNTED = "shift=0,sleep=on,align=off"
 PATIENCE = 20  # a busy second of its own may take so many of the host's
 LOOK_S = 60
-STILL_NS = 1_000_000  # of processor time between two looks; one that idles takes a hundred times as much
+STILL_S = 0.01  # of processor time between two looks: none at all
 CMDLINE = (
     "root=/dev/vda rw console=ttyS0 quiet loglevel=1 psi=1 panic=-1 mitigations=off "
     "systemd.show_status=0 rd.systemd.show_status=0 random.trust_cpu=on"
@@ -319,27 +321,24 @@ class Qemu:
         self._serial += 1
         self._agent.send(request | {"id": self._serial})
         deadline = time.monotonic() + timeout * self.hardware.patience
-        used_ns = self._used_ns()
+        used_s = self._used_s()
         while time.monotonic() < deadline:
             try:
                 reply = self._agent.receive(min(deadline, time.monotonic() + LOOK_S))
             except TimeoutError:
-                before_ns, used_ns = used_ns, self._used_ns()
-                if self.hardware.counted and used_ns - before_ns < STILL_NS:
+                before_s, used_s = used_s, self._used_s()
+                if self.hardware.counted and used_s - before_s < STILL_S:
                     raise StoodStill("its processors wait for a time that does not come") from None
                 continue
             if reply.get("id") == self._serial:
                 return reply
         raise TimeoutError("the guest does not answer")
 
-    def _used_ns(self) -> int:
-        """The processor time of all of QEMU's threads; 0: it has ended."""
+    def _used_s(self) -> float:
+        """The processor time of all of QEMU's threads, those that have ended included."""
         assert self._process
-        try:
-            tasks = list(Path(f"/proc/{self._process.pid}/task").iterdir())
-            return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks)
-        except OSError:
-            return 0
+        times = psutil.Process(self._process.pid).cpu_times()
+        return times.user + times.system
 
     def run(self, cmd: str | list[str], timeout: float = 60, check: bool = False) -> Result:
         """Runs a shell command (or an argument vector) in the guest, to its end."""

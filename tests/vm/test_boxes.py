@@ -97,14 +97,14 @@ def within_a_container(vm: Machine) -> None:
     (pod,) = [it for it in DAEMON_SET["spec"]["template"]["spec"]["containers"] if it["name"] == "oomguard"]
     rights = " ".join(f"--cap-add {name}" for name in pod["securityContext"]["capabilities"]["add"])
     vm.check(f"systemctl stop {UNIT}", timeout=90)
-    vm.check(
-        "podman rm web && mkdir -p /var/lib/box /host/proc /host/sys/fs/cgroup /run/oomguard /mnt/itself", timeout=60
-    )
-    vm.check("mount --bind / /mnt/itself")  # the guest's own files, without what is mounted there
+    vm.check("podman rm web && mkdir -p /var/lib/box /host/proc /host/sys/fs/cgroup /mnt/itself", timeout=60)
+    vm.check("mount --bind / /mnt/itself && mkdir -p /mnt/itself/run/oomguard")  # the guest's own files, not its mounts
     places = "-v /proc:/host/proc -v /sys/fs/cgroup:/host/sys/fs/cgroup -v /var/lib/box:/var/lib/oomguard"
     run = "/usr/local/bin/" + " ".join(pod["command"])
-    flags = f"--cap-drop all {rights} --security-opt seccomp=unconfined --security-opt no-new-privileges --read-only"
-    flags += " --pid host --cgroupns private --network none --tmpfs /run/oomguard --memory 128m"
+    flags = f"--cap-drop all {rights} --security-opt seccomp=unconfined --security-opt no-new-privileges"
+    # Not podman's own tmpfs on /run, /tmp and /var/tmp: those begin as copies of what the guest has there.
+    flags += " --read-only --read-only-tmpfs=false --tmpfs /run/oomguard"
+    flags += " --pid host --cgroupns private --network none --memory 128m"
     guard = vm.check(f"podman run -d --name guard {flags} {places} --rootfs /mnt/itself {run}", timeout=120).strip()
     ask = "podman exec guard /usr/local/bin/oomguard status --json"
     assert vm.wait_for(f"{ask} >/dev/null", 120), vm.run("podman logs guard").err

@@ -19,6 +19,7 @@ PUT_OFF_EACH_NS: Final = 300_000_000
 MANY: Final = 16  # from so many on one read of /proc/vmstat is cheaper than a memory.current each
 TOGETHER_SHARE: Final = 6  # and when one is looked at, so are those that would be next
 AT_ONCE: Final = 64  # targets that are read and judged in one turn at most, some 100 us each
+READ_AT_ONCE: Final = 128  # of which memory.current is read before the next poll, some 3 us each; the rest comes then
 
 
 class Deadlines:
@@ -101,19 +102,24 @@ class Deadlines:
     def due(self, state: State, at_ns: int) -> list[TargetId]:
         """Whose deadline is over, and not put off: the most urgent of them, if there are many."""
         self._off_for = None
-        over = [target for target in state.targets.values() if self._deadline(target) <= at_ns]
+        late = [target for target in state.targets.values() if target.look_ns <= at_ns]
+        over = [target for target in late if self._deadline(target) <= at_ns]
         if not over:
             return []
         plenty, allocated = self._plenty(over), self._allocated(state)
         most_ns = self._longest(state)
         soon_ns = at_ns - most_ns + most_ns // TOGETHER_SHARE
-        due = []
+        due, reads = [], 0
         for target in over:
             settled = target.look_ns > soon_ns
             if settled and target.glance_bytes and target.glance_bytes < plenty:
                 continue
-            if settled and target.quiet_bytes and self._is_quiet(target, at_ns, allocated):
-                continue
+            if settled and target.quiet_bytes:
+                if self._bound(target) > allocated > 0:
+                    continue
+                reads += 1
+                if reads > READ_AT_ONCE or self._is_quiet(target, at_ns, allocated):
+                    continue
             due.append(target)
         due.sort(key=lambda target: (target.phase == "calm", target.look_ns))
         return [target.id for target in due[:AT_ONCE]]
@@ -125,8 +131,6 @@ class Deadlines:
 
     def _is_quiet(self, target: TargetState, at_ns: int, allocated: int) -> bool:
         """Whether memory.current alone shows that nothing can have happened; then there is a later deadline."""
-        if self._bound(target) > allocated > 0:
-            return True
         current = self._current(target.id.cgroup)
         if current is None or current >= target.quiet_bytes:
             return False

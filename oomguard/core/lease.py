@@ -16,7 +16,11 @@ from ..workers.pool import Mailbox
 
 RETRY_NS: Final = 10_000_000_000  # what could not be put back is tried again after that
 
+# What is left of the journal's slots to the leases of a storm: a thousand tripwires must not cost the insurance.
+SPARE: Final = 64
+
 _Key = tuple[int, str, int, int, int]  # kind, path, inode, pid, start_ticks
+_Place = tuple[int, str] | tuple[int, int]  # kind and path; of a process pid and start_ticks
 
 
 class _File:
@@ -39,12 +43,18 @@ class _File:
         return lowest if entry.found == leases.MAX else min(lowest, entry.found)
 
 
+def _place(entry: leases.Entry) -> _Place:
+    return (entry.pid, entry.start_ticks) if entry.kind == leases.SCORE else (entry.kind, entry.path)
+
+
 class LeaseBook:
     """The leases that are out. Without a journal (no runtime directory) nothing is leased at all."""
 
     def __init__(self, journal: leases.Journal | None, orders: Mailbox, cgroup: str, proc: str) -> None:
         self.journal, self.orders, self.cgroup, self.proc = journal, orders, cgroup, proc
         self.files: dict[_Key, _File] = {}
+        self.places: dict[_Place, _File] = {}  # the same by what a reader knows of them; with a thousand none is sought
+        self.keys: dict[int, _Key] = {}  # by token, of all leases on those files and of the last order for each
         self.retry_ns = 0
         self.say: Callable[[str, str], None] = lambda _what, _why: None  # of what may not be written here
 
@@ -53,6 +63,8 @@ class LeaseBook:
     def lend(self, action: Lease) -> int:
         """Journal it, then have it written. An errno, 0 for well: the write's own comes back as a Result later."""
         key = (leases.KINDS[action.file], action.cgroup, action.inode, action.pid, action.start_ticks)
+        if action.purpose == "tripwire" and (self.journal is None or self.journal.free() <= SPARE):
+            return errno.ENOSPC
         try:
             return self._lend(key, action.token, action.value)
         except OSError as error:
@@ -74,11 +86,14 @@ class LeaseBook:
         file.wanted[token] = value
         if not file.busy and not self._issue(file, token):
             return errno.ENOSPC
-        self.files[key] = file
+        self.files[key] = self.places[_place(file.entry)] = file
+        self.keys[token] = key
         return 0
 
     def _issue(self, file: _File, token: int) -> bool:
         """Have the reaper do what is wanted now. False: it cannot be journalled, so it is not done."""
+        if file.order != token and file.order not in file.wanted:
+            self.keys.pop(file.order, None)
         file.order = token
         if not file.wanted:
             self.orders.post(("undo", token, tuple(file.entry)))
@@ -101,8 +116,7 @@ class LeaseBook:
 
     def found_limit(self, name: str, path: str, now: int | None) -> int | None:
         """The limit of this name that its owner gave this cgroup, where ``now`` is ours. None: "max"."""
-        kind = leases.KINDS[name]
-        file = next((file for file in self.files.values() if (file.entry.kind, file.entry.path) == (kind, path)), None)
+        file = self.places.get((leases.KINDS[name], path))
         return now if file is None else self._owners(file, now)
 
     def _owners(self, file: _File, now: int | None) -> int | None:
@@ -124,30 +138,34 @@ class LeaseBook:
 
     def found_score(self, pid: int, start_ticks: int, now: int) -> int:
         """The oom_score_adj that its owner gave this process, where ``now`` is ours."""
-        for file in self.files.values():
-            entry = file.entry
-            if entry.kind == leases.SCORE and (entry.pid, entry.start_ticks) == (pid, start_ticks):
-                return entry.found if leases.stands(entry, now) else now
-        return now
+        file = self.places.get((pid, start_ticks))
+        return now if file is None or not leases.stands(file.entry, now) else file.entry.found
+
+    def refill(self) -> None:
+        """In calm: what the next leases are journalled in shall not fault."""
+        if self.journal is not None:
+            self.journal.refill()
 
     # -- ending --------------------------------------------------------------------------------------------------
 
     def end(self, token: int) -> int:
         """Have it put back, or have what the other leases on that file want; ``settled`` is told when that is done."""
-        file = next((file for file in self.files.values() if token in file.wanted), None)
-        if file is None:
+        file = self.files.get(self.keys[token]) if token in self.keys else None
+        if file is None or token not in file.wanted:
             return errno.ESRCH
         del file.wanted[token]
         if not file.busy:
             self._issue(file, token)
+        elif token != file.order:
+            del self.keys[token]
         return 0
 
     def settled(self, token: int, what: str, number: int) -> None:
         """The reaper has answered ("Lease", "Release") with this errno."""
-        key = next((key for key, file in self.files.items() if file.busy and file.order == token), None)
-        if key is None:
+        key = self.keys.get(token)
+        file = self.files.get(key) if key is not None else None
+        if key is None or file is None or not file.busy or file.order != token:
             return
-        file = self.files[key]
         file.busy = False
         if number in (errno.EPERM, errno.EACCES):
             self._refused(file.entry, number)
@@ -182,6 +200,10 @@ class LeaseBook:
 
     def _forget(self, key: _Key) -> None:
         file = self.files.pop(key)
+        if self.places.get(_place(file.entry)) is file:
+            del self.places[_place(file.entry)]
+        for token in (*file.wanted, file.order):
+            self.keys.pop(token, None)
         if self.journal is not None:
             self.journal.back(file.entry.token)
 

@@ -24,6 +24,7 @@ from .status import Status
 
 PLENTY: Final = 128 << 20  # bytes: a compiler takes 50 MB for half a second, a new worker 10
 RESTARTS: Final = 20  # of one worker; after that it stays dead, and status says so
+GROWN: Final = 64  # targets that have come, some 3 KiB each: from so many on the reserve is made whole again
 
 
 class Loop:
@@ -49,6 +50,7 @@ class Loop:
         self.renewed = False  # the next turn is the first under a new plan
         self.reload = Reload(senses, self._swap, self._refuse)
         self.dead: list[Worker] = []
+        self.grown = 0  # targets that have come since the reserve was whole
         self.hook_up: Callable[[Plan], None] = lambda _plan: None
 
     def run(self) -> None:
@@ -59,6 +61,7 @@ class Loop:
     def turn(self, until_ns: int | None = None) -> None:
         """Observe, judge, act, record."""
         until = (self.watchdog_due_ns if self.watchdog_ns else NEVER) if until_ns is None else until_ns
+        faults = self.status.counted()
         seen = self.senses.observe(self.state, until)
         before = self.state  # a new policy may have come meanwhile, and with it what is remembered under that
         if self.senses.glanced:  # nothing can have happened: this one is for the record
@@ -76,12 +79,16 @@ class Loop:
             self._tell_budgets(actions)
         if seen.appeared:
             self.status.came(new.target for new in seen.appeared)
+            self.grown += len(seen.appeared)
         self.hands.look()
         memory = seed(self.plan, before, actions, self.renewed, seen.at_ns) if actions or self.renewed else None
         self.renewed = False
         self.recorder.turn(before.targets, self.state.targets, seen, actions, tuple(outcomes), memory)
         self.status.publish(self.plan, self.state, seen, self.recorder.dropped, actions)
         self._housekeeping(seen.at_ns)
+        if self.grown >= GROWN and self.calm():
+            self._refill()
+            self.status.excuse(faults)  # who is watched takes memory when he comes; from here on faults count again
         self.pool.pulse.beat(time.monotonic_ns())
 
     def _tell_budgets(self, actions: tuple[Action, ...]) -> None:
@@ -94,6 +101,17 @@ class Loop:
                     self.status.mended(f"budget of {action.target.guard}")
                 case _:
                     pass
+
+    def _refill(self) -> None:
+        """Those who have come are watched out of the reserve. It is for storms, and made whole while all is calm."""
+        self.grown = 0
+        try:
+            self.hands.book.refill()
+            memlock.refill(self.plan.daemon.heap_bytes)
+            self.status.mended("reserve")
+        except MemoryError:
+            why = f"{self.plan.daemon.heap_bytes >> 10} KiB cannot be had: the core may have to take memory in a storm"
+            self.status.degraded("reserve", why)
 
     def _say(self, message: str, text: str) -> None:
         """For the journal, and for whoever looks on."""
@@ -122,7 +140,7 @@ class Loop:
         self.senses.signals.clear()
         self.reload.hurry(at_ns)
         if self.reload.wanted and self.calm():
-            before = memlock.faults()
+            before = self.status.counted()
             self.reload.begin(self.plan, self.notify_socket)
             self.status.excuse(before)  # posix_spawn takes a page for the child's stack
         if self.dead and self.calm():
@@ -194,6 +212,7 @@ class Loop:
             self.status.degraded(what, why)
         self.status.came(self.senses.targets)
         self.plan, self.renewed = plan, True
+        self.grown = GROWN  # the plan itself, and all that is known of its guards
         if any(isinstance(step, UnitStep) for step in plan.steps()):
             self.hands.orders.post(("prepare", 0))
         self.hook_up(asked)

@@ -390,7 +390,7 @@ class Senses:
             self._rescan_by(time.monotonic_ns() + SECOND)
             return
         for path, watch in list(self.watches.items()):
-            if found.get(path) != watch.group.inode or not self._readable(watch):
+            if found.get(path) != watch.group.inode or (watch.lost and not self._readable(watch)):
                 for target in tuple(watch.targets):
                     self._leave(target)
         late = False
@@ -664,6 +664,7 @@ class Senses:
         if at_ns - watch.settled_ns >= SETTLED_NS:
             self._settle(watch, at_ns)
         current = watch.group.current()
+        watch.lost = current is None
         if current is None:
             if watch.events_fd >= 0:
                 self.ignore(watch.events_fd)  # it would speak for ever

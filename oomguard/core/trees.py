@@ -2,6 +2,7 @@
 
 import errno
 import os
+from collections.abc import Iterable
 from typing import Final
 
 from ..judge.glob import matches
@@ -47,53 +48,56 @@ class Forest:
         self.overflowed = False
         for pattern in self.patterns:
             parts = pattern.strip("/").split("/")
-            level = {"/"}
+            level: dict[str, int] = {"/": 0}
             for number, part in enumerate(parts):
                 if "**" in part:
                     level = self._all_below(level)
-                    found.update(self._inodes({path for path in level if matches(pattern, path)}))
+                    found.update((path, inode) for path, inode in level.items() if matches(pattern, path))
                     break
                 level = self._children(level, part)
                 if number == len(parts) - 1:
-                    found.update(self._inodes(level))
+                    found.update(level)
         # A removed cgroup's watch does not end by itself: kernfs keeps the link count, and with it the inode.
         for path in self.watched.keys() - self.visited:
             self._unwatch(path)
         return found
 
-    def _children(self, parents: set[str], part: str) -> set[str]:
-        found = set()
+    def _children(self, parents: Iterable[str], part: str) -> dict[str, int]:
+        found: dict[str, int] = {}
         for parent in parents:
             self._watch(parent)
             prefix = "" if parent == "/" else parent
             if "*" not in part and "?" not in part:
-                found.add(f"{prefix}/{part}")
+                found.update(self._inodes((f"{prefix}/{part}",)))
                 continue
-            found |= {f"{prefix}/{name}" for name in self._names(parent) if matches(part, name)}
+            found.update(
+                (f"{prefix}/{name}", inode) for name, inode in self._below(parent).items() if matches(part, name)
+            )
         return found
 
-    def _all_below(self, parents: set[str]) -> set[str]:
-        found: set[str] = set()
+    def _all_below(self, parents: Iterable[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
         waiting = list(parents)
         while waiting:
             parent = waiting.pop()
             self._watch(parent)
             prefix = "" if parent == "/" else parent
-            below = {f"{prefix}/{name}" for name in self._names(parent)}
-            found |= below
+            below = {f"{prefix}/{name}": inode for name, inode in self._below(parent).items()}
+            found.update(below)
             waiting += below
         return found
 
-    def _names(self, path: str) -> list[str]:
+    def _below(self, path: str) -> dict[str, int]:
+        """Name to inode, as the directory itself has it: of a thousand none is asked."""
         try:
             with os.scandir(full_path(self.root, path)) as entries:
-                return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+                return {entry.name: entry.inode() for entry in entries if entry.is_dir(follow_symlinks=False)}
         except OSError as error:
             if error.errno in UNREACHABLE:
-                return []  # gone meanwhile; what is above it tells
+                return {}  # gone meanwhile; what is above it tells
             raise
 
-    def _inodes(self, paths: set[str]) -> dict[str, int]:
+    def _inodes(self, paths: Iterable[str]) -> dict[str, int]:
         found = {}
         for path in paths:
             try:
@@ -104,7 +108,7 @@ class Forest:
         return found
 
     def _watch(self, path: str) -> None:
-        inode = self._inodes({path}).get(path)
+        inode = self._inodes((path,)).get(path)
         if inode is None:
             return
         self.visited.add(path)

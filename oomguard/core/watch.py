@@ -31,6 +31,7 @@ class Watch:
         self.settled: CgroupFacts | None = None
         self.settled_ns = 0
         self.last: CgroupFacts | None = None  # as last read without an error
+        self.lost = False  # memory.current is not there any more
         self.kills = -1  # of the kernel's killer, as far as they were told; -1: not looked at yet
         self.events_fd = -1
         self.targets: set[TargetId] = set()

@@ -34,13 +34,13 @@ def decide(plan: Plan, state: State, seen: Observation) -> tuple[State, tuple[Ac
 
 
 def _judge_all(desk: Desk) -> None:
-    called = desk.fresh | desk.news | _answered(desk)
     # A target at rest is judged when something was seen of it: its deadline may have been put off.
-    due = [
+    due = {
         t
         for t, s in desk.targets.items()
-        if t in called or s.pursuit is not None or (s.look_ns <= desk.at and not (s.glance_bytes or s.quiet_bytes))
-    ]
+        if (s.look_ns <= desk.at and not (s.glance_bytes or s.quiet_bytes)) or s.pursuit is not None
+    }
+    due |= (desk.fresh | desk.news | _answered(desk)) & desk.targets.keys()
     for target in sorted(due, key=lambda t: (-len(t.cgroup), t)):  # the innermost guard first
         state = desk.targets[target]
         if desk.host is not None and (target.cgroup == MACHINE or state.facts is not None):
@@ -51,6 +51,8 @@ def _judge_all(desk: Desk) -> None:
 
 def _answered(desk: Desk) -> set[TargetId]:
     tokens = {result.token for result in desk.seen.results}
+    if not tokens:
+        return set()
     return {t for t, s in desk.targets.items() if s.nominee is not None and s.nominee.token in tokens}
 
 

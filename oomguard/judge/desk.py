@@ -1,6 +1,5 @@
 """The working table of one turn: what is known, what is decided so far, and what all who judge at it share."""
 
-from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final
 
@@ -16,7 +15,7 @@ SECOND: Final = 1000 * MS
 
 TELL_AGAIN_NS: Final = 30 * SECOND  # "nobody may be taken" and "budget spent" are said again after that
 MACHINE: Final = "/"
-_NOBODY: Final[Mapping[TargetId, tuple[int, int]]] = MappingProxyType({})
+_NOBODY: Final[MappingProxyType[TargetId, tuple[int, int]]] = MappingProxyType({})
 
 
 class Desk:
@@ -27,7 +26,7 @@ class Desk:
         self.seen = seen
         self.at = seen.at_ns
         self.before = state
-        self.targets = dict(state.targets)
+        self.targets = state.targets.copy()  # not dict(): that hashes every key anew
         self.host = seen.host or state.host
         self.pressure = seen.pressure or state.pressure
         self.refaults = seen.refaults or state.refaults
@@ -38,8 +37,8 @@ class Desk:
         self.shadows = state.shadows
         self.incident = state.next_incident
         self.counters = state.counters
-        self.past = dict(state.past)
-        self.struck = dict(state.struck)
+        self.past = state.past.copy()
+        self.struck = state.struck.copy()
         self.actions: list[Action] = []
         self.fresh: set[TargetId] = set()
         self.news: set[TargetId] = set()

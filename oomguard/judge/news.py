@@ -17,7 +17,7 @@ STRUCK_QUIET_NS: Final = 60 * SECOND  # a service whose restarts the kernel kill
 def remember(desk: Desk) -> None:
     """All that this turn has to tell; ``desk.fresh`` and ``desk.news`` say of whom."""
     seen = desk.seen
-    for target in (*seen.vanished, *(t for t in desk.targets if t.guard not in desk.guards)):
+    for target in (*seen.vanished, *_unguarded(desk)):
         _vanish(desk, target)
     for new in seen.appeared:
         if new.target.guard in desk.guards:
@@ -41,14 +41,21 @@ def remember(desk: Desk) -> None:
         _quieten(desk)
 
 
+def _unguarded(desk: Desk) -> list[TargetId]:
+    if {target.guard for target in desk.targets} <= desk.guards.keys():
+        return []
+    return [target for target in desk.targets if target.guard not in desk.guards]
+
+
 def _see(desk: Desk) -> None:
-    seen, by_path = desk.seen, {facts.path: facts for facts in desk.seen.cgroups}
-    for target in tuple(desk.targets):
-        if target.cgroup == MACHINE:
-            if seen.host is not None:
-                desk.fresh.add(target)
-        elif target.cgroup in by_path:
-            _renew(desk, target, by_path[target.cgroup])
+    """By name, not by a walk over all targets: there may be thousands, and little is seen in a turn."""
+    if desk.seen.host is not None:
+        desk.fresh |= {TargetId(name, MACHINE) for name in desk.guards} & desk.targets.keys()
+    for facts in desk.seen.cgroups:
+        for name in desk.guards:
+            target = TargetId(name, facts.path)
+            if target in desk.targets and facts.path != MACHINE:
+                _renew(desk, target, facts)
 
 
 def _appear(desk: Desk, target: TargetId, facts: CgroupFacts | None) -> None:

@@ -1,6 +1,5 @@
 """What the judge remembers from turn to turn. Frozen; ``decide`` makes the next one."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from operator import attrgetter
 from types import MappingProxyType
@@ -138,16 +137,17 @@ class State:
 
     ours: frozenset[int] = frozenset()
     own_cgroup: str = ""
-    targets: Mapping[TargetId, TargetState] = field(default_factory=lambda: MappingProxyType({}))
+    targets: MappingProxyType[TargetId, TargetState] = field(default_factory=lambda: MappingProxyType({}))
     stuck: tuple[Ban, ...] = ()
     host: MemInfo | None = None
     pressure: Pressure | None = None
     refaults: Refaults | None = None
     compressed: Compressed | None = None
-    past: Mapping[TargetId, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))  # kills before
+    # When those were killed that are gone.
+    past: MappingProxyType[TargetId, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}))
     spent: tuple[int, ...] = ()  # when anybody was killed, as far as the host's budget reaches back
     # Where the kernel has killed in calm: the number of that incident, and when it struck last.
-    struck: Mapping[TargetId, tuple[int, int]] = field(default_factory=lambda: MappingProxyType({}))
+    struck: MappingProxyType[TargetId, tuple[int, int]] = field(default_factory=lambda: MappingProxyType({}))
     next_token: int = 1
     next_incident: int = 1
     shadows: int = 0  # tokens and incidents of shadows are below 0: what they decide changes no number of the others
@@ -214,7 +214,7 @@ def _remembers(state: TargetState, at_ns: int) -> bool:
 
 def _told(value: Any) -> Any:
     """In values of the model alone, which is what the recorder's code knows."""
-    if isinstance(value, tuple):
+    if type(value) is tuple:
         return tuple(_told(item) for item in value)
     if type(value).__module__.startswith(_HOME):
         return tuple(_told(getattr(value, part.name)) for part in fields(value))

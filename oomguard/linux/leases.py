@@ -25,7 +25,7 @@ from .leasefile import FILE_BYTES, FIRST_SLOT_AT, FREE, MAGIC, OUT, SLOT_BYTES
 
 NAME: Final = leasefile.NAME
 SLOTS: Final = leasefile.SLOTS
-HELD: Final = 256  # slots whose pages are touched and locked from the start; a page of the rest is at its first lease
+HELD: Final = 256  # slots whose pages are touched and locked from the start, and ahead of those in use (``refill``)
 MAX: Final = -1  # as a value of a limit: "max"
 
 # state, kind, token, inode, start_ticks, pid, length of the path, value that we set, the one we set before, the one
@@ -94,11 +94,20 @@ class Journal:
             states = [os.pread(fd, 4, self._place(number)) for number in range(SLOTS)]
         finally:
             os.close(fd)
-        for place in range(0, self._place(min(HELD, SLOTS)), mmap.PAGESIZE):
-            self._map[place] = self._map[place]
         self._slots: dict[int, int] = {}
         # The first is at the end, where it is taken from.
         self._free = [number for number in range(SLOTS)[::-1] if int.from_bytes(states[number], sys.byteorder) == FREE]
+        self.refill()
+
+    def refill(self) -> None:
+        """Touch the pages of the slots in use and of the next ``HELD``, in calm: no lease faults in a storm."""
+        most = min(max(self._slots.values(), default=0) + HELD, SLOTS)
+        for place in range(0, self._place(most), mmap.PAGESIZE):
+            self._map[place] = self._map[place]
+
+    def free(self) -> int:
+        """Slots for further leases."""
+        return len(self._free)
 
     def _place(self, number: int) -> int:
         return FIRST_SLOT_AT + number * SLOT_BYTES

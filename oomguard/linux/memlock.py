@@ -27,6 +27,11 @@ def reserve(heap_bytes: int) -> None:
     libc.mallopt(libc.M_MMAP_MAX, 0)  # a large block would be mapped, and unmapped when freed: a fault each time
     libc.mallopt(libc.M_TRIM_THRESHOLD, -1)  # as unsigned: never
     libc.mallopt(libc.M_ARENA_MAX, 1)  # another thread's arena would be another, untouched heap
+    refill(heap_bytes)
+
+
+def refill(heap_bytes: int) -> None:
+    """Make the reserve whole again: what is missing faults now, and what is there is only written. MemoryError."""
     block = libc.malloc(heap_bytes)
     libc.memset(block, 0x55, heap_bytes)
     libc.free(block)

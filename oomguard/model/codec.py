@@ -1,8 +1,8 @@
 """Any value of the model as plain data (dict, list, str, int, float, bool, None), and back.
 
-A dataclass becomes a dict with its class name under "kind". Tuples become lists and come back as tuples. That form
-goes into the sealed plan and into incident.json. The ring holds the same packed: without the names, which would be most
-of it, and which only processes of the same making can put back.
+A dataclass, or a named tuple, becomes a dict with its class name under "kind". Tuples become lists and come back as
+tuples. That form goes into the sealed plan and into incident.json. The ring holds the same packed: without the names,
+which would be most of it, and which only processes of the same making can put back.
 """
 
 import marshal
@@ -18,7 +18,7 @@ _FIELDS: dict[type, tuple[str, ...]] = {
     for module in (facts, policy, verdict, incident)
     for thing in vars(module).values()
     if isinstance(thing, type) and thing.__module__ == module.__name__ and hasattr(thing, "__dataclass_fields__")
-}
+} | {facts.TargetId: facts.TargetId._fields}
 _BY_KIND: dict[str, type] = {thing.__name__: thing for thing in _FIELDS}
 
 _KINDS: tuple[type, ...] = tuple(_FIELDS)

@@ -5,7 +5,7 @@ Units are in the names: ``_bytes``, ``_ns`` (CLOCK_MONOTONIC unless said otherwi
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,9 +156,11 @@ class Wake:
     path: str = ""
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class TargetId:
-    """One guard on one cgroup. A guard with a glob has as many targets as cgroups match."""
+class TargetId(NamedTuple):
+    """One guard on one cgroup. A guard with a glob has as many targets as cgroups match.
+
+    A tuple, for it is a key: with a thousand targets, hashing those of a dataclass is most of a turn.
+    """
 
     guard: str
     cgroup: str

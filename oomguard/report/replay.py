@@ -197,7 +197,7 @@ _WORDS = {"why", "text", "outcome", "descent"}
 
 def _wordless(value: object) -> object:
     """What was decided, without what was said of it: another version may say the same in other words."""
-    if isinstance(value, tuple):
+    if type(value) is tuple:
         return tuple(_wordless(each) for each in value)
     if is_dataclass(value):
         told = (each.name for each in fields(value) if each.name not in _WORDS)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import MappingProxyType
 from typing import ClassVar
 
 import pytest
@@ -214,6 +215,23 @@ def test_deadlines_that_memory_settles_are_nobodys_turn(senses: Senses) -> None:
     state = State(targets={target.id: target for target in (*settled, urgent)})
     assert senses.deadlines.due(state, now) == [urgent.id]
     assert senses.deadlines.put_off(state) == (GIB // 4, 0, True, urgent.look_ns)
+
+
+def test_a_thousand_are_not_read_while_something_is_under_way_waits(senses: Senses) -> None:
+    """So many reads between two polls; the others come with the next ones, and nobody is left out."""
+    now, reads = time.monotonic_ns(), []
+    senses.deadlines.free_ram = lambda: 0
+    senses.deadlines._current = lambda path: reads.append(path) or 1  # type: ignore[func-returns-value]
+    calm = [at_rest(number, now - SECOND, quiet_bytes=GIB) for number in range(1000)]
+    armed = replace(at_rest(1000, now - 1), phase="armed")
+    state = State(targets=MappingProxyType({target.id: target for target in (*calm, armed)}))
+    assert senses.deadlines.due(state, now) == [armed.id]
+    assert 0 < len(reads) <= deadlines.READ_AT_ONCE
+    while len(reads) < 1000:
+        assert senses.deadlines.due(state, now) == [armed.id]
+    assert len(set(reads)) == 1000
+    assert senses.deadlines.due(state, now) == [armed.id]
+    assert len(reads) == 1000, "all have a later deadline now"
 
 
 def test_each_is_looked_at_now_and_then_and_together_with_those_that_would_be_next(senses: Senses) -> None:

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from oomguard.core.lease import LeaseBook
+from oomguard.core.lease import SPARE, LeaseBook
 from oomguard.linux import leases
 from oomguard.linux.cgroup2 import Cgroup
 from oomguard.model.facts import TargetId
@@ -422,6 +422,35 @@ def test_a_full_journal_and_no_journal(tmp_path: Path, rig: Rig, monkeypatch: py
     none.make("web")
     assert none.lend(1, "web", 100 * MIB) == errno.EIO
     none.close()
+
+
+def test_tripwires_leave_room_for_the_leases_of_a_storm(rig: Rig) -> None:
+    assert rig.journal is not None
+    for token in range(leases.SLOTS - SPARE):
+        rig.journal.out(leases.Entry(leases.HIGH, 10_000 + token, 1, 0, 0, 1, 1, 1, "/x"))
+    for name in ("web", "leak"):
+        rig.make(name)
+    inode = os.stat(rig.root / "web").st_ino
+    wire = Lease(HOST, 1, "memory.high", "/web", inode, 0, 0, 100 * MIB, "tripwire")
+    assert rig.book.lend(wire) == errno.ENOSPC
+    assert rig.lend(2, "leak", 100 * MIB) == 0, "a brake"
+    rig.work()
+    assert (rig.high("web"), rig.high("leak")) == ("max", str(100 * MIB))
+
+
+def test_nothing_is_known_of_leases_that_have_ended(rig: Rig) -> None:
+    """Tokens and places are found by name: hovering for a year leaves none behind."""
+    rig.make("web")
+    for token in range(1, 50):
+        rig.lend(token, "web", 100 * MIB + token)
+        if token % 3:
+            rig.work()
+        rig.book.end(token)
+        if token % 2:
+            rig.work()
+    rig.work()
+    assert (rig.book.files, rig.book.places, rig.book.keys) == ({}, {}, {})
+    assert rig.high("web") == "max"
 
 
 def test_a_path_that_cannot_be_journalled_is_not_lent(rig: Rig) -> None:

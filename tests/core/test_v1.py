@@ -128,6 +128,30 @@ def incidents(world: World) -> list[dict[str, Any]]:
     return [incident for incident in found if incident.get("complete")]
 
 
+def test_many_that_come_take_no_page_in_the_storm(tree: KernelTree1, v1: World, daemon: Start, live: Live) -> None:
+    """A thousand take more than what is reserved: it is made whole again in calm, before one of them leaks."""
+    tree.make("/crowd")
+    made = GUARD.format(
+        path=f"{tree.prefix}/crowd/*",
+        soft='memory_above = "40%"',
+        hard='memory_above = "60%"',
+        take="auto",
+        tripwire="false",
+    )
+    guarding = daemon(v1, policy(made, v1), cgroup="/sys/fs/cgroup")
+    guarding.hear("READY=1")
+    for number in range(1000):
+        tree.make(f"/crowd/{number}")
+        limit(tree, f"/crowd/{number}", 64)
+    until(lambda: guarding.guard().targets == 1000)
+    leak = live("/crowd/150", SLOW_LEAK, mib=60)
+    assert leak.wait(PATIENCE_S) == -signal.SIGKILL
+    until(lambda: incidents(v1))
+    numbers = guarding.status().numbers
+    assert (numbers.minor_faults, numbers.major_faults, numbers.kernel_oom_kills) == (0, 0, 0)
+    assert guarding.end() == 0
+
+
 def test_a_leak_is_ended_and_who_is_small_or_spared_lives(
     tree: KernelTree1, v1: World, daemon: Start, live: Live
 ) -> None:

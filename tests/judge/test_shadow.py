@@ -129,7 +129,7 @@ def shadowed(policy: Plan) -> Plan:
 def test_a_shadow_never_has_an_effect(policy: Plan, story: list[dict[str, object]]) -> None:
     """With it and without it the same is done, to the last token; and what it does itself touches nothing."""
     both = shadowed(policy)
-    tried = tuple(replace(target, guard=SHADOW + target.guard) for target in TARGETS)
+    tried = tuple(target._replace(guard=SHADOW + target.guard) for target in TARGETS)
     alone, beside, at = begin(OURS, "/oomguard.service"), begin(OURS, "/oomguard.service"), START
     first = observation(alone, at, {**FIRST, "host": meminfo(500)})
     seen = replace(first, appeared=tuple(TargetSeen(target, None) for target in TARGETS))

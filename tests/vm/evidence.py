@@ -18,6 +18,8 @@ DRAWN = 160  # points of a time line
 COURSE = ("ms", "available MiB", "free swap MiB", "PSI some ms", "PSI full ms", "culprit MiB")
 Thresholds = tuple[float, float]  # it acts when less than these shares of memory and of swap are left
 AGENT = "probe-agent"
+UDEV = "systemd-udevd"  # which ends its own workers when they have nothing to do
+UDEV_WORKERS = "system.slice/systemd-udevd.service/udev"
 NO_DAEMONS = ("work.slice/", "probe.slice/")  # whoever kills from another cgroup is a daemon
 
 
@@ -104,7 +106,7 @@ class Evidence:
             killed=dict(Counter(kill.cgroup for kill in kills)),
             killed_by=first.by if first else "nobody",
             survived=not self.record["emptied_at"],
-            innocents=tuple(sorted({kill.cgroup for kill in kills if kill.cgroup != self.storm.culprit.cgroup})),
+            innocents=tuple(sorted({kill.cgroup for kill in kills if self.is_innocent(kill)})),
             vanished=self.vanished(),
             line_ms=between(self.start, line),
             signal_after_line_ms=between(line, signalled),
@@ -179,6 +181,9 @@ class Evidence:
                 kills.append(kill)
         return tuple(kills)
 
+    def is_innocent(self, kill: Kill) -> bool:
+        return kill.cgroup != self.storm.culprit.cgroup and not (kill.cgroup == UDEV_WORKERS and kill.by == UDEV)
+
     def counts(self, kill: Kill) -> bool:
         """Not the shells of the agent, and of the processes that the witness did not know only a killer's victims."""
         if kill.by == AGENT or kill.cgroup.startswith("probe.slice"):
@@ -200,7 +205,7 @@ class Evidence:
 
     def vanished(self) -> tuple[str, ...]:
         after = {pid for pids in self.record["processes_after"].values() for pid in pids}
-        ignored = (self.storm.culprit.cgroup, "probe.slice")
+        ignored = (self.storm.culprit.cgroup, "probe.slice", UDEV_WORKERS)
         return tuple(
             sorted(
                 f"{cgroup}:{pid}"

@@ -87,7 +87,7 @@ class Arm:
             self.degraded(what, why)
         rehearse.storm(plan)
         loop.watchdog_ns = _watchdog_ns()
-        senses.aim(plan)
+        senses.aim(plan, at_once=True)
         self._real_time()
         self._lock()
         loop.turn(until_ns=0)

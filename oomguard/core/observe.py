@@ -64,6 +64,8 @@ RESCAN_SHARE: Final = 8  # and at most an eighth of the time
 # But a new cgroup is not left alone for longer than that, whatever the last look took: a leak may fill it in a second.
 # (A virtual machine's processor may be taken away for half a second in the middle of a look of 5 ms: 4 s of blindness.)
 RESCAN_MOST_NS: Final = 400 * MS
+# A thousand come in 0.3 s, and in v1, where each threshold waits for an RCU grace period, in 18: so much of it a turn.
+COMING_NS: Final = 50 * MS
 SOON_NS: Final = 10 * MS  # what came without its files is looked for again after twice that, and twice that, ...
 # Where not every directory could be watched all are looked through again, for a hundredth of the time.
 UNWATCHED_NS: Final = (SECOND, 60 * SECOND)
@@ -309,10 +311,17 @@ class Senses:
 
     # -- targets -------------------------------------------------------------------------------------------------
 
-    def aim(self, plan: Plan, keep: frozenset[str] = frozenset(), changed: frozenset[str] = frozenset()) -> None:
+    def aim(
+        self,
+        plan: Plan,
+        keep: frozenset[str] = frozenset(),
+        changed: frozenset[str] = frozenset(),
+        at_once: bool = False,
+    ) -> None:
         """Watch what this plan's guards mean. Targets of guards in ``keep`` stay as they are.
 
         Those of ``changed`` ones stay, too, where the new one still means them; it is listened for what that waits for.
+        ``at_once``: all that are there now are taken in, however long it takes.
         """
         self.plan = plan
         self.by_xattr = any(guard.xattr for guard in plan.guards)
@@ -345,7 +354,7 @@ class Senses:
         for guard in plan.guards:
             if guard.cgroup == "/":
                 self._come_machine(guard)
-        self._look_through()
+        self._look_through(at_once)
 
     def _guard_of(self, target: TargetId) -> Guard | None:
         """The guard of that name, if it means that cgroup."""
@@ -380,7 +389,7 @@ class Senses:
             self._look_through()
             self.look_took_ns = time.monotonic_ns() - at_ns
 
-    def _look_through(self) -> None:
+    def _look_through(self, at_once: bool = False) -> None:
         if self.forest is None or self.root is None:
             return
         try:
@@ -393,15 +402,18 @@ class Senses:
             if found.get(path) != watch.group.inode or (watch.lost and not self._readable(watch)):
                 for target in tuple(watch.targets):
                     self._leave(target)
-        late = False
+        late, until_ns = False, pace.NEVER if at_once else time.monotonic_ns() + COMING_NS
         for path in found:
             known = self.watches.get(path)
             guards = self._guards(path) if known is None or self.by_xattr else known.guards
             if known is not None and guards != known.guards:  # an xattr came, went, or has another value
                 self._aim_again(known, guards)
             missing = [g for g in guards if TargetId(g.name, path) not in self.targets]
-            if missing:
-                late |= not self._come(path, missing)
+            if missing and not self._come(path, missing):
+                late = True
+            elif missing and time.monotonic_ns() >= until_ns:
+                self._rescan_by(until_ns)
+                break
         self._look_again(late, self.forest.overflowed)
 
     def _aim_again(self, watch: Watch, guards: tuple[Guard, ...]) -> None:

@@ -555,6 +555,7 @@ def test_a_limit_that_is_set_while_it_is_adopted(start: Start, groups: Groups, m
 def test_a_storm_of_new_cgroups_is_looked_through_at_a_bounded_rate(
     start: Start, groups: Groups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(observe, "COMING_NS", NEVER)
     rig = start(groups.root, guard("all", "/**"))
     looks: list[int] = []
     look = rig.senses._look_through
@@ -565,6 +566,18 @@ def test_a_storm_of_new_cgroups_is_looked_through_at_a_bounded_rate(
     rig.wait(lambda _seen: len(rig.senses.targets) == 200)
     assert len(looks) > 1
     assert all(later - earlier >= 90_000_000 for earlier, later in itertools.pairwise(looks))
+
+
+def test_many_that_come_do_so_in_many_turns(start: Start, groups: Groups, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is watched already is not left alone meanwhile; one at least comes in each."""
+    monkeypatch.setattr(observe, "COMING_NS", 0)
+    rig = start(groups.root, guard("all", "/*"))
+    for number in range(10):
+        groups.make(f"/{number}", 5 * MIB)
+    came: list[int] = []
+    rig.wait(lambda seen: came.append(len(seen.appeared)) or len(rig.senses.targets) == 10)
+    assert max(came) == 1
+    assert sum(came) == 10
 
 
 def test_where_not_all_can_be_watched_events_still_count(

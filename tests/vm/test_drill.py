@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from .machine import Machine
-from .storms import UNIT, status
+from .storms import UNIT, journal, status
 
 MANAGED = "systemctl set-property --runtime system.slice ManagedOOMMemoryPressure=kill"
 DROP_IN = "/etc/oomguard/conf.d/90-drill.toml"
@@ -25,6 +25,13 @@ def test_the_doctor_names_a_neighbour_and_the_drill_ends_as_it_should(installed_
     assert (beside.rc, neighbour["severity"]) == (1, "matters")
     assert "owns /system.slice by memory pressure" in neighbour["text"]
     assert "policy host" in neighbour["means"]
+    vm.check(f"systemctl restart {UNIT}", timeout=90)  # and a start says so as well, and touches nobody
+    (told,) = status(vm)["degraded"]
+    assert told["what"] == "neighbour systemd-oomd /system.slice memory pressure"
+    assert told["why"].endswith(f"to leave it to oomguard: {neighbour['mend']}")
+    assert told["what"] in journal(vm, UNIT)
+    assert vm.run("systemctl is-active systemd-oomd.service").rc == 0
+
     vm.check(f"{neighbour['mend']} 2>&1", timeout=60)  # what it says mends it does
     assert vm.run("systemctl is-active systemd-oomd.service").rc != 0
 

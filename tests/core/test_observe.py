@@ -1127,7 +1127,7 @@ def test_descriptors_do_not_grow_with_the_machine(start: Start, groups: Groups, 
         survey = rig.survey(HOST, depth)
         assert len(os.listdir("/proc/self/fd")) == before
     assert len(survey.processes) == 5000
-    rig.senses.aim(replace(rig.plan, guards=(guard("each", "/*.service"),)))
+    rig.senses.aim(replace(rig.plan, guards=(guard("each", "/*.service"),)), at_once=True)
     for _ in range(20):
         assert len(rig.turn("each").cgroups) == deadlines.AT_ONCE
     assert len(os.listdir("/proc/self/fd")) - before <= 8 * 1000

@@ -19,7 +19,9 @@ PUT_OFF_EACH_NS: Final = 300_000_000
 MANY: Final = 16  # from so many on one read of /proc/vmstat is cheaper than a memory.current each
 TOGETHER_SHARE: Final = 6  # and when one is looked at, so are those that would be next
 AT_ONCE: Final = 64  # targets that are read and judged in one turn at most, some 100 us each
-READ_AT_ONCE: Final = 128  # of which memory.current is read before the next poll, some 3 us each; the rest comes then
+NEARLY_SHARE: Final = 16  # and when one is read, so are those that would be after so little of their line
+# Of which memory.current is read before the next poll while anything is under way, some 3 us each; the rest comes then.
+READ_AT_ONCE: Final = 128
 
 
 class Deadlines:
@@ -109,16 +111,19 @@ class Deadlines:
         plenty, allocated = self._plenty(over), self._allocated(state)
         most_ns = self._longest(state)
         soon_ns = at_ns - most_ns + most_ns // TOGETHER_SHARE
+        spent = any(target.quiet_bytes and self._bound(target) <= allocated for target in over)
         due, reads = [], 0
         for target in over:
             settled = target.look_ns > soon_ns
             if settled and target.glance_bytes and target.glance_bytes < plenty:
                 continue
             if settled and target.quiet_bytes:
-                if self._bound(target) > allocated > 0:
+                margin = target.quiet_bytes // NEARLY_SHARE if spent else 0
+                if allocated and self._bound(target) - allocated > margin:
                     continue
                 reads += 1
-                if reads > READ_AT_ONCE or self._is_quiet(target, at_ns, allocated):
+                hurry = reads > READ_AT_ONCE and not allocated
+                if hurry or self._is_quiet(target, at_ns, allocated):
                     continue
             due.append(target)
         due.sort(key=lambda target: (target.phase == "calm", target.look_ns))

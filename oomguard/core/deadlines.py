@@ -19,7 +19,9 @@ PUT_OFF_EACH_NS: Final = 300_000_000
 MANY: Final = 16  # from so many on one read of /proc/vmstat is cheaper than a memory.current each
 TOGETHER_SHARE: Final = 6  # and when one is looked at, so are those that would be next
 AT_ONCE: Final = 64  # targets that are read and judged in one turn at most, some 100 us each
-NEARLY_SHARE: Final = 16  # and when one is read, so are those that would be after so little of their line
+# When one must be read, so are those that have used half of what may be handed out until their turn: who came at
+# different times, or was read while something was under way, is soon read together with all others.
+NEARLY_SHARE: Final = 2
 # Of which memory.current is read before the next poll while anything is under way, some 3 us each; the rest comes then.
 READ_AT_ONCE: Final = 128
 

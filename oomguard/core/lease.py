@@ -17,7 +17,7 @@ from ..workers.pool import Mailbox
 RETRY_NS: Final = 10_000_000_000  # what could not be put back is tried again after that
 
 # What is left of the journal's slots to the leases of a storm: a thousand tripwires must not cost the insurance.
-SPARE: Final = 64
+SPARE: Final = 16
 
 _Key = tuple[int, str, int, int, int]  # kind, path, inode, pid, start_ticks
 _Place = tuple[int, str] | tuple[int, int]  # kind and path; of a process pid and start_ticks

@@ -100,7 +100,7 @@ class Field:
         self.default_factory, self.name = default_factory, name
 
 
-def dataclass(*, slots: bool, frozen: bool = False, order: bool = False) -> Callable[[_Class], _Class]:
+def dataclass(*, slots: bool, frozen: bool = False) -> Callable[[_Class], _Class]:
     """With slots, without parents and __post_init__: no other kind is needed, and any other is refused.
 
     That it is frozen is kept by mypy, and by the tests, which run with the real one. Without that a ProcessFacts is
@@ -108,7 +108,7 @@ def dataclass(*, slots: bool, frozen: bool = False, order: bool = False) -> Call
     """
     if not slots:
         raise TypeError("a dataclass of the daemon has slots")
-    methods = _COMPARED | ({"__hash__": _hash} if frozen else {"__hash__": None}) | (_ORDERED if order else {})
+    methods = _COMPARED | {"__hash__": _hash if frozen else None}
 
     def made(cls: _Class) -> _Class:
         if cls.__bases__ != (object,) or "__post_init__" in vars(cls):
@@ -144,17 +144,12 @@ def _equal(self: Any, other: Any) -> bool:
     return self._values(self) == self._values(other) if other.__class__ is self.__class__ else NotImplemented
 
 
-def _less(self: Any, other: Any) -> bool:
-    return self._values(self) < self._values(other) if other.__class__ is self.__class__ else NotImplemented
-
-
 def _repr(self: Any) -> str:
     told = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__match_args__)
     return f"{self.__class__.__qualname__}({told})"
 
 
 _COMPARED = {"__eq__": _equal, "__repr__": _repr}
-_ORDERED = {"__lt__": _less}
 
 
 def fields(thing: Any) -> tuple[Field, ...]:

@@ -13,7 +13,8 @@ from ..linux.procfs import VmStatFile
 from ..model.facts import TargetId
 
 SECOND: Final = 1_000_000_000
-# A deadline is put off for so long at most; with many targets for longer, so that some 16 a second are looked at.
+# A deadline is put off for so long at most; with many targets for longer, so that some 16 a second are looked at. Where
+# the machine alone is guarded each glance tells all of it.
 PUT_OFF_NS: Final = (10 * SECOND, 300 * SECOND)
 PUT_OFF_EACH_NS: Final = 300_000_000
 MANY: Final = 16  # from so many on one read of /proc/vmstat is cheaper than a memory.current each
@@ -101,6 +102,8 @@ class Deadlines:
 
     @staticmethod
     def _longest(state: State) -> int:
+        if all(target.cgroup == "/" for target in state.targets):
+            return PUT_OFF_NS[1]
         return min(max(PUT_OFF_NS[0], len(state.targets) * PUT_OFF_EACH_NS), PUT_OFF_NS[1])
 
     def due(self, state: State, at_ns: int) -> list[TargetId]:

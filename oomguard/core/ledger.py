@@ -20,17 +20,28 @@ class Ledger:
         self._looked_ns = 0
         self._kills: list[KernelKill] = []
 
+    def speaks(self, at_ns: int) -> bool:
+        """Whether the next ``look`` tells of any: while all is calm nobody may look for minutes."""
+        if self._count(at_ns) and self._counted > self._told:
+            self._looked_ns = 0
+        return bool(self._kills) or self._counted > self._told
+
+    def _count(self, at_ns: int) -> bool:
+        """Whether it was read now."""
+        if at_ns - self._looked_ns < LEDGER_NS:
+            return False
+        self._looked_ns = at_ns
+        try:
+            self._counted = self._vmstat.oom_kill()
+        except OSError as error:
+            self._broken(error)
+        return True
+
     def look(self, at_ns: int) -> tuple[KernelKill, ...]:
         """The machine's own count, less what the cgroups' events have told already."""
-        if at_ns - self._looked_ns >= LEDGER_NS:
-            self._looked_ns = at_ns
-            try:
-                self._counted = self._vmstat.oom_kill()
-            except OSError as error:
-                self._broken(error)
-            if self._counted > self._told + sum(kill.count for kill in self._kills):
-                for path in sorted(self._watches, key=len, reverse=True):  # some do not speak: muted, or rate limited
-                    self._look_for_kills(self._watches[path])
+        if self._count(at_ns) and self._counted > self._told + sum(kill.count for kill in self._kills):
+            for path in sorted(self._watches, key=len, reverse=True):  # some do not speak: muted, or rate limited
+                self._look_for_kills(self._watches[path])
         self._told += sum(kill.count for kill in self._kills)
         if self._counted > self._told:
             self._kills.append(KernelKill("/", self._counted - self._told))

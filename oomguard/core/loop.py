@@ -24,6 +24,7 @@ from .status import Status
 
 PLENTY: Final = 128 << 20  # bytes: a compiler takes 50 MB for half a second, a new worker 10
 RESTARTS: Final = 20  # of one worker; after that it stays dead, and status says so
+EARLY_SHARE: Final = 2  # of the time between two signs of life: when the loop is awake anyway, so much sooner
 GROWN: Final = 64  # targets that have come, some 3 KiB each: from so many on the reserve is made whole again
 
 
@@ -68,6 +69,7 @@ class Loop:
             self.recorder.keep(seen)
             self.status.glance(before, seen, self.recorder.dropped)
             self._housekeeping(seen.at_ns)
+            self.pool.pulse.beat(time.monotonic_ns())
             return
         self.state, actions = decide(self.plan, before, seen)
         outcomes: list[Outcome] = []
@@ -129,7 +131,7 @@ class Loop:
         return phases <= {"calm"} or (phases <= {"calm", "armed"} and plenty)
 
     def _housekeeping(self, at_ns: int) -> None:
-        if self.watchdog_ns and at_ns >= self.watchdog_due_ns:
+        if self.watchdog_ns and at_ns >= self.watchdog_due_ns - self.watchdog_ns // EARLY_SHARE:
             systemd.notify(b"WATCHDOG=1", self.notify_socket)
             self.watchdog_due_ns = at_ns + self.watchdog_ns
         for number in self.senses.signals:

@@ -74,7 +74,7 @@ DESCRIPTORS: Final = 12  # a watched cgroup keeps six open: at most half of what
 LONGEST_S: Final = 3600.0
 UNREAD_NS: Final = 100 * MS  # what could not be read is read again after that
 KEEP_NS: Final = SECOND  # in calm one observation a second, for the record; less often while memory stands still
-STILL_NS: Final = 10 * SECOND
+STILL_NS: Final = 15 * SECOND  # as often as systemd wants a sign of life, as shipped
 MOVED_SHARE: Final = 1024  # of all memory; a quiet machine breathes by less
 BATCH: Final = 256  # events taken at once; what is left comes with the next poll
 TURN_NS: Final = MS  # a bound on turns per second: a real-time loop that spins takes the machine with it
@@ -179,6 +179,8 @@ class Senses:
         """Sleep until the kernel speaks, a deadline is over that cannot be put off, or ``until_ns``; then see."""
         show_ns = pace.NEVER if state.targets else self.kept_ns + STILL_NS  # nothing is guarded: for who looks at it
         due = self._wait(state, min(until_ns, show_ns))
+        if due is None and self.ledger.speaks(time.monotonic_ns()):
+            due = [target for target in state.targets if target.cgroup == "/"]
         self.glanced = due is None
         if due is None:
             self.kept_ns = at_ns = time.monotonic_ns()
@@ -240,33 +242,32 @@ class Senses:
         The inner lines run ten times a second on a small machine, all day: between two naps there is one system call
         and a comparison.
         """
-        poll, clock = self.epoll.poll, time.monotonic_ns
-        free_ram = self.deadlines.free_ram or (lambda: -1)
-        keep_ns, still_ns = self.kept_ns + KEEP_NS, self.kept_ns + STILL_NS
-        moved = self.host.total_bytes // MOVED_SHARE
+        clock, free_ram = time.monotonic_ns, self.deadlines.free_ram or (lambda: -1)
+        keep_ns, still_ns = self.kept_ns + KEEP_NS, min(self.kept_ns + STILL_NS, until_ns)
+        moved, free, plenty = self.host.total_bytes // MOVED_SHARE, -1, 0
         while True:
             now_ns = clock()
             line, bound, tripped, end_ns = self.deadlines.put_off(state)
-            end_ns = 0 if self._anything() else min(end_ns, until_ns, self.rescan_ns or until_ns)
+            # While MemFree settles it, who waits for a sign of life gets a glance; else a turn.
+            turn_ns, show_ns = (pace.NEVER, still_ns) if line else (until_ns, pace.NEVER)
+            end_ns = 0 if self._anything() else min(end_ns, turn_ns, self.rescan_ns or turn_ns)
             chore_ns, bound_ns = self._next_chore(), now_ns if bound else pace.NEVER
             while now_ns < end_ns:
-                nap_ns = min(end_ns, chore_ns) - now_ns
-                if line:
-                    plenty = free_ram()
-                    if plenty <= line and (plenty := self._read_host().available_bytes) <= line:
-                        self.deadlines.forget()
-                        break
-                    if now_ns >= keep_ns and (now_ns >= still_ns or abs(plenty - self.kept_plenty) > moved):
-                        self.kept_plenty = plenty
-                        return None
-                    nap_ns = min(nap_ns, pace.until_filled(plenty - line))
                 if now_ns >= bound_ns:
                     if (spare := bound - self.vmstat.allocated_bytes()) <= 0:
                         self.deadlines.forget()
                         break
                     bound_ns = now_ns + pace.until_filled(spare, tripped)
-                nap_ns = min(nap_ns, bound_ns - now_ns)
-                batch = poll(min(max(0.0, nap_ns / SECOND), LONGEST_S), BATCH)
+                if line:
+                    free = plenty = free_ram()
+                    if free <= line and (plenty := self._read_host().available_bytes) <= line:
+                        self.deadlines.forget()
+                        break
+                    if now_ns >= show_ns or (now_ns >= keep_ns and abs(plenty - self.kept_plenty) > moved):
+                        self.kept_plenty = plenty
+                        return None
+                nap_ns = min(end_ns, chore_ns, bound_ns, show_ns) - now_ns
+                batch = self._nap(nap_ns, line, free, plenty, moved)
                 now_ns = clock()
                 if batch:
                     self._handle(batch)
@@ -275,10 +276,41 @@ class Senses:
                     self._chores(now_ns)
                     chore_ns = self._next_chore()
             if now_ns >= end_ns:
-                self._handle(poll(0, BATCH))
+                self._handle(self.epoll.poll(0, BATCH))
                 due = self.deadlines.due(state, now_ns)
                 if due or self.wakes or self._anything() or now_ns >= min(until_ns, self.rescan_ns or until_ns):
                     return due
+
+    def _nap(self, most_ns: int, line: int, free: int, plenty: int, moved: int) -> list[tuple[int, int]]:
+        """What is ready; nothing when ``most_ns`` are over, or ``line`` should be looked at again, or was reached."""
+        if line and free > line:
+            return self._doze(most_ns, line, free, moved)
+        if line:
+            most_ns = min(most_ns, pace.until_filled(plenty - line))
+        return self.epoll.poll(_seconds(most_ns), BATCH)
+
+    def _doze(self, most_ns: int, line: int, free: int, moved: int) -> list[tuple[int, int]]:
+        """As many naps as fit, each as long as the fastest leak needs from what is free to the line.
+
+        What is ready; nothing when it is over, or MemFree has come to the line, or is not what was kept of it. This
+        runs ten times a second, all day: nothing is in it that could be outside.
+        """
+        poll, clock, free_ram = self.epoll.poll, time.monotonic, self.deadlines.free_ram or libc.free_ram
+        low, high = max(line + 1, self.kept_plenty - moved), self.kept_plenty + moved
+        shortest, each = pace.CALM_NS[0] / SECOND, 1 / pace.FILL
+        now = clock()
+        end = now + _seconds(most_ns)
+        while True:
+            nap, left = (free - line) * each, end - now
+            if nap < shortest:  # noqa: PLR1730  (a call of max takes five times as long)
+                nap = shortest
+            batch = poll(nap if nap < left else left, BATCH)
+            now = clock()
+            if batch or now >= end:
+                return batch
+            free = free_ram()
+            if not low <= free <= high:
+                return batch
 
     def _handle(self, batch: list[tuple[int, int]]) -> None:
         # A handler may close what comes later in the batch, and its number may have a new owner by then.
@@ -722,6 +754,10 @@ class Senses:
         except OSError as error:
             self._broken(error)
             return None
+
+
+def _seconds(nap_ns: int) -> float:
+    return min(max(0.0, nap_ns / SECOND), LONGEST_S)
 
 
 def _elsewhere(plan: Plan) -> "Elsewhere | None":

@@ -1,8 +1,8 @@
 """Who has how much, for the record alone: the minutes before an incident are only worth keeping if somebody is named.
 
-Nobody is judged by this. Once a second the guarded cgroups, one small read each; while memory comes or goes every
-second, else once a minute, what these lie in, and the largest of the whole tree, for which it is walked as far down as
-there is much: at most so often that it takes one 2000th of the time.
+Nobody is judged by this. Once a second the guarded cgroups, one small read each. While memory comes or goes every
+second, else every two minutes, what these lie in, and the largest of the whole tree, for which it is walked as far down
+as there is much: at most so often that it takes one 2000th of the time, or one 10,000th while nothing comes or goes.
 """
 
 import time
@@ -13,9 +13,9 @@ from ..linux.cgroup2 import Cgroup, walk
 from ..model.facts import MemInfo, Share
 
 EVERY_NS: Final = 1_000_000_000
-STILL_NS: Final = 60_000_000_000  # while MemAvailable stands where it stood; twice in what the minutes hold
+STILL_NS: Final = 120_000_000_000  # while MemAvailable stands where it stood; the minutes hold at least so much
 MOVED_SHARE: Final = 256  # of all memory; less is nobody's growth
-WALK_SHARE: Final = 2000
+WALK_SHARE: Final = (2000, 10_000)  # of the time, while memory comes or goes, and while it stands still
 LARGEST: Final = 32
 WATCHED: Final = 32  # a glob may cover a thousand; the largest of them are found by the walk
 PRUNE_SHARE: Final = 512  # of all memory; what has less is told, but not descended into
@@ -26,7 +26,7 @@ class Shares:
     """See the module."""
 
     __slots__ = (
-        *("_available", "_broken", "_found", "_guarded", "_least_ns", "_root", "_walked_ns"),
+        *("_available", "_broken", "_found", "_guarded", "_root", "_took_ns", "_walked_ns"),
         *("next_ns", "walk_ns"),
     )
 
@@ -36,7 +36,7 @@ class Shares:
         self._found: list[Share] = []
         self.next_ns = self.walk_ns = 0  # when the next look and the next walk are due
         self._walked_ns = self._available = 0
-        self._least_ns = EVERY_NS  # from one walk to the next, as long as that one took
+        self._took_ns = 0  # the last walk
 
     def look(self, at_ns: int, groups: Iterable[Cgroup]) -> tuple[Share, ...]:
         """The guarded cgroups as they are now, and what the last walk has found, once."""
@@ -60,7 +60,8 @@ class Shares:
         """Through the whole tree, for the next look, if it may show anything that the last one did not."""
         self.walk_ns = at_ns + EVERY_NS
         moved = abs(host.available_bytes - self._available) > host.total_bytes // MOVED_SHARE
-        wait_ns = self._least_ns if moved else max(self._least_ns, STILL_NS)
+        least_ns, share = (EVERY_NS, WALK_SHARE[0]) if moved else (STILL_NS, WALK_SHARE[1])
+        wait_ns = max(least_ns, share * self._took_ns)
         if self._root is None or (self._walked_ns and at_ns - self._walked_ns < wait_ns):
             return
         self._walked_ns, self._available = at_ns, host.available_bytes
@@ -69,7 +70,7 @@ class Shares:
         known = {share.cgroup for share in self._found}
         above = dict.fromkeys(path for guarded in self._guarded for path in _ancestors(guarded) if path not in known)
         self._found[:0] = [Share(path, self._current(self._root, path)) for path in list(above)[:WATCHED]]
-        self._least_ns = max(EVERY_NS, WALK_SHARE * (time.monotonic_ns() - began))
+        self._took_ns = time.monotonic_ns() - began
 
     def _current(self, root: str, path: str) -> int:
         try:

@@ -737,7 +737,8 @@ def test_while_memory_stands_still_less_is_kept(start: Start, groups: Groups, mo
 
     free = 2 * moved  # the first look of each tells whether deadlines can be put off
     assert kept(free, free, 0) == 2
-    assert kept(free, free, free + moved, free - moved, free - moved - 1, 0) == 5
+    less = free - moved - 1
+    assert kept(free, free, free + moved, free - moved, less, less, 0) == 6, "and once more, for it has woken"
     monkeypatch.setattr(observe, "STILL_NS", 1)
     assert kept(free - moved, free - moved, 0) == 2, "but now and then all the same"
 
@@ -817,6 +818,27 @@ def test_the_machines_count_does_not_tell_again_what_nobody_heard(
     world.kernel_kills(3)
     assert rig.turn().kernel_kills == (KernelKill("/", 2),)
     assert kills(rig.turn()) == {}
+
+
+def test_a_kill_of_the_kernels_is_told_though_all_is_calm_and_nobody_has_a_turn(
+    start: Start, groups: Groups, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a cgroup that nobody guards, on a machine with plenty of memory: the next turn may be minutes away."""
+    monkeypatch.setattr(ledger, "LEDGER_NS", 0)
+    monkeypatch.setattr(observe, "STILL_NS", 1)
+    rig = start(groups.root, host())
+    rig.turn("host")
+    rig.senses.deadlines.free_ram = lambda: 1 << 40
+    target = TargetId("host", "/")
+    state = TargetState(target, look_ns=time.monotonic_ns() + 2 * observe.SECOND, glance_bytes=1)
+    rig.state = State(host=rig.senses.host, targets={target: state})
+    assert rig.senses.observe(rig.state, NEVER).kernel_kills == ()
+    assert rig.senses.glanced
+    world.kernel_kills(2)
+    seen = rig.senses.observe(rig.state, NEVER)
+    assert (rig.senses.glanced, seen.kernel_kills, seen.host is None) == (False, (KernelKill("/", 2),), False)
+    assert rig.senses.observe(rig.state, NEVER).kernel_kills == ()
+    assert rig.senses.glanced, "told once"
 
 
 def test_where_the_machine_does_not_count_its_cgroups_tell(

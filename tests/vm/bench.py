@@ -202,6 +202,7 @@ def brief(record: Run) -> str:
         "killed_by",
         "signal_after_line_ms",
         "signal_after_own_ms",
+        "snapshot_after_ms",
         "written_after_ms",
         "faults",
         "canary_max_gap_ms",

@@ -61,12 +61,22 @@ class StormResult:
     witness_late_ms: float  # the longest delay of the witness itself
     culprit_pids: tuple[int, ...]
     course: tuple[tuple[float, ...], ...] = ()  # COURSE, thinned
-    written_after_ms: float | None = None  # from the first kill to the last byte of the incident on the disk
+    snapshot_after_ms: float | None = None  # from the first kill to the evidence of the hard watermark on the disk
+    written_after_ms: float | None = None  # and to the last byte of the incident
     faults: dict[str, int] = field(default_factory=dict)  # of the core since it was armed
     incidents: tuple[dict[str, Any], ...] = ()
     journal: str = ""
     kernel_log: str = ""
     wall_s: float = field(default=0.0, compare=False)
+
+
+@dataclass(frozen=True)
+class Written:
+    """Of the incidents on the disk, CLOCK_MONOTONIC in ns: the last write to any, and when the last evidence of a hard
+    watermark had been read (None: there is none)."""
+
+    last: int
+    hard: int | None
 
 
 class Evidence:
@@ -88,8 +98,8 @@ class Evidence:
         self.daemons = {unit_name(cgroup) for cgroup in self.cgroup_of.values() if not cgroup.startswith(NO_DAEMONS)}
         self.culprits = {pid for pid, cgroup in self.cgroup_of.items() if cgroup == storm.culprit.cgroup}
 
-    def result(self, written_at: int | None = None, **more: Any) -> StormResult:
-        """`written_at`: CLOCK_MONOTONIC ns of the last write to the incident."""
+    def result(self, written: Written | None = None, **more: Any) -> StormResult:
+        """`written`: what is known of the incidents on the disk."""
         kills = self.kills()
         first = next((kill for kill in kills if kill.cgroup == self.storm.culprit.cgroup), None)
         signalled = first and self.start + round(first.at_ms * 1e6)
@@ -127,9 +137,19 @@ class Evidence:
             witness_late_ms=round(self.record["late_max_ms"], 1),
             culprit_pids=tuple(sorted(self.culprits | born_late)),
             course=self.course(until),
-            written_after_ms=between(signalled, written_at),
+            snapshot_after_ms=between(signalled, written and self.snapshot_at(written)),
+            written_after_ms=between(signalled, written and written.last),
             **more,
         )
+
+    def snapshot_at(self, written: Written) -> int | None:
+        """When an incident.json was in its place that held the evidence of the hard watermark: the first that the
+        witness saw put there after the last of it was read; of one that came when the witness had gone, the last write.
+        """
+        if written.hard is None:
+            return None
+        held = (at for at, _ in self.record["incident_writes"] if at >= written.hard)
+        return min((*held, written.last))
 
     @property
     def start(self) -> int:

@@ -14,7 +14,7 @@ from array import array
 from dataclasses import dataclass
 from typing import Any
 
-from .evidence import Evidence, StormResult, Thresholds
+from .evidence import Evidence, StormResult, Thresholds, Written
 from .machine import PYTHON, Machine
 from .qemu import GuestError
 
@@ -208,7 +208,7 @@ def run_storm(vm: Machine, storm: Storm, unit: str | None = UNIT, acts_at: Thres
     evidence.growth = ring(vm, "hog.ring")
     told = incidents(vm) if unit == UNIT else ()
     return evidence.result(
-        written_at=last_write(vm) if told else None,
+        written=written(vm) if told else None,
         faults=core_faults(vm) if unit == UNIT else {},
         incidents=told,
         journal=journal(vm, unit) if unit else "",
@@ -267,17 +267,26 @@ def incidents(vm: Machine, kind: str = "hard", timeout: float = 20) -> tuple[dic
     return tuple(found)
 
 
-LAST_WRITE = """\
-import os, time
+WRITTEN = """\
+import calendar, json, os, time
 ahead = time.clock_gettime_ns(time.CLOCK_REALTIME) - time.monotonic_ns()
-walk = os.walk("/var/lib/oomguard/incidents")
-print(max(os.stat(f"{where}/{name}").st_mtime_ns for where, _, names in walk for name in names) - ahead)
+files = [f"{where}/{name}" for where, _, names in os.walk("/var/lib/oomguard/incidents") for name in names]
+hard = []
+for path in files:
+    if path.endswith("/incident.json"):
+        incident = json.load(open(path))
+        second, _, ms = incident["time"].rstrip("Z").partition(".")
+        opened_ms = calendar.timegm(time.strptime(second, "%Y-%m-%dT%H:%M:%S")) * 1000 + int(ms) - ahead / 1e6
+        taken = [row for row in incident["evidence"]["taken"] if row["stage"] == "hard"]
+        hard += [opened_ms + row["at_ms"] + row["took_ms"] for row in taken]
+last = max(os.stat(path).st_mtime_ns for path in files) - ahead
+print(json.dumps({"last": last, "hard": round(max(hard) * 1e6) if hard else None}))
 """
 
 
-def last_write(vm: Machine) -> int:
-    """When the last byte of an incident was written: CLOCK_MONOTONIC, ns."""
-    return int(vm.check(f"/usr/bin/python3 -I -S -c '{LAST_WRITE}'"))
+def written(vm: Machine) -> Written:
+    """How far the incidents are on the disk."""
+    return Written(**json.loads(vm.check(f"/usr/bin/python3 -I -S -c '{WRITTEN}'", timeout=60)))
 
 
 def core_faults(vm: Machine) -> dict[str, int]:

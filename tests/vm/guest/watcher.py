@@ -3,16 +3,20 @@
 
 Every 5 ms it records MemAvailable, SwapFree, MemFree, the totals of memory pressure (some, full) and the target
 cgroup's memory.current, until --linger s after the target cgroup has emptied, or until --timeout. Who sent which
-signal and who exited when comes from the kernel's own tracepoints, whose clock is CLOCK_MONOTONIC too.
+signal and who exited when comes from the kernel's own tracepoints, whose clock is CLOCK_MONOTONIC too. When which
+incident was written (fsync'ed, then renamed to its name) comes from inotify.
 
 --setup only prepares the tracing. The result is JSON in --out; the file --ready appears when recording has begun.
 """
 
 import argparse
+import contextlib
+import ctypes
 import gc
 import json
 import os
 import re
+import struct
 import sys
 import time
 
@@ -21,6 +25,8 @@ from probelib import CGROUPS, MS, RUN, cgroup_pids, now, protect, put, text_of
 
 TRACE = "/sys/kernel/tracing/instances/probe"
 EVENTS = ("signal/signal_generate", "sched/sched_process_exit", "oom/mark_victim")
+INCIDENTS = "/var/lib/oomguard/incidents"
+IN_MOVED_TO, IN_CREATE = 0x80, 0x100
 VMSTAT = (
     "oom_kill",
     "pswpin",
@@ -128,6 +134,39 @@ class Senses:
         return (*kb, some, full)
 
 
+class Shelf:
+    """When which incident.json was put into its place: rows of time and directory."""
+
+    def __init__(self):
+        self.libc = ctypes.CDLL(None, use_errno=True)
+        self.fd = self.libc.inotify_init1(os.O_NONBLOCK)
+        self.watched = {}
+        self.rows = []
+        if os.path.isdir(INCIDENTS):
+            self._watch(INCIDENTS, IN_CREATE)
+            for name in os.listdir(INCIDENTS):
+                self._watch(f"{INCIDENTS}/{name}", IN_MOVED_TO)
+
+    def sample(self, at):
+        if not self.watched:
+            return
+        with contextlib.suppress(BlockingIOError):
+            events = os.read(self.fd, 4096)
+            while events:
+                watch, mask, _, length = struct.unpack_from("iIII", events)
+                name = events[16 : 16 + length].rstrip(b"\0").decode()
+                if mask & IN_CREATE:
+                    self._watch(f"{INCIDENTS}/{name}", IN_MOVED_TO)
+                elif name == "incident.json":
+                    self.rows.append((at, self.watched[watch]))
+                events = events[16 + length :]
+
+    def _watch(self, path, mask):
+        watch = self.libc.inotify_add_watch(self.fd, path.encode(), mask)
+        if watch >= 0:
+            self.watched[watch] = os.path.basename(path)
+
+
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--setup", action="store_true")
@@ -143,7 +182,7 @@ def arguments():
 
 def watch(args, target):
     """5 ms rows until the target has emptied, and the pids that were seen per cgroup of work.slice."""
-    senses = Senses()
+    senses, shelf = Senses(), Shelf()
     rows, members = [], {}
     period, late = int(args.period * MS), 0
     started = due = track_at = now()
@@ -152,6 +191,7 @@ def watch(args, target):
         at = now()
         late = max(late, at - due)
         rows.append((at, *senses.sample(), target.sample()))
+        shelf.sample(at)
         if (args.track and at >= track_at) or (target.seen and not members):
             for cgroup, pids in cgroup_pids(f"{CGROUPS}/work.slice").items():
                 members.setdefault(cgroup, set()).update(pids)
@@ -160,7 +200,11 @@ def watch(args, target):
             break
         due = max(due + period, now() + MS)
         time.sleep(max(0, due - now()) / 1e9)
-    recorded = {"rows": rows, "members": {cgroup: sorted(pids) for cgroup, pids in members.items()}}
+    recorded = {
+        "rows": rows,
+        "incident_writes": shelf.rows,
+        "members": {cgroup: sorted(pids) for cgroup, pids in members.items()},
+    }
     return recorded | {"mem_total_kb": senses.total_kb, "late_max_ms": late / MS}
 
 

@@ -271,15 +271,20 @@ WRITTEN = """\
 import calendar, json, os, time
 ahead = time.clock_gettime_ns(time.CLOCK_REALTIME) - time.monotonic_ns()
 files = [f"{where}/{name}" for where, _, names in os.walk("/var/lib/oomguard/incidents") for name in names]
+def written(path):
+    try:
+        return os.stat(path).st_mtime_ns
+    except FileNotFoundError:
+        return 0
 hard = []
 for path in files:
     if path.endswith("/incident.json"):
         incident = json.load(open(path))
         second, _, ms = incident["time"].rstrip("Z").partition(".")
         opened_ms = calendar.timegm(time.strptime(second, "%Y-%m-%dT%H:%M:%S")) * 1000 + int(ms) - ahead / 1e6
-        taken = [row for row in incident["evidence"]["taken"] if row["stage"] == "hard"]
+        taken = [row for row in incident["evidence"].get("taken", ()) if row["stage"] == "hard"]
         hard += [opened_ms + row["at_ms"] + row["took_ms"] for row in taken]
-last = max(os.stat(path).st_mtime_ns for path in files) - ahead
+last = max(map(written, files)) - ahead
 print(json.dumps({"last": last, "hard": round(max(hard) * 1e6) if hard else None}))
 """
 

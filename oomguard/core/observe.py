@@ -65,7 +65,9 @@ RESCAN_SHARE: Final = 8  # and at most an eighth of the time
 # (A virtual machine's processor may be taken away for half a second in the middle of a look of 5 ms: 4 s of blindness.)
 RESCAN_MOST_NS: Final = 400 * MS
 # A thousand come in 0.3 s, and in v1, where each threshold waits for an RCU grace period, in 18: so much of it a turn.
+# Then it sleeps: a real-time process that has not for ten seconds is ended by the kernel (RLIMIT_RTTIME).
 COMING_NS: Final = 50 * MS
+COMING_PAUSE_NS: Final = 10 * MS
 SOON_NS: Final = 10 * MS  # what came without its files is looked for again after twice that, and twice that, ...
 # Where not every directory could be watched all are looked through again, for a hundredth of the time.
 UNWATCHED_NS: Final = (SECOND, 60 * SECOND)
@@ -444,7 +446,7 @@ class Senses:
             if missing and not self._come(path, missing):
                 late = True
             elif missing and time.monotonic_ns() >= until_ns:
-                self._rescan_by(until_ns)
+                self._rescan_by(time.monotonic_ns() + COMING_PAUSE_NS)
                 break
         self._look_again(late, self.forest.overflowed)
 

@@ -24,10 +24,7 @@ def remember(desk: Desk) -> None:
             _appear(desk, new.target, None if new.target.cgroup == MACHINE else new.facts)
     for target in [target for target in desk.targets if target.guard in desk.before.renewed]:
         _renewed(desk, target)
-    for result in seen.results:
-        _unleased(desk, result)
-        if result.errno:
-            _in_vain(desk, result.token)
+    _failures(desk, seen.results)
     _see(desk)
     for stall in seen.stalls:
         if stall.target in desk.targets:
@@ -98,25 +95,42 @@ def _renewed(desk: Desk, target: TargetId) -> None:
     desk.news.add(target)
 
 
-def _unleased(desk: Desk, result: Result) -> None:
-    """A lease that could not be written: nobody may rely on it, and what the journal holds of it can go."""
-    if result.what != "Lease" or not result.errno:
+def _failures(desk: Desk, results: Iterable[Result]) -> None:
+    """What could not be done. Whose it was is looked for once: of five thousand tripwires most have no slot."""
+    failed = [result for result in results if result.errno]
+    if not failed:
         return
+    tokens = {result.token for result in failed}
+    leases: dict[int, TargetId] = {}
+    tried: dict[int, TargetId] = {}
     for target, state in desk.targets.items():
-        if any(lease.token == result.token for lease in state.leases):
-            desk.actions.append(Release(target, result.token))
-            leases = tuple(lease for lease in state.leases if lease.token != result.token)
-            bare = frozenset(x.pid for x in state.leases if x.token == result.token and x.purpose == "insurance")
-            desk.targets[target] = evolve(state, leases=leases, uninsurable=state.uninsurable | bare)
+        for lease in state.leases:
+            if lease.token in tokens:
+                leases[lease.token] = target
+        for climb in (state.soft_climb, state.hard_climb):
+            tried.update((token, target) for token in climb.tried if token in tokens)
+    for result in failed:
+        if result.what == "Lease" and result.token in leases:
+            _unleased(desk, leases.pop(result.token), result.token)
+        if result.token in tried:
+            _in_vain(desk, tried.pop(result.token), result.token)
 
 
-def _in_vain(desk: Desk, token: int) -> None:
+def _unleased(desk: Desk, target: TargetId, token: int) -> None:
+    """A lease that could not be written: nobody may rely on it, and what the journal holds of it can go."""
+    state = desk.targets[target]
+    desk.actions.append(Release(target, token))
+    leases = tuple(lease for lease in state.leases if lease.token != token)
+    bare = frozenset(x.pid for x in state.leases if x.token == token and x.purpose == "insurance")
+    desk.targets[target] = evolve(state, leases=leases, uninsurable=state.uninsurable | bare)
+
+
+def _in_vain(desk: Desk, target: TargetId, token: int) -> None:
     """What a list has tried could not be done: it is not waited for."""
-    for target, state in desk.targets.items():
-        if token in state.soft_climb.tried or token in state.hard_climb.tried:
-            soft, hard = escalate.failed(state.soft_climb, token), escalate.failed(state.hard_climb, token)
-            desk.targets[target] = evolve(state, soft_climb=soft, hard_climb=hard)
-            desk.news.add(target)
+    state = desk.targets[target]
+    soft, hard = escalate.failed(state.soft_climb, token), escalate.failed(state.hard_climb, token)
+    desk.targets[target] = evolve(state, soft_climb=soft, hard_climb=hard)
+    desk.news.add(target)
 
 
 def _renew(desk: Desk, target: TargetId, facts: CgroupFacts) -> None:

@@ -1,5 +1,6 @@
 """The fold as a transcript: given these observations, so is decided. Each test is one story, told turn by turn."""
 
+import errno
 from dataclasses import replace
 
 import pytest
@@ -1094,6 +1095,24 @@ def test_a_tripwire_that_could_not_be_laid_is_not_relied_upon() -> None:
     court.sees(1000, cgroups=(near,))
     assert court.sleeps_ms - 1000 == without.sleeps_ms
     assert court.target().leases == ()
+
+
+def test_of_many_tripwires_those_that_found_no_place_are_each_given_up() -> None:
+    """In one turn, as when five thousand come at the start and the journal holds a thousand."""
+    paths = [f"/web.slice/{number}" for number in range(8)]
+    court = Court(plan(limit_guard("/web.slice/*", tripwire=True)))
+    first = [cgroup(path, 100, limit=400) for path in paths]
+    came = tuple(TargetSeen(TargetId("limited", facts.path), facts) for facts in first)
+    court.sees(0, appeared=came, cgroups=tuple(first), host=meminfo(500))
+    laid = {a.cgroup: a.token for a in court.said if isinstance(a, Lease)}
+    refused = paths[2:7]
+    answers = (Result(laid[paths[0]], "Lease", 0), *(Result(laid[path], "Lease", errno.ENOSPC) for path in refused))
+    assert court.sees(100, results=answers) == [f"release {laid[path]}" for path in refused]
+    held = {target.cgroup: state.leases for target, state in court.state.targets.items()}
+    assert {path for path, leases in held.items() if not leases} == set(refused)
+    # What answers to the giving up, and to what nobody holds, changes nothing.
+    assert court.sees(200, results=tuple(Result(laid[path], "Release", ESRCH) for path in refused)) == []
+    assert {target.cgroup: state.leases for target, state in court.state.targets.items()} == held
 
 
 def test_a_cgroup_made_anew_under_the_same_path_is_a_new_target() -> None:

@@ -1,5 +1,6 @@
 """Deadlines that are put off: only while MemFree alone shows that nothing can have happened."""
 
+import random
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -274,6 +275,8 @@ def test_each_is_looked_at_now_and_then_and_together_with_those_that_would_be_ne
     state = State(targets={t.id: t for t in (at_rest(n, now - age, glance_bytes=1) for n, age in enumerate(ages))})
     longest = senses.deadlines._longest(state)
     assert longest == 610 * deadlines.PUT_OFF_EACH_NS
+    assert senses.deadlines.due(state, now) == [], "nobody's time is over"
+    now += deadlines.PUT_OFF_EACH_NS
     due = senses.deadlines.due(state, now)
     assert len(due) == deadlines.AT_ONCE, "the oldest first, so many in one turn"
     assert due[0].cgroup == "/609.service"
@@ -388,6 +391,60 @@ def test_what_was_handed_out_settles_nothing_under_another_line_nor_when_somethi
     armed = {**state.targets, first.id: replace(first, phase="armed")}
     senses.deadlines.due(replace(state, targets=armed), first.look_ns + LATER_NS)
     assert [group.reads for group in groups[1:]] == [2] * 99, "each is read: the kernel would allocate for a vmstat"
+
+
+def unsettled(made: deadlines.Deadlines, state: State, at_ns: int, free: int, handed: int) -> set[TargetId]:
+    """Who is to be looked at, by walking over all: nothing settles him, and his own deadline is over."""
+    most_ns, found = made._longest(state), set()
+    for target in state.targets.values():
+        if max(target.look_ns, made.later.get(target.id, 0)) > at_ns:
+            continue
+        line, bound = made.bounds.get(target.id.cgroup, (0, 0))
+        by_free = target.glance_bytes and target.glance_bytes < free
+        by_bound = target.quiet_bytes and handed and line == target.quiet_bytes and bound > handed
+        if target.look_ns + most_ns <= at_ns or not (by_free or by_bound):
+            found.add(target.id)
+    return found
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_changes_little_by_little_is_told_as_by_a_walk_over_all(senses: Senses, seed: int) -> None:
+    """A few targets change in each turn, and the others are not looked through: nobody is forgotten for that, and the
+    time for which all are put off is never longer than the first of them allows."""
+    draw = random.Random(seed)
+    free, handed, now = [GIB // 2], Handed(GIB), SECOND
+    sizes: dict[str, int] = {}
+    made = deadlines.Deadlines(lambda: free[0], lambda: free[0], handed, lambda path: sizes.get(path, 64 << 20))  # type: ignore[arg-type]
+
+    def some(number: int) -> TargetState:
+        if draw.random() < 0.1:
+            return replace(at_rest(number, now + draw.randrange(SECOND)), phase="armed")
+        kind = draw.choice(({"glance_bytes": draw.choice((GIB // 8, GIB // 3))}, {"quiet_bytes": 64 << 20}, {}))
+        return at_rest(number, now - draw.randrange(20 * SECOND), **kind)
+
+    targets = {target.id: target for target in map(some, range(200))}
+    for _turn in range(60):
+        for number in draw.sample(range(200), draw.choice((0, 1, 3))):
+            changed = some(number)
+            if changed.id in targets or draw.random() < 0.5:
+                targets[changed.id] = changed
+        if draw.random() < 0.1:
+            gone = draw.choice(list(targets))
+            del targets[gone]
+            made.leave(gone)
+        sizes = {target.cgroup: draw.choice((1, 1, 1, 1, 65)) << 20 for target in targets}
+        state = State(targets=MappingProxyType(dict(targets)))
+        line, bound, _, until_ns = made.put_off(state)
+        if line < free[0] and (not bound or handed.size < bound):
+            assert not unsettled(made, state, until_ns - 1, free[0], handed.size * bool(bound)), "put off for too long"
+        now += draw.randrange(SECOND)
+        free[0] = draw.choice((GIB // 2, GIB // 2, GIB // 4, GIB // 16))
+        handed.size += draw.choice((0, 1 << 20, 30 << 20))
+        wanted = unsettled(made, state, now, free[0], handed.size * (made._allocated() > 0))
+        told = set(made.due(state, now))
+        read = {target for target in wanted if made.later.get(target, 0) > now}
+        left = wanted - told - read
+        assert not left or len(told) == deadlines.AT_ONCE or len(read) >= deadlines.READ_AT_ONCE, "forgotten"
 
 
 def test_where_the_kernel_does_not_tell_each_is_read(

@@ -299,8 +299,8 @@ def cost_bars(records: Records) -> Iterator[Bar]:
 
 
 WHY_WRITTEN = (
-    "the longest is among 5,000 processes: the snapshot is there with the others', but a second of calm, after which the "
-    "incident is closed, is found later. It is the longest of all runs that is held to the bar, not their median."
+    "the longest is among 5,000 processes: the snapshot is there with the others', but a second of calm, after which "
+    "the incident is closed, is found later. It is the longest of all runs that is held to the bar, not their median."
 )
 WHY_STALL = (
     "oomd ends the leak at the first pressure, 9 to 13 s before anybody else lets go of the swap, and so it is the "
@@ -314,8 +314,8 @@ WHY_WAKEUPS = (
     "that is stopped then would leave the whole system throttled: never to make things worse comes first."
 )
 WHY_CPU = (
-    "a wakeup costs less than one of earlyoom's, in C, does, but there are nine a second, see the next line; four times "
-    "a minute a record is kept and systemd told that we live, and these four are a sixth of it."
+    "a wakeup costs less than one of earlyoom's, in C, does, but there are nine a second, see the next line; three "
+    "times a minute a record is kept and systemd told that we live, and these three are an eighth of it."
 )
 WHY_CROWD = (
     "systemd-oomd reads a few averages once a second and knows no limits; this is a look at the machine six to nine "

@@ -51,6 +51,7 @@ HEALTHY = Facts(
         oom_kill_allocating_task=0,
         min_free_bytes=66 * MIB,
         watermark_scale_factor=10,
+        compact_unevictable=0,
         lru_gen=7,
         min_ttl_ms=0,
     ),
@@ -173,6 +174,7 @@ WITHOUT_SYS_RESOURCE = frozenset(CAPABILITIES) - {"CAP_SYS_RESOURCE"}
         (memory(min_free_bytes=MIB), "min_free_kbytes", "note", "is 1024", "vm.min_free_kbytes = 16384"),
         (memory(min_free_bytes=2 * GIB), "min_free_kbytes", "note", "2097152", "vm.min_free_kbytes = 16384"),
         (memory(watermark_scale_factor=1000), "watermark_scale_factor", "note", "1000", "watermark_scale_factor = 10"),
+        (memory(compact_unevictable=1), "compaction", "note", "is 1", "vm.compact_unevictable_allowed = 0"),
         # ourselves
         (ours(unit=Unit()), "unit", "matters", "oomguard.service is not-found", "make install && systemctl enable"),
         (

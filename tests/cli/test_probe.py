@@ -122,7 +122,8 @@ def test_another_machines_files(tmp_path: Path) -> None:
     """Read, nothing tried, nobody asked; and it is said so."""
     tree = Tree(tmp_path, swap_mib=0)
     (tree.proc / "sys/vm").mkdir(parents=True)
-    for name, value in {"overcommit_memory": 2, "swappiness": 60, "panic_on_oom": 1, "min_free_kbytes": 4096}.items():
+    set_to = {"overcommit_memory": 2, "swappiness": 60, "panic_on_oom": 1, "min_free_kbytes": 4096}
+    for name, value in (set_to | {"compact_unevictable_allowed": 1}).items():
         (tree.proc / "sys/vm" / name).write_text(f"{value}\n")
     (tmp_path / "sys/kernel/mm/lru_gen").mkdir(parents=True)
     (tmp_path / "sys/kernel/mm/lru_gen/enabled").write_text("0x0007\n")
@@ -130,6 +131,7 @@ def test_another_machines_files(tmp_path: Path) -> None:
     seen = memory.look(places)
     assert (seen.total_bytes, seen.swap_bytes, seen.overcommit, seen.panic_on_oom) == (1 << 30, 0, 2, 1)
     assert (seen.min_free_bytes, seen.lru_gen, seen.watermark_scale_factor) == (4 << 20, 7, None)
+    assert seen.compact_unevictable == 1
     looked = kernel.look(places)
     assert (looked.flavour, looked.pressure, looked.trigger, looked.calls) == ("v2", "", None, {})
     assert rights.look(places, None).capabilities is None

@@ -266,6 +266,7 @@ def harm_bars(records: Records) -> Iterator[Bar]:
         "0",
         f"{sum(faults)}; none in {faults.count(0)} of {len(faults)} storms",
         not sum(faults),
+        WHY_FAULTS,
     )
 
 
@@ -301,6 +302,11 @@ def cost_bars(records: Records) -> Iterator[Bar]:
 WHY_WRITTEN = (
     "the longest is among 5,000 processes: the snapshot is there with the others', but a second of calm, after which "
     "the incident is closed, is found later. It is the longest of all runs that is held to the bar, not their median."
+)
+WHY_FAULTS = (
+    "minor ones, while kcompactd makes huge pages for others: it moves locked memory as well, and who touches it "
+    "waits (traced: each within a migration, most of them in the text of Python). vm.compact_unevictable_allowed=0 "
+    "ends that for the whole machine; it is its owner's to set, and `oomguard doctor` names it."
 )
 WHY_STALL = (
     "oomd ends the leak at the first pressure, 9 to 13 s before anybody else lets go of the swap, and so it is the "

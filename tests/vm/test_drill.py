@@ -16,7 +16,9 @@ def test_the_doctor_names_a_neighbour_and_the_drill_ends_as_it_should(installed_
     healthy = vm.run("oomguard doctor --json", timeout=60)
     found = {it["name"]: it for it in json.loads(healthy.out)["findings"]}
     assert (healthy.rc, json.loads(healthy.out)["unseen"]) == (0, []), healthy.out
-    assert {it["name"] for it in found.values() if it["severity"] != "fine"} == {"swap"}
+    assert {it["name"] for it in found.values() if it["severity"] != "fine"} == {"swap", "compaction"}
+    vm.check(found["compaction"]["mend"])
+    assert vm.check("cat /proc/sys/vm/compact_unevictable_allowed").strip() == "0"
     assert {"cgroup.kill", "memory.reclaim", "process_mrelease", "CAP_KILL", "active", "enabled"} <= found.keys()
 
     vm.check(f"systemctl start systemd-oomd.service && {MANAGED}", timeout=60)

@@ -57,6 +57,7 @@ class Memory:
     oom_kill_allocating_task: int | None = None
     min_free_bytes: int | None = None
     watermark_scale_factor: int | None = None  # ten-thousandths of the memory
+    compact_unevictable: int | None = None  # vm.compact_unevictable_allowed
     nodes: int = 1  # of NUMA, those that have memory
     arc_bytes: int = 0  # what ZFS's cache would give back
     lru_gen: int | None = None  # the bits of MGLRU that are on

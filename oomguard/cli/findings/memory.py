@@ -21,6 +21,7 @@ def of(facts: Facts) -> Iterator[Finding]:
     yield from _overcommit(memory)
     yield from _kernel_kills(memory)
     yield from _reserves(memory)
+    yield from _compaction(memory)
 
 
 def _found(name: str, severity: Severity, text: str, means: str = "", mend: str = "") -> Finding:
@@ -151,3 +152,16 @@ def _reserves(memory: Memory) -> Iterator[Finding]:
         yield _found("watermark_scale_factor", "note", text, means, sysctl("vm.watermark_scale_factor", 10))
     elif factor is not None:
         yield _found("watermark_scale_factor", "fine", f"vm.watermark_scale_factor is {factor}")
+
+
+def _compaction(memory: Memory) -> Iterator[Finding]:
+    """kcompactd moves locked pages as well (mm/compaction.c); who touches one meanwhile faults and waits."""
+    text = f"vm.compact_unevictable_allowed is {memory.compact_unevictable}"
+    if memory.compact_unevictable:
+        means = (
+            "for huge pages the kernel also moves memory that is locked, and its owner, such as our core, waits for "
+            "milliseconds; with 0 what is locked stays where it is: where others lock much, huge pages become rarer"
+        )
+        yield _found("compaction", "note", text, means, sysctl("vm.compact_unevictable_allowed", 0))
+    elif memory.compact_unevictable == 0:
+        yield _found("compaction", "fine", text)

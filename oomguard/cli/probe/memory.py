@@ -25,6 +25,7 @@ def look(places: Places) -> Memory:
         oom_kill_allocating_task=places.number(f"{vm}/oom_kill_allocating_task"),
         min_free_bytes=None if min_free_kib is None else min_free_kib << 10,
         watermark_scale_factor=places.number(f"{vm}/watermark_scale_factor"),
+        compact_unevictable=places.number(f"{vm}/compact_unevictable_allowed"),
         nodes=_nodes(places),
         arc_bytes=_arc(places.text(f"{places.proc}/spl/kstat/zfs/arcstats") or ""),
         lru_gen=places.number(f"{lru}/enabled"),

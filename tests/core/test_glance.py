@@ -491,6 +491,21 @@ def test_behind_tripwires_what_was_handed_out_is_seldom_asked_for(
         assert [round(nap, 1) for nap in naps.timeouts] == [nap_s] * 3, "100 MiB a second, or 6000"
 
 
+def test_who_gets_a_tripwire_is_not_taken_for_one_without(
+    senses: Senses, crowd: tuple[State, list[Counted], Handed]
+) -> None:
+    """A thousand that come get them a few turns later, one by one: only the last one makes the naps long."""
+    state, _, _ = crowd
+    wire, targets = Held(1, "tripwire", "/x", 1, 0, 1), dict(state.targets)
+    told = []
+    for target in state.targets.values():
+        targets[target.id] = replace(target, leases=(wire,))
+        told.append(senses.deadlines.put_off(replace(state, targets=dict(targets)))[2])
+    assert told == [False] * 99 + [True]
+    targets[target.id] = target
+    assert not senses.deadlines.put_off(replace(state, targets=targets))[2], "one of them has lost it"
+
+
 def test_what_was_put_off_in_calm_is_not_when_something_holds(senses: Senses) -> None:
     now = time.monotonic_ns()
     armed = TargetState(TargetId("each", "/1.service"), phase="armed", look_ns=now)
